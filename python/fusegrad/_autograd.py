@@ -1,0 +1,126 @@
+"""Binds an autograd.Function to an op, as the op's Autograd kernel. The only file that uses torch's internals.
+
+torch.compile and torch.export then see one opaque op, while eager mode and torch.func dispatch into the Function
+at each of their levels. A rule is written as for torch.autograd.Function: setup_context, backward, jvp.
+"""
+
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch._C import _AutoDispatchBelowAutograd, _will_engine_execute_node
+from torch._C._functorch import peek_interpreter_stack
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.autograd.function import _SingleLevelFunction
+
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def skips_autograd(*tensors: Tensor | None) -> bool:
+    """Whether this is plain eager mode (no compiler, torch.func or tensor subclass) where nothing needs a gradient."""
+    if torch.compiler.is_compiling() or peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return False
+    grad = torch.is_grad_enabled()
+    for t in tensors:
+        if t is not None and (type(t) not in PLAIN or (grad and t.requires_grad)):
+            return False
+    return True
+
+
+def keeps_for_backward(*tensors: Tensor | None) -> bool:
+    """Whether a call should keep what a derivative needs. If this is wrong, it is only computed again."""
+    if not torch.compiler.is_compiling():
+        return not skips_autograd(*tensors)
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def wanted(ctx) -> list[bool]:
+    """Per tensor argument: will this very backward pass use its gradient?
+
+    ctx.needs_input_grad was fixed in forward: in grad(u, x) it still asks for the gradients of all weights, which
+    costs a GEMM a layer and order. The engine knows which nodes it is going to run. An argument that is no tensor
+    has no entry, so the list may be shorter than the arguments.
+    """
+    return [fn is not None and _will_run(fn) for fn, _ in ctx.next_functions]
+
+
+def _will_run(fn) -> bool:
+    try:
+        return _will_engine_execute_node(fn)
+    except RuntimeError:  # a leaf that grad() was asked for
+        return True
+
+
+def shortcut(op: torch._ops.OpOverload, tensors: int) -> Callable:
+    """The op as a function that skips autograd where it can; its first `tensors` arguments are tensors.
+
+    The op's own Autograd kernel never skips: inside a compiled graph Python does not see that forward mode is on.
+    """
+
+    def call(*args):
+        if skips_autograd(*args[:tensors]):
+            with _AutoDispatchBelowAutograd():
+                return op(*args)
+        return op(*args)
+
+    return call
+
+
+def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, rule: type) -> None:
+    """Make `rule` (setup_context, backward, jvp) the derivative of `op`, in every mode."""
+
+    def forward(*args):
+        if peek_interpreter_stack() is None:
+            with _AutoDispatchBelowAutograd():
+                return op(*args)
+        # the outer levels' derivatives go on inside
+        with torch.enable_grad(), _set_fwd_grad_enabled(True), _AutoDispatchBelowAutograd():
+            return op(*args)
+
+    # torch.func has chosen the level before it calls this kernel; a plain Function would start over at the
+    # outermost one. Function.apply would also bind the arguments by inspect.signature, 10 us a call.
+    members = {k: v for k, v in vars(rule).items() if k in ("setup_context", "backward", "jvp", "__doc__")}
+    function = type(rule.__name__, (_SingleLevelFunction,), members | {"forward": staticmethod(forward)})
+    apply = function.apply
+
+    def kernel(*args):
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        _teach_dtensor(tensors)
+        if peek_interpreter_stack() is None:
+            return apply(*args)
+        with enable_single_level_autograd_function():
+            return apply(*args)
+
+    library.impl(unqualified(op), kernel, "Autograd")
+
+
+def under_autocast(library: torch.library.Library, op: torch._ops.OpOverload, device: str, cast: Callable) -> None:
+    """Run `cast`, which calls ops with autocast off, where `op` is called under autocast on `device`."""
+    key = f"Autocast{device.upper()}"
+    off = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def kernel(*args):
+        with torch._C._ExcludeDispatchKeyGuard(off):
+            return cast(*args)
+
+    library.impl(unqualified(op), kernel, key)
+
+
+def has_kernel(op: str, device: str) -> bool:
+    """Whether the op has a kernel of its own for a device, rather than the reference."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"fusegrad::{op}", device.upper())
+
+
+def unqualified(op: torch._ops.OpOverload) -> str:
+    """fusegrad::act -> act."""
+    return op.name().split("::")[1]
+
+
+def _teach_dtensor(tensors: list[Tensor]) -> None:
+    """Register the sharding rules when the first DTensor comes: the import costs 1.4 s, too much for all others."""
+    dtensor = sys.modules.get("torch.distributed.tensor")
+    if dtensor is not None and any(isinstance(t, dtensor.DTensor) for t in tensors):
+        from . import _sharding  # noqa: F401  (registers)

@@ -1,0 +1,60 @@
+"""How the ops run on DTensors: for each, the placements of outputs and inputs that need no communication.
+
+DTensor picks the cheapest and moves the inputs there. A list entry is (outputs, arguments); an argument that is no
+tensor is None.
+"""
+
+from torch.distributed.tensor import Partial, Replicate, Shard
+from torch.distributed.tensor.experimental import register_sharding
+
+from .activations import REGISTRY
+from .ops import OPS
+
+ALL = Replicate()
+
+
+def _optional(t, placement):
+    return None if t is None else placement
+
+
+@register_sharding(OPS["act"])
+def _(s, g, act, param, order):
+    options = [ALL, *(Shard(d) for d in range(s.ndim))]
+    return [([p], [p, _optional(g, p), None, None, None]) for p in options]
+
+
+@register_sharding(OPS["mul_constant"])
+def _(x, c):
+    return [([p], [p, None]) for p in (ALL, Partial(), *(Shard(d) for d in range(x.ndim)))]
+
+
+@register_sharding(OPS["mm"])
+def _(a, b, trans_a, trans_b):
+    row, inner_a = (1, 0) if trans_a else (0, 1)
+    inner_b, col = (1, 0) if trans_b else (0, 1)
+    return [
+        ([ALL], [ALL, ALL, None, None]),
+        ([Shard(0)], [Shard(row), ALL, None, None]),
+        ([Shard(1)], [ALL, Shard(col), None, None]),
+        ([Partial()], [Shard(inner_a), Shard(inner_b), None, None]),
+    ]
+
+
+def _linear(x, b):
+    """Placements of z and (x, w, b) that hold for a nonlinear function of z too."""
+    last = x.ndim - 1
+    whole = (ALL, [ALL, ALL, _optional(b, ALL)])
+    columns = (Shard(last), [ALL, Shard(0), _optional(b, Shard(0))])
+    return [whole, columns, *((Shard(d), [Shard(d), ALL, _optional(b, ALL)]) for d in range(last))]
+
+
+@register_sharding(OPS["linear"])
+def _(x, w, b):
+    rows = (Partial(), [Shard(x.ndim - 1), Shard(1), _optional(b, Partial())])
+    return [([z], args) for z, args in [*_linear(x, b), rows]]
+
+
+@register_sharding(OPS["linear_act"])
+def _(x, w, b, act, param, keep):
+    kept_is_z = keep and REGISTRY[act].keeps_input
+    return [([z, z if kept_is_z else ALL], [*args, None, None, None]) for z, args in _linear(x, b)]

@@ -1,0 +1,205 @@
+"""The functions that a user calls. Arguments are checked here, once, and then the op is called.
+
+All are differentiable as often as you like, in backward and forward mode, under torch.func, torch.compile,
+torch.export, autocast, and with distributed tensors.
+"""
+
+import numbers
+
+import torch
+from torch import Tensor
+
+from . import ops
+from ._autograd import keeps_for_backward
+from .activations import lookup
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def linear_act(
+    x: Tensor,  # (..., k)
+    w: Tensor,  # (n, k)
+    b: Tensor | None = None,  # (n)
+    *,
+    act: str,
+    param: float | None = None,
+) -> Tensor:  # (..., n)
+    """A linear layer and its activation: y = act(x w^T + b).
+
+    Args:
+        x: input, (..., k), of any rank >= 1.
+        w: weight, (n, k), as in torch.nn.Linear.
+        b: bias, (n), or None.
+        act: name of the activation, a key of `fusegrad.ACTIVATIONS`.
+        param: its parameter where it has one (slope, alpha, beta, omega); None is torch's default.
+
+    Returns:
+        y, (..., n), in the dtype of x (under autocast: in the autocast dtype).
+
+    Raises:
+        TypeError: an argument is no tensor, or the dtypes or devices are unsupported or differ.
+        ValueError: the shapes do not fit, `act` is unknown, `param` is not legal.
+
+    Source: torch.nn.functional.linear and the activation of the same name in torch.nn.functional.
+
+    >>> import torch, fusegrad as fg
+    >>> x, w, b = torch.ones(2, 3), torch.ones(4, 3), torch.zeros(4)
+    >>> fg.linear_act(x, w, b, act="relu_squared")
+    tensor([[9., 9., 9., 9.],
+            [9., 9., 9., 9.]])
+    """
+    if act is None or act == "identity":
+        lookup("linear_act", "identity").check("linear_act", param)
+        return linear(x, w, b)
+    a = lookup("linear_act", act)
+    value = a.default if param is None else a.check("linear_act", param)
+    _check_linear("linear_act", x, w, b)
+    return ops.linear_act(x, w, b, act, value, keeps_for_backward(x, w, b))[0]
+
+
+def linear(
+    x: Tensor,  # (..., k)
+    w: Tensor,  # (n, k)
+    b: Tensor | None = None,  # (n)
+) -> Tensor:  # (..., n)
+    """A linear layer: y = x w^T + b. Arguments and errors as `linear_act`.
+
+    Source: torch.nn.functional.linear.
+
+    >>> import torch, fusegrad as fg
+    >>> fg.linear(torch.ones(3), torch.ones(2, 3), torch.ones(2))
+    tensor([4., 4.])
+    """
+    _check_linear("linear", x, w, b)
+    return ops.linear(x, w, b)
+
+
+def act(
+    z: Tensor,  # any shape
+    name: str,
+    param: float | None = None,
+) -> Tensor:  # shape of z
+    """An activation, elementwise: y = name(z).
+
+    Args:
+        z: input of any shape, floating point.
+        name: a key of `fusegrad.ACTIVATIONS`.
+        param: its parameter where it has one; None is torch's default.
+
+    Raises:
+        TypeError: z is no floating-point tensor.
+        ValueError: the name is unknown, or the parameter is not legal.
+
+    >>> import torch, fusegrad as fg
+    >>> fg.act(torch.tensor([-1.0, 2.0]), "leaky_relu", 0.5)
+    tensor([-0.5000,  2.0000])
+    """
+    a = lookup("act", name)
+    value = a.default if param is None else a.check("act", param)
+    _check_tensor("act", "z", z)
+    return ops.act(z, None, name, value, 0)
+
+
+def mm(
+    a: Tensor,  # (m, k), or (k, m) if trans_a
+    b: Tensor,  # (k, n), or (n, k) if trans_b
+    *,
+    trans_a: bool = False,
+    trans_b: bool = False,
+) -> Tensor:  # (m, n)
+    """A matrix product, y = a b, each factor transposed first where asked.
+
+    Raises:
+        TypeError: an argument is no tensor, or the dtypes or devices are unsupported or differ.
+        ValueError: an argument is no matrix, or the inner sizes differ.
+
+    Source: torch.mm.
+
+    >>> import torch, fusegrad as fg
+    >>> fg.mm(torch.ones(2, 3), torch.ones(4, 3), trans_b=True).shape
+    torch.Size([2, 4])
+    """
+    _check_tensor("mm", "a", a)
+    _check_tensor("mm", "b", b)
+    _check_alike("mm", ("a", a), ("b", b))
+    if a.dim() != 2 or b.dim() != 2 or a.shape[0 if trans_a else 1] != b.shape[1 if trans_b else 0]:
+        raise ValueError(
+            f"mm: a has shape {_shape(a)}, b has shape {_shape(b)}, trans_a={trans_a}, trans_b={trans_b}; "
+            "need two matrices that agree in the inner size"
+        )
+    return ops.mm(a, b, trans_a, trans_b)
+
+
+def mul_constant(
+    x: Tensor,  # any shape
+    c: float,
+) -> Tensor:  # shape of x
+    """A tensor times a number: y = c x. The number is a constant: it has no gradient.
+
+    Raises:
+        TypeError: x is no floating-point tensor, or c is no real number.
+
+    >>> import torch, fusegrad as fg
+    >>> fg.mul_constant(torch.tensor([2.0, 4.0]), 0.5)
+    tensor([1., 2.])
+    """
+    _check_tensor("mul_constant", "x", x)
+    if not isinstance(c, numbers.Real) or isinstance(c, bool):
+        raise TypeError(f"mul_constant: c must be a real number, got {type(c).__name__}")
+    return ops.mul_constant(x, float(c))
+
+
+# --- checks: cheap when all is well; what to say is worked out only when it is not --------------------------------
+
+
+def _shape(t: Tensor) -> tuple[int, ...]:
+    return tuple(t.shape)
+
+
+def _check_tensor(op: str, name: str, t: Tensor) -> None:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(t).__name__}")
+    if t.dtype not in DTYPES:
+        raise TypeError(f"{op}: {name} has dtype {t.dtype}, shape {_shape(t)}; need float32, float64, bfloat16 or float16")
+
+
+def _check_alike(op: str, *named: tuple[str, Tensor]) -> None:
+    """One dtype and one device; under autocast the dtypes may differ, as it makes them one."""
+    first = named[0][1]
+    says = ", ".join(f"{name} {_shape(t)} is {t.dtype} on {t.device}" for name, t in named)
+    if any(t.device != first.device for _, t in named):
+        raise TypeError(f"{op}: {says}; need one device")
+    if any(t.dtype != first.dtype for _, t in named) and not torch.is_autocast_enabled(first.device.type):
+        raise TypeError(f"{op}: {says}; need one dtype")
+
+
+def _check_linear(op: str, x: Tensor, w: Tensor, b: Tensor | None) -> None:
+    try:
+        dtype, shape = w.dtype, w.shape
+        if (
+            x.dtype == dtype
+            and dtype in DTYPES
+            and x.device == w.device
+            and len(shape) == 2
+            and x.shape[-1] == shape[1]
+            and (b is None or (b.dtype == dtype and b.device == w.device and b.shape == shape[:1]))
+        ):
+            return
+    except (AttributeError, IndexError, TypeError):
+        pass
+    _refuse_linear(op, x, w, b)
+
+
+def _refuse_linear(op: str, x: Tensor, w: Tensor, b: Tensor | None) -> None:
+    named = [("x", x), ("w", w)] + ([] if b is None else [("b", b)])
+    for name, t in named:
+        _check_tensor(op, name, t)
+    _check_alike(op, *named)
+    if w.dim() != 2:
+        raise ValueError(f"{op}: w has shape {_shape(w)}; need (out_features, in_features)")
+    if x.dim() == 0:
+        raise ValueError(f"{op}: x has shape (); need (..., {w.shape[1]}) for w of shape {_shape(w)}")
+    if x.shape[-1] != w.shape[1]:
+        raise ValueError(f"{op}: w has shape {_shape(w)}, x has shape {_shape(x)}; need w.shape[1] == x.shape[-1]")
+    if b is not None and _shape(b) != (w.shape[0],):
+        raise ValueError(f"{op}: b has shape {_shape(b)}, w has shape {_shape(w)}; need b.shape == (w.shape[0],)")

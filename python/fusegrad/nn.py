@@ -1,0 +1,77 @@
+"""Modules: they own parameters, and call the functions."""
+
+import torch
+from torch import Tensor
+
+from . import functional
+from .activations import lookup
+
+
+class Linear(torch.nn.Linear):
+    """A linear layer with an activation: y = act(x w^T + b). A drop-in for torch.nn.Linear, with its state_dict.
+
+    Args:
+        in_features, out_features, bias, device, dtype: as torch.nn.Linear.
+        act: name of the activation, a key of `fusegrad.ACTIVATIONS`, or None for none.
+        param: its parameter where it has one (slope, alpha, beta, omega); None is torch's default.
+
+    Shapes: x (..., in_features) -> y (..., out_features).
+
+    Raises:
+        ValueError: `act` is unknown or `param` is not legal; on call as `fusegrad.linear_act`.
+
+    >>> import torch, fusegrad as fg
+    >>> layer = fg.Linear(3, 4, act="gelu_tanh")
+    >>> layer(torch.randn(2, 3)).shape
+    torch.Size([2, 4])
+    """
+
+    act: str | None = None  # on the class, so that a torch.nn.Linear can adopt it
+    param: float | None = None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        act: str | None = None,
+        param: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        lookup("Linear", "identity" if act is None else act).check("Linear", param)
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.act, self.param = act, param
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.act is None:
+            return functional.linear(x, self.weight, self.bias)
+        return functional.linear_act(x, self.weight, self.bias, act=self.act, param=self.param)
+
+    def extra_repr(self) -> str:
+        shown = super().extra_repr()
+        if self.act is not None:
+            shown += f", act={self.act!r}"
+        if self.param is not None:
+            shown += f", param={self.param}"
+        return shown
+
+
+class Act(torch.nn.Module):
+    """An activation as a module: y = name(z), elementwise. Arguments and errors as `fusegrad.act`.
+
+    >>> import torch, fusegrad as fg
+    >>> fg.Act("softplus", param=100.0)(torch.tensor([-1.0, 1.0]))
+    tensor([3.7835e-46, 1.0000e+00])
+    """
+
+    def __init__(self, name: str, param: float | None = None) -> None:
+        super().__init__()
+        lookup("Act", name).check("Act", param)
+        self.name, self.param = name, param
+
+    def forward(self, z: Tensor) -> Tensor:
+        return functional.act(z, self.name, self.param)
+
+    def extra_repr(self) -> str:
+        return repr(self.name) + ("" if self.param is None else f", param={self.param}")
