@@ -1,0 +1,57 @@
+# Every target sets up what it needs. Without TORCH= the torch that PYTHON has is used, or 2.13.0 is installed;
+# with TORCH=x.y.z that version is installed, in a venv of its own.
+PYTHON ?= python3
+DEFAULT_TORCH := 2.13.0
+VENV := $(if $(TORCH),.venv-$(TORCH),.venv)
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
+DEVICE ?= cpu
+
+.PHONY: help build test test-slow check format bench gpu clean
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+# --system-site-packages lets the venv see a torch that is already there
+$(VENV)/installed: pyproject.toml
+	@echo "setting up $(VENV)"
+	@$(if $(TORCH),$(PYTHON) -m venv $(VENV),\
+	  $(PYTHON) -m venv $$($(PYTHON) -c 'import torch' 2>/dev/null && echo --system-site-packages) $(VENV))
+	@$(PIP) install 'setuptools>=77' 'pybind11>=2.13' ninja wheel numpy
+	@$(PY) -c 'import torch' 2>/dev/null || $(PIP) install torch==$(or $(TORCH),$(DEFAULT_TORCH))
+	@$(PIP) install --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(VENV)/built: $(VENV)/installed setup.py $(CPP)
+	@$(PIP) install --no-build-isolation --no-deps -e .
+	@touch $@
+
+build: $(VENV)/built  ## install in a venv and compile; does nothing when nothing changed
+
+test: build  ## the test suite, on the CPU
+	$(PY) -m pytest
+
+test-slow: build  ## the tests that take minutes
+	$(PY) -m pytest -m slow
+
+check: build  ## lint, types and formatting
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $(CPP)
+
+format: build  ## apply the formatting that check asks for
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(CPP)
+
+bench: build  ## the benchmarks against stock torch, on the CPU, in under 4 minutes
+	$(PY) -m fusegrad bench
+
+# Uses PYTHON's own torch and packages, offline and without a venv.
+gpu:  ## build, test and benchmark on the CUDA device of this machine
+	PYTHONPATH=python $(PYTHON) benchmarks/gpu.py
+
+clean:  ## remove what the targets made
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find python -name '*.so' -delete

@@ -1,0 +1,143 @@
+#include "peak.h"
+
+#include <atomic>
+#include <chrono>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define FUSEGRAD_TARGET(isa) __attribute__((target(isa)))
+#else
+#define FUSEGRAD_TARGET(isa)
+#endif
+
+namespace fusegrad {
+namespace {
+
+// Twelve independent chains: enough to cover the latency of two FMA units (4 cycles each).
+constexpr int kChains = 12;
+constexpr long kSteps = 20000;
+
+using Loop = double (*)();  // runs kSteps steps, returns the flops done
+
+template <class Scalar, int Bytes>
+[[gnu::always_inline]] inline double multiply_add() {
+  typedef Scalar Vector __attribute__((vector_size(Bytes)));
+  Vector sum[kChains];
+  for (int i = 0; i < kChains; i++) sum[i] = Vector{} + Scalar(i);
+  Vector a = Vector{} + Scalar(0.999), b = Vector{} + Scalar(0.001);
+  for (long step = 0; step < kSteps; step++) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; i++) sum[i] = sum[i] * a + b;
+  }
+  Vector all{};
+  for (int i = 0; i < kChains; i++) all += sum[i];
+  volatile Scalar sink = all[0];
+  (void)sink;
+  return 2.0 * kChains * kSteps * (Bytes / sizeof(Scalar));
+}
+
+template <class Scalar>
+double portable() {
+  return multiply_add<Scalar, 16>();
+}
+
+#if defined(__x86_64__)
+template <class Scalar>
+FUSEGRAD_TARGET("avx2,fma")
+double avx2() {
+  return multiply_add<Scalar, 32>();
+}
+
+template <class Scalar>
+FUSEGRAD_TARGET("avx512f")
+double avx512() {
+  return multiply_add<Scalar, 64>();
+}
+
+FUSEGRAD_TARGET("avx512f,avx512bf16") double avx512_bf16() {
+  __m512 sum[kChains];
+  for (int i = 0; i < kChains; i++) sum[i] = _mm512_setzero_ps();
+  const __m512bh a = (__m512bh)_mm512_set1_epi32(0x3f803f80);  // ones
+  for (long step = 0; step < kSteps; step++) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; i++) sum[i] = _mm512_dpbf16_ps(sum[i], a, a);
+    asm volatile("" ::: "memory");
+  }
+  __m512 all = _mm512_setzero_ps();
+  for (int i = 0; i < kChains; i++) all = _mm512_add_ps(all, sum[i]);
+  volatile float sink = all[0];
+  (void)sink;
+  return 2.0 * kChains * kSteps * 32;
+}
+#endif
+
+template <class Scalar>
+Loop widest() {
+#if defined(__x86_64__)
+  const std::string isa = capability();
+  if (isa.rfind("avx512", 0) == 0) return avx512<Scalar>;
+  if (isa == "avx2") return avx2<Scalar>;
+#endif
+  return portable<Scalar>;
+}
+
+Loop loop_for(const std::string& dtype) {
+  if (dtype == "float32") return widest<float>();
+  if (dtype == "float64") return widest<double>();
+  if (dtype != "bfloat16")
+    throw std::invalid_argument("peak_gflops: dtype must be float32, float64 or bfloat16, got " +
+                                dtype);
+#if defined(__x86_64__)
+  if (capability() == "avx512_bf16") return avx512_bf16;
+#endif
+  return nullptr;
+}
+
+double rate(Loop loop, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  double flops = 0, elapsed = 0;
+  while (elapsed < seconds) {
+    flops += loop();
+    elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+  }
+  return flops / elapsed / 1e9;
+}
+
+}  // namespace
+
+std::string capability() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) return "avx512_bf16";
+  if (__builtin_cpu_supports("avx512f")) return "avx512";
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#endif
+  return "portable";
+}
+
+double peak_gflops(const std::string& dtype, int threads, double seconds) {
+  if (threads < 1) throw std::invalid_argument("peak_gflops: threads must be at least 1");
+  const Loop loop = loop_for(dtype);
+  if (loop == nullptr) return 0;
+  std::vector<double> rates(threads);
+  std::vector<std::thread> pool;
+  std::atomic<int> waiting{threads};
+  for (int i = 0; i < threads; i++) {
+    pool.emplace_back([&, i] {
+      waiting--;
+      while (waiting > 0) std::this_thread::yield();
+      rates[i] = rate(loop, seconds);
+    });
+  }
+  double total = 0;
+  for (int i = 0; i < threads; i++) {
+    pool[i].join();
+    total += rates[i];
+  }
+  return total;
+}
+
+}  // namespace fusegrad
