@@ -1,0 +1,345 @@
+"""Swap fused layers into a model, and out again, in place.
+
+Modules keep their identity: a torch.nn.Linear becomes a fusegrad.Linear by adopting the class, so parameters, hooks,
+state_dict keys, device, dtype and mode stay as they are. An activation is fused at the place that calls it: the module
+whose forward runs a Linear and then its activation gets a forward that runs both as one. The Linear itself is not
+changed, so whoever else calls it, or replaces it, gets what is written.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from . import _recognise, backends, functional
+from ._recognise import Spec
+from ._trace import CONTAINERS, NotProved, trace
+from .nn import Act, Linear
+
+Filter = Callable[[nn.Module, str], bool]  # (module, its path) -> whether to convert it
+
+
+def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
+    """Replace the linear layers of a model by fused ones, in place.
+
+    Every torch.nn.Linear becomes a fusegrad.Linear, every activation module a fusegrad.Act. Where an activation is
+    proved to follow a Linear directly, as its only reader, both run as one op: neighbours in a torch.nn.Sequential,
+    and pairs in any other forward that torch.fx can trace and that has no branches, such as torch.tanh(self.fc(x)).
+    What is not safe is left alone: subclasses, parametrizations, hooked layers, tensor-subclass weights, activations
+    that write in place. `explain` tells what became of each layer; `unfuse` is the exact inverse.
+
+    Args:
+        model: any module. Its parameters, state_dict keys, hooks, tied weights, device, dtype and mode stay.
+        filter_fn: called with each Linear and activation and its path; False leaves it alone.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        TypeError: model is no torch.nn.Module.
+
+    >>> import torch, fusegrad as fg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    >>> fg.fuse(model) is model
+    True
+    """
+    _check_model("fuse", model)
+    for path, m in list(model.named_modules()):
+        if filter_fn is not None and not filter_fn(m, path):
+            continue
+        if type(m) is nn.Linear and _why_not(m) is None:
+            vars(m)["_fused_from"] = type(m)
+            m.__class__ = Linear
+        elif type(m) is not Act and not getattr(m, "inplace", False) and _why_not(m) is None:
+            spec = _recognise.of_module(m)
+            if spec is not None:
+                vars(m).update(_fused_from=type(m), name=spec[0], param=spec[1])
+                m.__class__ = Act
+    for m in model.modules():
+        if not isinstance(m, Fused) and _holds_linear(m):
+            _fuse_calls(m)
+    return model
+
+
+def unfuse(model: nn.Module) -> nn.Module:
+    """Undo `fuse`, in place: every module gets back its own class. Returns the model itself.
+
+    >>> import torch, fusegrad as fg
+    >>> type(fg.unfuse(fg.fuse(torch.nn.Linear(2, 2))))
+    <class 'torch.nn.modules.linear.Linear'>
+    """
+    _check_model("unfuse", model)
+    for m in model.modules():
+        if "original" in vars(type(m)) and isinstance(m, Fused):
+            m.__class__ = type(m).original
+        original = vars(m).pop("_fused_from", None)
+        if original is not None:
+            if type(m) is Act:
+                del m.name, m.param
+            m.__class__ = original
+    return model
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one linear layer."""
+
+    layer: str  # path in the model
+    shape: str  # in -> out
+    fused_with: str  # the activation and where it stands, or ""
+    backend: str  # what serves it, or "torch"
+    why: str  # why it is not fused, or ""
+
+
+class Explanation(list[Row]):
+    """One row a linear layer; prints as a table."""
+
+    def __str__(self) -> str:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, header_style="bold")
+        for heading in ("layer", "in -> out", "fused with", "backend", "why not"):
+            table.add_column(heading)
+        for r in self:
+            table.add_row(r.layer, r.shape, r.fused_with, r.backend, r.why)
+        console = Console(width=140, color_system=None)
+        with console.capture() as text:
+            console.print(table)
+        return "\n".join(line.rstrip() for line in text.get().splitlines())
+
+
+def explain(model: nn.Module) -> Explanation:
+    """For every linear layer of a model: the activation it is fused with and the backend that serves it, or why not.
+
+    >>> import torch, fusegrad as fg
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    >>> [(row.layer, row.fused_with, row.why) for row in fg.explain(fg.fuse(net))]
+    [('0', 'tanh (1)', ''), ('2', '', 'the last of its Sequential')]
+    """
+    _check_model("explain", model)
+    fused, alone = _call_sites(model)
+    rows = Explanation()
+    for path, m in model.named_modules():
+        if not isinstance(m, nn.Linear):
+            continue
+        backend = "torch"
+        with_ = ", ".join(fused.get(m, ()))
+        why = "" if with_ else "; ".join(dict.fromkeys(alone.get(m, ("no forward that was traced calls it",))))
+        if isinstance(m, Linear):
+            if m.act is not None:
+                with_, why = f"{m.act} (its own)", ""
+            backend = backends.serving("linear_act" if with_ else "linear", m.weight.device.type)
+        else:
+            with_, why = "", _why_not(m) or "not converted: call fuse"
+        rows.append(Row(path or "(root)", f"{m.in_features} -> {m.out_features}", with_, backend, why))
+    return rows
+
+
+# --- fused calls --------------------------------------------------------------------------------------------------
+
+
+def fused_call(linear: nn.Module, x: Tensor, act: nn.Module | Callable | Spec) -> Tensor:
+    """act(linear(x)), as one op while nothing else has a hand in it: no hook, no other class, no activation yet."""
+    spec = act if type(act) is tuple else _recognise.of(act)
+    if spec is not None and type(linear) is Linear and linear.act is None and not (_hooked(linear) or _hooked(act)):
+        return functional.linear_act(x, linear.weight, linear.bias, act=spec[0], param=spec[1])
+    z = linear(x)
+    return functional.act(z, *act) if type(act) is tuple else act(z)  # type: ignore[misc,operator]
+
+
+def sequential_forward(self: nn.Sequential, input):
+    """The forward of torch.nn.Sequential with each Linear and the activation after it as one call."""
+    modules = list(self._modules.values())
+    i = 0
+    while i < len(modules):
+        if type(modules[i]) is Linear and i + 1 < len(modules) and _recognise.of_module(modules[i + 1]) is not None:
+            input = fused_call(modules[i], input, modules[i + 1])
+            i += 2
+        else:
+            input = modules[i](input)
+            i += 1
+    return input
+
+
+class Fused:
+    """Marks a module whose forward was fused: its class is made from this and from its `original` class.
+
+    Copies and pickles are made as the original class would, and fused again when they are restored, so that no
+    generated code is stored.
+    """
+
+    original: type[nn.Module]
+
+    def __reduce_ex__(self, protocol):
+        make, args, *state = super().__reduce_ex__(max(protocol, 2))
+        original = type(self).original
+        return _restore, (original, make, tuple(original if a is type(self) else a for a in args)), *state
+
+    def __setstate__(self, state):
+        super().__setstate__(state)  # type: ignore[misc]
+        self.__class__ = type(self).original
+        _fuse_calls(self)  # type: ignore[arg-type]
+
+
+def _restore(original: type[nn.Module], make: Callable, args: tuple) -> nn.Module:
+    module = make(*args)
+    module.__class__ = _fused_class(original)
+    return module
+
+
+# Modules with equal forwards share a class, so that torch.compile compiles it once for all layers of a model.
+_CLASSES: WeakValueDictionary[tuple, type[nn.Module]] = WeakValueDictionary()
+
+
+def _fused_class(original: type[nn.Module], key: Hashable = None, **members: Any) -> type[nn.Module]:
+    made = _CLASSES.get((original, key))
+    if made is None:
+        names = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
+        made = type(original.__name__, (Fused, original), names | {"original": original} | members)
+        _CLASSES[original, key] = made
+    return made
+
+
+def _fuse_calls(m: nn.Module) -> None:
+    """Give m a forward that runs its pairs as one, if it has any and that can be proved."""
+    original = type(m)
+    if original.__reduce_ex__ is not object.__reduce_ex__ or original.__reduce__ is not object.__reduce__:
+        return
+    if _is_sequential(original):
+        if "forward" not in vars(m):
+            m.__class__ = _fused_class(original, "sequential", forward=sequential_forward)
+        return
+    try:
+        traced = trace(m, original, fused_call)
+    except NotProved:
+        return
+    if traced.pairs:
+        m.__class__ = _fused_class(original, traced.key, forward=traced.forward)
+
+
+def _is_sequential(cls: type[nn.Module]) -> bool:
+    return issubclass(cls, nn.Sequential) and cls.forward in (nn.Sequential.forward, sequential_forward)
+
+
+def _holds_linear(m: nn.Module) -> bool:
+    """Whether the forward of m may call a Linear: one of its children, or of the containers among them."""
+    if isinstance(m, (nn.ModuleList, nn.ModuleDict)):
+        return False
+    return any(type(c) is Linear or (isinstance(c, CONTAINERS) and _contains(c)) for c in m.children())
+
+
+def _contains(m: nn.Module) -> bool:
+    return any(type(c) is Linear or (isinstance(c, CONTAINERS) and _contains(c)) for c in m.children())
+
+
+# --- what is safe -------------------------------------------------------------------------------------------------
+
+
+def _hooked(m: object) -> bool:
+    return isinstance(m, nn.Module) and bool(
+        m._forward_hooks
+        or m._forward_pre_hooks
+        or m._backward_hooks
+        or m._backward_pre_hooks
+        or "forward" in vars(m)
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
+
+
+def _why_not(m: nn.Module) -> str | None:
+    """Why a Linear or an activation is left alone, or None."""
+    if "forward" in vars(m):
+        return "its forward was replaced"
+    if nn.utils.parametrize.is_parametrized(m):
+        return "parametrized"
+    if _hooked(m):
+        return "has hooks"
+    if isinstance(m, nn.Linear):
+        if type(m) not in (nn.Linear, Linear):
+            return f"a subclass, {type(m).__name__}"
+        for name, p in (("weight", m.weight), ("bias", m.bias)):
+            if p is not None and type(p) is not nn.Parameter:
+                return f"its {name} is a {type(p).__name__}"
+        if m.weight.dtype not in functional.DTYPES:
+            return f"its weight is {m.weight.dtype}"
+    return None
+
+
+def _check_model(op: str, model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{op}: model must be a torch.nn.Module, got {type(model).__name__}")
+
+
+# --- explaining ---------------------------------------------------------------------------------------------------
+
+
+def _call_sites(model: nn.Module) -> tuple[dict[nn.Module, list[str]], dict[nn.Module, list[str]]]:
+    """For each Linear: the activations it is called with, and why other calls of it are not fused."""
+    fused: dict[nn.Module, list[str]] = {}
+    alone: dict[nn.Module, list[str]] = {}
+    for path, m in model.named_modules():
+        if not _holds_linear(m):
+            continue
+        if isinstance(m, nn.Sequential) and _is_sequential(type(m)):
+            _sequential_sites(path, m, fused, alone)
+            continue
+        try:
+            original = type(m).original if isinstance(m, Fused) else type(m)
+            traced = trace(m, original, fused_call)
+        except NotProved as e:
+            for linear in _direct_linears(m):
+                alone.setdefault(linear, []).append(f"{type(m).__name__}: {e}")
+            continue
+        for pair in traced.pairs:
+            act = f"{_join(path, pair.act)}" if pair.act else "called as a function"
+            spec = pair.spec or _recognise.of(_attribute(m, pair.act))
+            fused.setdefault(m.get_submodule(pair.linear), []).append(f"{_name(spec)} ({act})")
+        for linear_path, why in traced.alone.items():
+            alone.setdefault(m.get_submodule(linear_path), []).append(why)
+    return fused, alone
+
+
+def _sequential_sites(path: str, m: nn.Sequential, fused: dict, alone: dict) -> None:
+    items = list(m._modules.items())
+    for i, (_, child) in enumerate(items):
+        if type(child) is not Linear:
+            continue
+        if i + 1 == len(items):
+            alone.setdefault(child, []).append("the last of its Sequential")
+            continue
+        name, after = items[i + 1]
+        spec = _recognise.of_module(after)
+        if spec is not None and not _hooked(child) and not _hooked(after):
+            fused.setdefault(child, []).append(f"{_name(spec)} ({_join(path, name)})")
+        else:
+            hooked = " with hooks" if spec is not None else ""
+            alone.setdefault(child, []).append(f"followed by {type(after).__name__}{hooked}")
+
+
+def _direct_linears(m: nn.Module):
+    for c in m.children():
+        if type(c) is Linear:
+            yield c
+        elif isinstance(c, (nn.ModuleList, nn.ModuleDict)):
+            yield from _direct_linears(c)
+
+
+def _attribute(m: nn.Module, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return getattr(m.get_submodule(owner), name)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _name(spec: Spec | None) -> str:
+    return "?" if spec is None else spec[0] if spec[1] is None else f"{spec[0]}, {spec[1]:g}"
