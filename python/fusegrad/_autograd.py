@@ -6,6 +6,8 @@ at each of their levels. A rule is written as for torch.autograd.Function: setup
 
 import sys
 from collections.abc import Callable
+from functools import reduce
+from operator import or_
 
 import torch
 from torch import Tensor
@@ -69,6 +71,22 @@ def shortcut(op: torch._ops.OpOverload, tensors: int) -> Callable:
     return call
 
 
+def _keys(*names: str) -> torch._C.DispatchKeySet:
+    return reduce(or_, (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name)) for name in names))
+
+
+_DEFAULT_ON = _keys("BackendSelect", "ADInplaceOrView")
+_DEFAULT_OFF = _keys(*(name for name in dir(torch._C.DispatchKey) if name.startswith("Autocast")))
+
+
+def above_autograd():
+    """A context for the inside of a kernel: derivatives can be taken again, of what is computed there.
+
+    It gives the thread the dispatch keys that it has outside of all kernels, modes and autocast.
+    """
+    return torch._C._ForceDispatchKeyGuard(_DEFAULT_ON, _DEFAULT_OFF)
+
+
 def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, rule: type) -> None:
     """Make `rule` (setup_context, backward, jvp) the derivative of `op`, in every mode."""
 
@@ -100,7 +118,7 @@ def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, ru
 def under_autocast(library: torch.library.Library, op: torch._ops.OpOverload, device: str, cast: Callable) -> None:
     """Run `cast`, which calls ops with autocast off, where `op` is called under autocast on `device`."""
     key = f"Autocast{device.upper()}"
-    off = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+    off = _keys(key)
 
     def kernel(*args):
         with torch._C._ExcludeDispatchKeyGuard(off):

@@ -17,7 +17,7 @@ def _optional(t, placement):
     return None if t is None else placement
 
 
-@register_sharding(OPS["act"])
+@register_sharding([OPS["act"], OPS["act_nth"]])
 def _(s, g, act, param, order):
     options = [ALL, *(Shard(d) for d in range(s.ndim))]
     return [([p], [p, _optional(g, p), None, None, None]) for p in options]

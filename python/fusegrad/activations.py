@@ -6,7 +6,7 @@ y anyway, so then z is never stored). With D_0 = act and D_1 = act'(z) written i
 
     D_{k+1} = d D_k / d s      for k >= 1,
 
-so one rule serves both kinds (ops.py). Above order 2, `derivative` differentiates `second` by forward mode.
+so one rule serves both kinds (ops.py). Above order 2 forward mode differentiates `second` (reference.py).
 
 `value` and `first` are torch's own kernels where torch has one: they define what "as stock" means, in NaN and
 infinity too. `second` is written so that it stays finite and differentiable for arguments of any size: where a
@@ -23,7 +23,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import jvp
 
 aten = torch.ops.aten
 
@@ -78,17 +77,13 @@ def wide(fn: Callable) -> Callable:
     return run
 
 
-def derivative(a: Activation, s: Tensor, param: float, order: int) -> Tensor:
-    """D_order(s) for order >= 2, in differentiable torch; above 2 by nested forward mode on `second`."""
-    fn: Callable[[Tensor], Tensor] = lambda u: a.second(u, param)
-    for _ in range(order - 2):
-        # clone: vmap hands in expanded tensors, which forward mode refuses
-        fn = lambda u, f=fn: jvp(f, (u.clone(),), (torch.ones_like(u),))[1]
-    return wide(fn)(s)
-
-
 def _zero(s: Tensor, _: float) -> Tensor:
     return torch.zeros_like(s)
+
+
+def _where(holds: Tensor, value: float, s: Tensor) -> Tensor:
+    """value where it holds and 0 elsewhere, in the dtype of s."""
+    return holds.to(s.dtype) * value
 
 
 def _two_sided(s: Tensor, limit: float) -> Tensor:
@@ -220,7 +215,7 @@ REGISTRY: dict[str, Activation] = {
             "relu_squared", "max(z, 0)^2", INPUT,
             value=_relu_squared,
             first=wide(lambda g, z, _: torch.relu(z).mul_(2).mul_(g)),
-            second=lambda z, _: torch.where(z > 0, 2.0, 0.0).to(z.dtype),
+            second=lambda z, _: _where(z > 0, 2.0, z),
         ),
         Activation(
             "leaky_relu", "z if z > 0 else param z", OUTPUT,
@@ -234,7 +229,7 @@ REGISTRY: dict[str, Activation] = {
             "elu", "z if z > 0 else param (e^z - 1)", OUTPUT,
             value=lambda z, alpha: F.elu(z, alpha),
             first=lambda g, y, alpha: aten.elu_backward(g, alpha, 1, 1, True, y),
-            second=lambda y, _: torch.where(y <= 0, 1.0, 0.0).to(y.dtype),
+            second=lambda y, _: _where(y <= 0, 1.0, y),
             param="alpha", default=1.0, legal=NON_NEGATIVE,
             module=nn.ELU, functions=(F.elu, F.elu_),
         ),
@@ -242,14 +237,14 @@ REGISTRY: dict[str, Activation] = {
             "selu", "λ (z if z > 0 else α (e^z - 1)), λ = 1.0507, α = 1.6733", OUTPUT,
             value=lambda z, _: F.selu(z),
             first=lambda g, y, _: aten.elu_backward(g, SELU_ALPHA, SELU_SCALE, 1, True, y),
-            second=lambda y, _: torch.where(y <= 0, 1.0, 0.0).to(y.dtype),
+            second=lambda y, _: _where(y <= 0, 1.0, y),
             module=nn.SELU, functions=(F.selu, torch.selu, F.selu_, torch.selu_),
         ),
         Activation(
             "celu", "z if z > 0 else param (e^{z/param} - 1)", OUTPUT,
             value=lambda z, alpha: F.celu(z, alpha),
             first=lambda g, y, alpha: aten.elu_backward(g, alpha, 1, 1 / alpha, True, y),
-            second=lambda y, alpha: torch.where(y <= 0, 1 / alpha, 0.0).to(y.dtype),
+            second=lambda y, alpha: _where(y <= 0, 1 / alpha, y),
             param="alpha", default=1.0, legal=POSITIVE,
             module=nn.CELU, functions=(F.celu, torch.celu, F.celu_, torch.celu_),
         ),
@@ -330,13 +325,13 @@ REGISTRY: dict[str, Activation] = {
             "hardswish", "z min(max(z + 3, 0), 6) / 6", INPUT,
             value=lambda z, _: F.hardswish(z),
             first=lambda g, z, _: aten.hardswish_backward(g, z),
-            second=lambda z, _: torch.where((z > -3) & (z < 3), 1 / 3, 0.0).to(z.dtype),
+            second=lambda z, _: _where((z > -3) & (z < 3), 1 / 3, z),
             module=nn.Hardswish, functions=(F.hardswish,),
         ),
         Activation(
             "hardsigmoid", "min(max(z + 3, 0), 6) / 6", INPUT,
             value=lambda z, _: F.hardsigmoid(z),
-            first=lambda g, z, _: aten.hardsigmoid_backward(g, z),
+            first=lambda g, z, _: torch.where((z > -3) & (z < 3), g / 6, 0.0),  # torch's has 1/6 as a float32
             second=_zero,
             module=nn.Hardsigmoid, functions=(F.hardsigmoid,),
         ),

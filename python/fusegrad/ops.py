@@ -2,7 +2,8 @@
 
 A rule is made of these ops and of plain aten only, so every order of every transform follows from it.
 
-    act(s, g?, act, param, order)               g * D_order(s)
+    act(s, g?, act, param, order)               g * D_order(s), orders 0 to 2
+    act_nth(s, g?, act, param, order)           the same for any order >= 2, without a kernel
     mm(a, b, trans_a, trans_b)                  a b, each transposed first if asked
     linear(x, w, b?)                            x w^T + b
     linear_act(x, w, b?, act, param, keep)      y = act(x w^T + b), and what backward needs of it
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor
 
 from ._autograd import differentiable, shortcut, under_autocast, wanted
-from .activations import REGISTRY, derivative
+from .activations import REGISTRY
 
 library = torch.library.Library("fusegrad", "DEF")
 for schema in (
     "act(Tensor s, Tensor? g, str act, float param, int order) -> Tensor",
+    "act_nth(Tensor s, Tensor? g, str act, float param, int order) -> Tensor",
     "mm(Tensor a, Tensor b, bool trans_a, bool trans_b) -> Tensor",
     "linear(Tensor x, Tensor w, Tensor? b) -> Tensor",
     # keep: whether y comes with what backward needs; if not, backward computes it again
@@ -27,17 +29,14 @@ for schema in (
     "mul_constant(Tensor x, float c) -> Tensor",
 ):
     library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-TENSORS = {"act": 2, "mm": 2, "linear": 3, "linear_act": 3, "mul_constant": 1}  # the ops, and their tensor arguments
+TENSORS = {"act": 2, "act_nth": 2, "mm": 2, "linear": 3, "linear_act": 3, "mul_constant": 1}  # the ops, and their tensor arguments
 OPS = {name: getattr(torch.ops.fusegrad, name).default for name in TENSORS}
-low_act, mm, linear, linear_act, mul_constant = (shortcut(OPS[name], n) for name, n in TENSORS.items())
+low_act, act_nth, mm, linear, linear_act, mul_constant = (shortcut(OPS[name], n) for name, n in TENSORS.items())
 
 
 def act(s: Tensor, g: Tensor | None, name: str, param: float, order: int) -> Tensor:
-    """g * D_order(s), the op for orders 0 to 2 and differentiable torch above."""
-    if order <= 2:
-        return low_act(s, g, name, param, order)
-    d = derivative(REGISTRY[name], s, param, order)
-    return d if g is None else g * d
+    """g * D_order(s), by the op that serves the order."""
+    return (low_act if order <= 2 else act_nth)(s, g, name, param, order)
 
 
 def total(*terms: Tensor | None) -> Tensor | None:
@@ -54,11 +53,15 @@ def rows(t: Tensor) -> Tensor:
 # --- fake kernels: shapes, dtypes and layouts ---------------------------------------------------------------------
 
 
-def _fake(name: str):
-    return torch.library.register_fake(f"fusegrad::{name}", lib=library)
+def _fake(*names: str):
+    def register(kernel):
+        for name in names:
+            torch.library.register_fake(f"fusegrad::{name}", kernel, lib=library)
+
+    return register
 
 
-@_fake("act")
+@_fake("act", "act_nth")
 def _(s, g, act, param, order):
     return torch.empty_like(s)
 
@@ -247,15 +250,19 @@ class MulConstant(torch.autograd.Function):
         return None if tx is None else mul_constant(tx, ctx.c)
 
 
-for op, rule in zip(OPS.values(), (Act, MM, Linear, LinearAct, MulConstant), strict=True):
+for op, rule in zip(OPS.values(), (Act, Act, MM, Linear, LinearAct, MulConstant), strict=True):
     differentiable(library, op, rule)
 
 
 # --- vmap ---------------------------------------------------------------------------------------------------------
 
 
-def _vmap(name: str):
-    return torch.library.register_vmap(f"fusegrad::{name}", lib=library)
+def _vmap(*names: str):
+    def register(rule):
+        for name in names:
+            torch.library.register_vmap(f"fusegrad::{name}", rule, lib=library)
+
+    return register
 
 
 def front(info, t: Tensor, dim: int | None) -> Tensor:
@@ -263,7 +270,7 @@ def front(info, t: Tensor, dim: int | None) -> Tensor:
     return t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
 
 
-@_vmap("act")
+@_vmap("act", "act_nth")
 def _(info, dims, s, g, name, param, order):
     s = front(info, s, dims[0])
     return act(s, None if g is None else front(info, g, dims[1]), name, param, order), 0

@@ -4,11 +4,15 @@ Each takes the arguments of its schema (ops.py) and runs below autograd. Outputs
 say: what a matrix product makes is contiguous, what is elementwise is laid out as its first argument.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import jvp
 
-from .activations import REGISTRY, Activation, wide
+from ._autograd import above_autograd
+from .activations import REGISTRY, wide
 
 
 def act(
@@ -20,23 +24,38 @@ def act(
 ) -> Tensor:  # shape of s
     a = REGISTRY[act]
     if order == 0:
-        y = a.value(s, param)
-    elif order == 1:
-        y = a.first(torch.ones_like(s) if g is None else g, s, param)
-    elif order == 2:
-        y = _second(s, g, a, param)
-    else:
-        raise ValueError(f"act: order must be 0, 1 or 2, got {order}")
-    if s.is_contiguous() and (g is None or g.is_contiguous()):
-        return y
-    out = torch.empty_like(s)
-    return y if y.stride() == out.stride() else out.copy_(y)
+        return _laid_out_as(s, a.value(s, param))
+    if order == 1:
+        return _laid_out_as(s, a.first(torch.ones_like(s) if g is None else g, s, param))
+    return _laid_out_as(s, _times(s, g, param, a.second))
+
+
+def act_nth(
+    s: Tensor,  # any shape
+    g: Tensor | None,  # shape of s
+    act: str,
+    param: float,
+    order: int,
+) -> Tensor:  # shape of s
+    """g * D_order(s) for any order >= 2: forward mode, nested, on D_2."""
+    fn = lambda s: REGISTRY[act].second(s, param)
+    for _ in range(order - 2):
+        fn = lambda s, f=fn: jvp(f, (s,), (torch.ones_like(s),))[1]
+    with above_autograd():
+        return _laid_out_as(s, _times(s, g, param, lambda s, _: fn(s.clone())))  # expanded tensors take no dual
 
 
 @wide
-def _second(s: Tensor, g: Tensor | None, a: Activation, param: float) -> Tensor:
-    d = a.second(s, param)
-    return d if g is None else d.mul_(g)
+def _times(s: Tensor, g: Tensor | None, param: float, d: Callable[[Tensor, float], Tensor]) -> Tensor:
+    return d(s, param) if g is None else d(s, param) * g
+
+
+def _laid_out_as(s: Tensor, y: Tensor) -> Tensor:
+    """y with the strides that torch.empty_like(s) has, whatever else it was computed from."""
+    if y.is_contiguous() and s.is_contiguous():
+        return y
+    out = torch.empty_like(s)
+    return y if y.stride() == out.stride() else out.copy_(y)
 
 
 def mm(

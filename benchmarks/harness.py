@@ -1,0 +1,229 @@
+"""How a case is measured: each provider is held to float64, then all take turns until the time is up."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from .machine import dtype_name, peak_gflops
+from .memory import bytes_kept
+from .providers import Cannot, providers
+
+SAMPLE_SECONDS = 0.005  # a step shorter than this is repeated within a sample
+MIN_ROUNDS = 3  # unless they take OVERTIME times what a case may take
+OVERTIME = 4
+WARM_UP = {"cpu": 1, "cuda": 3}  # runs of a compiled step before it counts: CUDA graphs are recorded in the second
+# fusegrad promises an error of at most twice stock's. A rival only has to compute the same function: oneDNN's sums
+# over K are 3 times less exact than MKL's. In float64 the truth is stock's own result, no more exact than others.
+STOCK_ERRORS = {"fusegrad": 2, "compile": 10, "mkldnn": 10, "stock": math.inf}
+FLOAT64_ERROR = 1e-12
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of one provider, ready to run."""
+
+    run: Callable[[], tuple[Tensor, ...]]  # returns outputs and gradients, to be held to float64
+    owned: Sequence[Tensor]  # parameters and inputs: they live anyway, so they don't count as kept
+
+
+@dataclass(frozen=True)
+class Case:
+    """What all providers do in turn."""
+
+    name: str
+    dtype: torch.dtype
+    build: Callable[[str, torch.dtype], Step]  # (provider, dtype to run in); raises Cannot
+
+
+@dataclass
+class Budget:
+    """How long to take."""
+
+    rounds: int
+    seconds: float  # of timing, for each case
+    compile_seconds: float  # of torch.compile, for all cases; counted down
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one provider did in one case; `cannot` says why it did nothing."""
+
+    case: str
+    provider: str
+    dtype: str
+    ms: float = math.nan  # the median
+    q1: float = math.nan
+    q3: float = math.nan
+    ratio: float = math.nan  # stock's median over this one
+    gflops: float = math.nan  # of the matrix products that stock does
+    peak_percent: float = math.nan  # those, of the FMA peak
+    error: float = math.nan
+    stock_error: float = math.nan
+    bytes_kept: float = math.nan
+    cannot: str = ""
+
+
+class WrongResult(AssertionError):
+    """A provider's result is too far from float64 to be worth timing."""
+
+
+def measure(case: Case, device: str, budget: Budget, tell: Callable[[str], None]) -> list[Result]:
+    """The results of a case, one per provider, stock first; `tell` hears what is being done."""
+    tell(f"{case.name}: float64")
+    with _Flops() as flops:
+        truth = case.build("stock", torch.float64).run()
+    results: dict[str, Result] = {}
+    steps: dict[str, Callable[[], object]] = {}
+    for provider in providers(device):
+        tell(f"{case.name}: {provider}")
+        result = Result(case.name, provider, dtype_name(case.dtype))
+        try:
+            step = _ready(case, provider, device, budget)
+            result = _held_to(truth, step, case, result, results.get("stock", result).error)
+            steps[provider] = step.run
+        except WrongResult:
+            raise
+        except Exception as e:
+            if provider in ("stock", "fusegrad"):
+                raise
+            result = replace(result, cannot=_first_sentence(e))
+        results[provider] = result
+    tell(f"{case.name}: timing")
+    times, peak = _times(steps, case.dtype, device, budget)
+    stock = statistics.median(times["stock"])
+    for provider, seconds in times.items():
+        median = statistics.median(seconds)
+        q1, _, q3 = statistics.quantiles(seconds * 2 if len(seconds) == 1 else seconds, n=4, method="inclusive")
+        gflops = flops.total / median / 1e9
+        results[provider] = replace(
+            results[provider],
+            ms=median * 1e3,
+            q1=q1 * 1e3,
+            q3=q3 * 1e3,
+            ratio=stock / median,
+            gflops=gflops,
+            peak_percent=100 * gflops / peak if peak else math.nan,
+        )
+    return list(results.values())
+
+
+def gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients that a backward pass has left."""
+    return [p.grad for p in parameters if p.grad is not None]
+
+
+def error(result: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
+    """max |y - y64| / max |y64|, the worst over the tensors; NaN where a result is NaN."""
+    if [y.shape for y in result] != [y64.shape for y64 in truth]:
+        return math.inf
+    worst = 0.0
+    for y, y64 in zip(result, truth, strict=True):
+        off = ((y.double() - y64).abs().max() / y64.abs().max().clamp_min(torch.finfo(torch.float64).tiny)).item()
+        if math.isnan(off):
+            return off
+        worst = max(worst, off)
+    return worst
+
+
+def _ready(case: Case, provider: str, device: str, budget: Budget) -> Step:
+    if provider != "compile":
+        return case.build(provider, case.dtype)
+    if budget.compile_seconds <= 0:
+        raise Cannot("no time left to compile")
+    start = time.perf_counter()
+    try:
+        step = case.build(provider, case.dtype)
+        for _ in range(WARM_UP[device]):
+            step.run()
+        return step
+    finally:
+        budget.compile_seconds -= time.perf_counter() - start
+
+
+def _held_to(truth: Sequence[Tensor], step: Step, case: Case, result: Result, stock_error: float) -> Result:
+    """The result with its error and the bytes it keeps, or WrongResult."""
+    out: list[Tensor] = []
+    kept = bytes_kept(lambda: out.extend(step.run()), *step.owned)
+    off = error(out, truth)
+    if result.provider == "stock":
+        stock_error = off
+    limit = STOCK_ERRORS[result.provider] * stock_error + torch.finfo(case.dtype).eps
+    if case.dtype == torch.float64:
+        limit = FLOAT64_ERROR
+    if not off <= limit:
+        raise WrongResult(
+            f"{result.provider} is wrong in {case.name!r}, {result.dtype}: its error against float64 is {off:.2g}, "
+            f"stock's is {stock_error:.2g}; at most {limit:.2g} is allowed"
+        )
+    return replace(result, error=off, stock_error=stock_error, bytes_kept=kept)
+
+
+def _times(
+    steps: dict[str, Callable[[], object]], dtype: torch.dtype, device: str, budget: Budget
+) -> tuple[dict[str, list[float]], float]:
+    """Seconds per step, a list per provider, and the FMA peak. They take turns; each round another one goes first."""
+    sample = {"cpu": _sample_cpu, "cuda": _sample_cuda}[device]
+    start = time.perf_counter()
+    times: dict[str, list[float]] = {}
+    repeats: dict[str, int] = {}
+    for provider, run in steps.items():
+        once = sample(run, 1)
+        repeats[provider] = math.ceil(SAMPLE_SECONDS / once)
+        times[provider] = [once] if once > SAMPLE_SECONDS else []
+    order = list(steps)
+    peaks = [peak_gflops(dtype, device)]
+    for i in range(budget.rounds):
+        used = (time.perf_counter() - start) / budget.seconds
+        if used > OVERTIME or (used > 1 and i >= MIN_ROUNDS):
+            break
+        for provider in order:
+            times[provider].append(sample(steps[provider], repeats[provider]))
+        peaks.append(peak_gflops(dtype, device))
+        order.append(order.pop(0))
+    return times, statistics.median(peaks)
+
+
+def _sample_cpu(run: Callable[[], object], repeat: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeat):
+        run()
+    return (time.perf_counter() - start) / repeat
+
+
+def _sample_cuda(run: Callable[[], object], repeat: int) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()  # what other providers left in the queue is not ours
+    start.record()
+    for _ in range(repeat):
+        run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3 / repeat  # it is in ms
+
+
+def _first_sentence(e: Exception) -> str:
+    said = str(e).strip().splitlines() or [type(e).__name__]
+    return said[0].split(". ")[0]
+
+
+class _Flops(TorchDispatchMode):
+    """Counts the FLOPs of matrix products, in whatever order of derivative they are.
+
+    torch's FlopCounterMode would do, but it refuses to run autograd.grad on a leaf.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func.overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out

@@ -1,0 +1,46 @@
+"""How long does a training step of an MLP take: forward, loss and the gradients of the weights?"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from .harness import Case, Step, gradients
+from .providers import needs_autograd, network, normal
+
+SHAPES: tuple[tuple[tuple[int, ...], str, torch.dtype], ...] = (  # widths, activation, dtype
+    ((768, 3072, 768), "gelu", torch.float32),
+    ((768, 3072, 768), "gelu_tanh", torch.bfloat16),
+    ((512, 512, 512, 512), "tanh", torch.float64),
+)
+BATCH = {"cpu": 512, "cuda": 8192}
+SMOKE = (8, 16, 8)
+
+
+def cases(device: str, smoke: bool) -> list[Case]:
+    """GELU in float32, its tanh form in bfloat16, tanh in float64."""
+    batch = 8 if smoke else BATCH[device]
+    return [_case(batch, SMOKE if smoke else widths, act, like, device) for widths, act, like in SHAPES]
+
+
+def _case(batch: int, widths: tuple[int, ...], act: str, like: torch.dtype, device: str) -> Case:
+    name = f"train {'→'.join(map(str, widths))} {act}, batch {batch}"
+    return Case(name, like, partial(_build, batch, widths, act, like, device))
+
+
+def _build(
+    batch: int, widths: tuple[int, ...], act: str, like: torch.dtype, device: str, provider: str, dtype: torch.dtype
+) -> Step:
+    needs_autograd(provider)
+    model, parameters = network(provider, widths, act, device, like=like, dtype=dtype)
+    x = normal(batch, widths[0], seed=1, like=like, dtype=dtype, device=device)
+    target = normal(batch, widths[-1], seed=2, like=like, dtype=dtype, device=device)
+
+    def step() -> tuple[torch.Tensor, ...]:
+        for p in parameters:
+            p.grad = None
+        loss = F.mse_loss(model(x), target)
+        loss.backward()
+        return loss.detach(), *gradients(parameters)
+
+    return Step(step, (x, target, *parameters))

@@ -1,0 +1,101 @@
+"""The results as one Markdown table: `python -m fusegrad.benchmarks.report [README.md]`.
+
+With a file, the table replaces what stands there between the two marks; without, it is printed.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+from .harness import Result
+from .machine import sentence
+from .record import read
+from .run import NAMES
+from .table import duration
+
+BEGIN = "<!-- benchmark table: begin -->"
+END = "<!-- benchmark table: end -->"
+HEAD = ("case", "stock", "fusegrad", "ratio", "best rival", "error", "bytes kept")
+NONE = "–"
+
+
+def markdown(folder: Path | str) -> str:
+    """The table of all csv files in a folder, and a line for each machine that they were measured on.
+
+    Ratios are stock's time over the other's: above 1 is faster than stock. Error and bytes kept for backward are
+    fusegrad's over stock's: below 1 is better.
+    """
+    lines, measured = [], []
+    for device in ("cpu", "cuda"):
+        for name in NAMES:
+            path = Path(folder) / f"{name}_{device}.csv"
+            rows = read(path) if path.exists() else []
+            cases: dict[tuple[str, str], dict[str, Result]] = {}
+            for result, _ in rows:
+                cases.setdefault((result.case, result.dtype), {})[result.provider] = result
+            lines += [_line(of) for of in cases.values() if "fusegrad" in of]
+            measured += [f"{device}: {sentence(facts)}" for _, facts in rows]
+    if not lines:
+        raise ValueError(f"report: {folder} has none of {', '.join(NAMES)} as a csv")
+    head = [_row(HEAD), _row(["---", *["---:"] * 3, "---", "---:", "---:"])]
+    legend = (
+        "ratio: stock's time over fusegrad's; best rival: the fastest of what else was tried, with its own ratio to "
+        "stock; error (against float64) and bytes kept for backward: fusegrad's over stock's."
+    )
+    return "\n".join([*head, *lines, "", legend, "", *(f"Measured on {of}." for of in dict.fromkeys(measured))])
+
+
+def _line(of: dict[str, Result]) -> str:
+    stock, ours = of["stock"], of["fusegrad"]
+    rivals = [r for name, r in of.items() if name not in ("stock", "fusegrad") and not r.cannot]
+    best = max(rivals, key=lambda r: r.ratio, default=None)
+    return _row(
+        (
+            f"{ours.case}, {ours.dtype}",
+            duration(stock.ms),
+            duration(ours.ms),
+            f"**{ours.ratio:.2f}**",
+            NONE if best is None else f"{best.provider} {best.ratio:.2f}",
+            _over(ours.error, stock.error),
+            _over(ours.bytes_kept, stock.bytes_kept),
+        )
+    )
+
+
+def _over(ours: float, stock: float) -> str:
+    return f"{ours / stock:.2f}" if stock > 0 and not math.isnan(ours) else NONE
+
+
+def _row(cells: tuple[str, ...] | list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _replace(file: Path, table: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"report: {file} needs the line {BEGIN} once and the line {END} once after it")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    file.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+
+
+def main(argv: list[str]) -> int:
+    """Print the table, or put it into a file, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m fusegrad.benchmarks.report", description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path, help="where to put the table, between its marks")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder with the csv files")
+    args = parser.parse_args(argv)
+    try:
+        table = markdown(args.results)
+        if args.file is None:
+            print(table)
+        else:
+            _replace(args.file, table)
+    except (OSError, ValueError) as e:
+        print(e, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

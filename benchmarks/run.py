@@ -1,0 +1,102 @@
+"""The command line: which benchmarks, on what, how long, and where the results go."""
+
+import argparse
+import importlib
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from . import record
+from .harness import Budget, Result, measure
+from .machine import facts, sentence
+from .plot import plot
+from .table import table, verdict
+
+NAMES = ("linear_act", "mlp_training", "second_order", "call_overhead")
+ROUNDS = 30
+# On a GPU, compiling tries templates for each shape; on a CPU it runs a C++ compiler
+SECONDS = {"cpu": 1.0, "cuda": 0.5}
+COMPILE_SECONDS = {"cpu": 45.0, "cuda": 70.0}
+WIDTH = 160  # of a table that goes to a file
+
+
+def main(argv: list[str]) -> int:
+    """Run benchmarks and return the exit code."""
+    args = _parse(argv)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        console.print(f"bench: torch {torch.__version__} sees no CUDA device here; use --device cpu")
+        return 1
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    out = args.out or _default_out(args.smoke)
+    out.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    console.print(sentence(facts(args.device)), highlight=False)
+    for name in args.names or NAMES:
+        results = _run(name, args, out, console)
+        console.print("", verdict(results), "", sep="\n", highlight=False)
+    console.print(f"{time.perf_counter() - start:.0f} s in total. Results are in {out}", highlight=False)
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m fusegrad bench", description="Time fusegrad against stock torch and what else there is."
+    )
+    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}; all if none is given")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's default if not given")
+    parser.add_argument("--rounds", type=int, help=f"at most so many samples per provider (default {ROUNDS})")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, nothing compiled, over in seconds: for CI")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for csv and plots (default: benchmarks/results if there is one, else fusegrad-results; "
+        "a temporary folder with --smoke)",
+    )
+    args = parser.parse_args(argv)
+    unknown = [name for name in args.names if name not in NAMES]
+    if unknown:
+        parser.error(f"unknown benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    for option in ("threads", "rounds"):
+        if getattr(args, option) is not None and getattr(args, option) < 1:
+            parser.error(f"--{option} must be 1 or more, got {getattr(args, option)}")
+    return args
+
+
+def _default_out(smoke: bool) -> Path:
+    if smoke:  # its numbers mean nothing and must not replace real ones
+        return Path(tempfile.mkdtemp(prefix="fusegrad-smoke-"))
+    committed = Path("benchmarks/results")
+    return committed if committed.is_dir() else Path("fusegrad-results")
+
+
+def _run(name: str, args: argparse.Namespace, out: Path, console: Console) -> list[Result]:
+    """Run one benchmark. The csv grows with each case, so that a run cut short leaves what it had."""
+    module = importlib.import_module(f".{name}", __package__)
+    question = (module.__doc__ or name).splitlines()[0]
+    cases = module.cases(args.device, args.smoke)
+    smoke = Budget(rounds=2, seconds=0.1, compile_seconds=0)
+    full = Budget(rounds=ROUNDS, seconds=SECONDS[args.device], compile_seconds=COMPILE_SECONDS[args.device])
+    budget = smoke if args.smoke else full
+    budget.rounds = args.rounds or budget.rounds
+    csv = out / f"{name}_{args.device}.csv"
+    results: list[Result] = []
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(name, total=len(cases))
+        for case in cases:
+            results += measure(case, args.device, budget, lambda what: progress.update(task, description=what))
+            record.write(csv, results, args.device)
+            progress.advance(task)
+    console.print(table(results, f"{name}: {question}"))
+    if plot(csv, question) is None:
+        console.print("No plot was made: matplotlib is missing (pip install matplotlib).")
+    return results
