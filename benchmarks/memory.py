@@ -20,7 +20,7 @@ def bytes_kept(fn: Callable[[], object], *ignore: Tensor) -> int:
 
     Each storage counts once, at its full size, however many tensors saved are views of it; it counts until autograd
     lets go of the last of them. If fn is a forward pass this is what it keeps; if it runs backward too, what was
-    kept when most was.
+    kept when most was. What a rule hides from save_for_backward is not seen.
 
     Args:
         fn: the computation; what it returns lives until the bytes are read.
@@ -38,7 +38,7 @@ def bytes_kept(fn: Callable[[], object], *ignore: Tensor) -> int:
 
     def pack(tensor: Tensor) -> _Saved:
         nonlocal held, most
-        saved = _Saved(tensor)
+        saved = _Saved(tensor.detach())  # the tensor itself would keep its own graph alive, in a cycle
         storage = tensor.untyped_storage()
         address, size = storage.data_ptr(), storage.nbytes()
         if address not in ignored:

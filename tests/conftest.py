@@ -16,5 +16,3 @@ def pytest_collection_modifyitems(config, items):
 def _repeatable():
     torch.manual_seed(0)
     torch.set_num_threads(1)  # one a worker
-    yield
-    torch._dynamo.reset()

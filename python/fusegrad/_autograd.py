@@ -39,14 +39,15 @@ def keeps_for_backward(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def wanted(ctx) -> list[bool]:
-    """Per tensor argument: will this very backward pass use its gradient?
+def wanted(ctx, tensors: int) -> list[bool]:
+    """For each of the leading `tensors` arguments: will this very backward pass use its gradient?
 
     ctx.needs_input_grad was fixed in forward: in grad(u, x) it still asks for the gradients of all weights, which
-    costs a GEMM a layer and order. The engine knows which nodes it is going to run. An argument that is no tensor
-    has no entry, so the list may be shorter than the arguments.
+    costs a GEMM a layer and order. The engine knows which nodes it is going to run. It has no entry for None, so
+    an optional tensor comes last in a schema.
     """
-    return [fn is not None and _will_run(fn) for fn, _ in ctx.next_functions]
+    used = [fn is not None and _will_run(fn) for fn, _ in ctx.next_functions]
+    return used + [False] * (tensors - len(used))
 
 
 def _will_run(fn) -> bool:

@@ -18,6 +18,7 @@ from torch.nn.modules import module as torch_module
 from . import _recognise, backends, functional
 from ._recognise import Spec
 from ._trace import CONTAINERS, NotProved, trace
+from .activations import REGISTRY
 from .nn import Act, Linear
 
 Filter = Callable[[nn.Module, str], bool]  # (module, its path) -> whether to convert it
@@ -292,15 +293,15 @@ def _call_sites(model: nn.Module) -> tuple[dict[nn.Module, list[str]], dict[nn.M
             _sequential_sites(path, m, fused, alone)
             continue
         try:
-            original = type(m).original if isinstance(m, Fused) else type(m)
-            traced = trace(m, original, fused_call)
+            traced = trace(m, type(m).original if isinstance(m, Fused) else type(m), fused_call)
         except NotProved as e:
             for linear in _direct_linears(m):
                 alone.setdefault(linear, []).append(f"{type(m).__name__}: {e}")
             continue
         for pair in traced.pairs:
-            act = f"{_join(path, pair.act)}" if pair.act else "called as a function"
+            act = _join(path, pair.act) if pair.act else "called as a function"
             spec = pair.spec or _recognise.of(_attribute(m, pair.act))
+            assert spec is not None  # or it would be no pair
             fused.setdefault(m.get_submodule(pair.linear), []).append(f"{_name(spec)} ({act})")
         for linear_path, why in traced.alone.items():
             alone.setdefault(m.get_submodule(linear_path), []).append(why)
@@ -341,5 +342,6 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _name(spec: Spec | None) -> str:
-    return "?" if spec is None else spec[0] if spec[1] is None else f"{spec[0]}, {spec[1]:g}"
+def _name(spec: Spec) -> str:
+    name, param = spec
+    return name if param in (None, REGISTRY[name].default) else f"{name}, {param:g}"

@@ -97,8 +97,6 @@ class Act(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         s, g, ctx.act, ctx.param, ctx.order = inputs
         if ctx.order == 0:
-            if g is not None:
-                raise ValueError("act: g must be None at order 0")
             s = s if REGISTRY[ctx.act].keeps_input else output
         ctx.save_for_backward(s, g)
         ctx.save_for_forward(s, g)
@@ -109,7 +107,7 @@ class Act(torch.autograd.Function):
         if gy is None:
             return None, None, None, None, None
         s, g = ctx.saved_tensors
-        need_s, need_g = (wanted(ctx) + [False])[:2]
+        need_s, need_g = wanted(ctx, 2)
         gs = act(s, gy if g is None else gy * g, ctx.act, ctx.param, ctx.order + 1) if need_s else None
         gg = act(s, gy, ctx.act, ctx.param, ctx.order) if need_g else None
         return gs, gg, None, None, None
@@ -138,7 +136,7 @@ class MM(torch.autograd.Function):
             return None, None, None, None
         a, b = ctx.saved_tensors
         ta, tb = ctx.trans_a, ctx.trans_b
-        need_a, need_b = wanted(ctx)
+        need_a, need_b = wanted(ctx, 2)
         ga = gb = None
         if need_a:
             ga = mm(b, gy, tb, True) if ta else mm(gy, b, False, not tb)
@@ -155,7 +153,7 @@ class MM(torch.autograd.Function):
 
 def linear_backward(ctx, gz: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor | None, ...]:
     """Of z = x w^T + b: gx = gz w, gw = gz^T x, gb = the sum of gz over its rows; each if this backward wants it."""
-    need_x, need_w, need_b = (wanted(ctx) + [False])[:3]
+    need_x, need_w, need_b = wanted(ctx, 3)
     g = rows(gz)
     gx = mm(g, w, False, False).reshape(x.shape) if need_x else None
     gw = mm(g, rows(x), True, False) if need_w else None

@@ -23,6 +23,8 @@ def act(
     order: int,
 ) -> Tensor:  # shape of s
     a = REGISTRY[act]
+    if order not in (0, 1, 2) or (order == 0 and g is not None):
+        raise ValueError(f"act: order must be 0 (without g), 1 or 2, got order {order}, g {g is not None}")
     if order == 0:
         return _laid_out_as(s, a.value(s, param))
     if order == 1:

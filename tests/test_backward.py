@@ -1,0 +1,166 @@
+"""What backward computes and keeps: only the gradients that are used, and no more bytes than stock."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import CASES, DEFAULTS, DEVICE, Case, leaves
+from torch.autograd import grad
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fusegrad as fg
+from fusegrad.benchmarks.memory import bytes_kept
+
+GEMMS = {"mm", "addmm", "bmm", "baddbmm", "linear", "linear_act"}
+
+
+class Count(TorchDispatchMode):
+    """Counts matrix products, and remembers the names of all ops."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def gemms(self) -> int:
+        return sum(name in GEMMS for name in self.names)
+
+
+def mlp(layer):
+    """u = layer(layer(layer(x))), with its leaves."""
+    g = torch.Generator().manual_seed(0)
+    make = lambda *s: torch.randn(s, generator=g).to(DEVICE).requires_grad_()
+    x, weights, biases = make(5, 4), [make(4, 4) for _ in range(3)], [make(4) for _ in range(3)]
+    return x, weights, biases
+
+
+def run(layer, use, frozen=None):
+    """The matrix products of a use of a three-layer network, one of whose weights may be frozen."""
+    x, weights, biases = mlp(layer)
+    if frozen is not None:
+        weights[frozen].requires_grad_(False)
+    with Count() as count:
+        h = x
+        for w, b in zip(weights, biases, strict=True):
+            h = layer(h, w, b)
+        use(h.sum(), x, [w for w in weights if w.requires_grad], biases)
+    return count.gemms
+
+
+def penalty(u, x, weights, biases):
+    (gx,) = grad(u, x, create_graph=True)
+    gx.square().sum().backward()
+
+
+def laplacian(u, x, weights, biases):
+    (gx,) = grad(u, x, create_graph=True)
+    total = sum(grad(gx[:, i].sum(), x, create_graph=True)[0][:, i].sum() for i in range(2))
+    total.backward()
+
+
+USES = {
+    "grad(u, x)": lambda u, x, weights, biases: grad(u, x),
+    "grad(u, w)": lambda u, x, weights, biases: grad(u, weights),
+    "grad(u, one w)": lambda u, x, weights, biases: grad(u, weights[-1]),
+    "grad(u, b)": lambda u, x, weights, biases: grad(u, biases),
+    "backward()": lambda u, x, weights, biases: u.backward(),
+    "gradient penalty": penalty,
+    "laplacian": laplacian,
+}
+
+
+@pytest.mark.parametrize("frozen", (None, 0, 1, 2))
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("act", ("tanh", "silu"))
+def test_no_more_matrix_products_than_stock(act, use, frozen):
+    case = Case(act)
+    split = lambda x, w, b: fg.act(fg.linear(x, w, b), act)
+    stock = run(case.stock_linear, USES[use], frozen)
+    assert stock > 0
+    assert run(case.linear_act, USES[use], frozen) <= stock
+    assert run(split, USES[use], frozen) <= stock
+
+
+def test_without_gradients_only_the_output_is_made():
+    x, w, b = (t.detach() for t in leaves(torch.float32))
+    for call in (lambda: fg.linear_act(x, w, b, act="gelu"), lambda: fg.linear_act(*leaves(), act="gelu").detach()):
+        call()
+    made = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if func.overloadpacket.__name__ == "linear_act":
+                made.append(out)
+            return out
+
+    with Watch():
+        fg.linear_act(x, w, b, act="gelu")
+        with torch.no_grad():
+            fg.linear_act(*leaves(), act="gelu")
+        fg.linear_act(*leaves(), act="gelu")
+    assert [kept.numel() for _, kept in made] == [0, 0, 20]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_recomputing_what_was_not_kept_gives_the_same(case):
+    """The op with keep=False computes z again in backward."""
+    results = []
+    for keep in (False, True):
+        args = leaves()
+        y, _ = torch.ops.fusegrad.linear_act(*args, case.name, case.value, keep)
+        first = grad(y.sin().sum(), args, create_graph=True)
+        second = grad(sum(g.square().sum() for g in first), args)
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(args[0].detach(), torch.ones_like(args[0]))
+            y, _ = torch.ops.fusegrad.linear_act(dual, *args[1:], case.name, case.value, keep)
+            tangent = torch.autograd.forward_ad.unpack_dual(y).tangent
+        results.append((first, second, tangent))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_keeps_no_more_bytes_than_stock(case):
+    """Through a layer and the one after it, which keeps its input anyway."""
+    x, w, b = leaves(torch.float32)
+    v = torch.randn(2, 4, device=DEVICE, requires_grad=True)
+    stock = bytes_kept(lambda: F.linear(case.stock_linear(x, w, b), v), x, w, b, v)
+    ours = bytes_kept(lambda: fg.linear(case.linear_act(x, w, b), v), x, w, b, v)
+    assert ours <= stock
+    if not fg.activations.REGISTRY[case.name].keeps_input:
+        assert ours == 5 * 4 * 4  # y alone
+
+
+def test_an_activation_alone_keeps_no_more_bytes_than_stock():
+    z = torch.randn(64, device=DEVICE, requires_grad=True)
+    for case in DEFAULTS:
+        stock, ours = bytes_kept(lambda: case.stock(z)), bytes_kept(lambda: fg.act(z, case.name))
+        assert ours <= max(stock, 256), case  # stock keeps nothing for the identity, which here costs a copy
+
+
+def test_backward_leaves_its_inputs_alone():
+    """Twice through one graph, with an output gradient that backward must not write to."""
+    for case in CASES:
+        args = leaves()
+        y = case.linear_act(*args)
+        gy = torch.randn_like(y)
+        before = gy.clone()
+        saved = [t.detach().clone() for t in args]
+        first = grad(y, args, gy, retain_graph=True)
+        second = grad(y, args, gy)
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
+        torch.testing.assert_close(gy, before, rtol=0, atol=0)
+        torch.testing.assert_close([t.detach() for t in args], saved, rtol=0, atol=0)
+
+
+def test_the_same_bits_on_every_run():
+    for case in CASES:
+        runs = []
+        for _ in range(2):
+            args = leaves(torch.float32)
+            y = case.linear_act(*args)
+            runs.append((y, *grad(y.sum(), args)))
+        assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))

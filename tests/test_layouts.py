@@ -1,0 +1,136 @@
+"""Inputs of any size and layout: empty, odd, strided, transposed, expanded, offset; in every dtype."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import CASES, DEVICE, DTYPES, Case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import grad
+
+import fusegrad as fg
+from fusegrad import ops
+from fusegrad.activations import REGISTRY
+
+sizes = st.sampled_from((0, 1, 2, 3, 5, 8, 17))
+
+
+@st.composite
+def tensors(draw, shape, dtype):
+    """A tensor of the shape, as a contiguous one, or a view of another with any strides."""
+    seed = draw(st.integers(0, 2**16))
+    g = torch.Generator().manual_seed(seed)
+    fresh = lambda *s: torch.randn(s, generator=g, dtype=torch.float64).to(DEVICE, dtype)
+    kind = draw(st.sampled_from(("contiguous", "transposed", "strided", "expanded", "offset")))
+    if kind == "transposed":
+        return fresh(*reversed(shape)).permute(*reversed(range(len(shape))))
+    if kind == "strided":
+        return fresh(*shape[:-1], 2 * shape[-1])[..., ::2]
+    if kind == "expanded" and len(shape) > 1:
+        return fresh(*shape[1:]).expand(shape)
+    if kind == "offset":
+        return fresh(*shape[:-1], shape[-1] + 3)[..., 3:]
+    return fresh(*shape)
+
+
+@st.composite
+def layers(draw):
+    dtype = draw(st.sampled_from(DTYPES))
+    lead = draw(st.lists(sizes, max_size=3))
+    k, n = draw(sizes), draw(sizes)
+    x, w = draw(tensors((*lead, k), dtype)), draw(tensors((n, k), dtype))
+    b = draw(st.none() | tensors((n,), dtype))
+    return x, w, b, draw(st.sampled_from(CASES))
+
+
+def error_within_twice(mine, stock, truth, dtype):
+    """|mine - truth| <= 2 |stock - truth| + eps, relative to the largest of truth."""
+    assert mine.shape == truth.shape and mine.dtype == dtype
+    if truth.numel() == 0:
+        return
+    scale = max(1.0, truth.abs().max().item())
+    slack = 256 if dtype == torch.float64 else 4  # the truth is float64 too, and sums up to 4913 rows
+    error = (mine.double() - truth).abs().max()
+    assert error <= 2 * (stock.double() - truth).abs().max() + slack * torch.finfo(dtype).eps * scale
+
+
+@settings(max_examples=300, deadline=None)
+@given(layers())
+def test_linear_act(layer):
+    x, w, b, case = layer
+    given_ = [t for t in (x, w, b) if t is not None]
+
+    def run(fn, convert):
+        args = [convert(t).detach().requires_grad_() for t in given_]
+        y = fn(*args)
+        gy = torch.linspace(-1, 1, max(1, y.numel()), dtype=torch.float64)[: y.numel()].reshape(y.shape)
+        return [y, *grad(y, args, gy.to(y.device, y.dtype))]
+
+    mine = run(case.linear_act, lambda t: t)
+    stock = run(case.stock_linear, lambda t: t)
+    truth = run(case.stock_linear, lambda t: t.double())
+    for m, s, t in zip(mine, stock, truth, strict=True):
+        error_within_twice(m, s, t.detach(), x.dtype)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.sampled_from(CASES), st.sampled_from(DTYPES), st.sampled_from((0, 1, 2, 3)))
+def test_act(data, case, dtype, order):
+    shape = tuple(data.draw(st.lists(sizes, min_size=1, max_size=3)))
+    s, g = data.draw(tensors(shape, dtype)), data.draw(tensors(shape, dtype))
+    s, g = (s.sigmoid(), None) if order == 0 else (s.sigmoid(), g)
+    out = ops.act(s, g, case.name, case.value, order)
+    truth = ops.act(s.double().contiguous(), None if g is None else g.double(), case.name, case.value, order)
+    assert out.shape == s.shape and out.stride() == torch.empty_like(s).stride()
+    scale = max(1.0, truth.abs().max().item()) if truth.numel() else 1.0
+    tolerance = 4 * torch.finfo(dtype).eps * scale * max(1.0, abs(case.value)) ** order
+    torch.testing.assert_close(out.double(), truth, rtol=0, atol=tolerance)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.booleans(), st.booleans(), st.sampled_from(DTYPES))
+def test_mm(data, trans_a, trans_b, dtype):
+    m, k, n = (data.draw(sizes) for _ in range(3))
+    a = data.draw(tensors((k, m) if trans_a else (m, k), dtype))
+    b = data.draw(tensors((n, k) if trans_b else (k, n), dtype))
+
+    def run(fn, convert):
+        args = [convert(t).detach().requires_grad_() for t in (a, b)]
+        y = fn(*args)
+        return [y, *grad(y.square().sum(), args)]
+
+    ours = lambda a, b: fg.mm(a, b, trans_a=trans_a, trans_b=trans_b)
+    stock = lambda a, b: torch.mm(a.mT if trans_a else a, b.mT if trans_b else b)
+    triples = zip(run(ours, lambda t: t), run(stock, lambda t: t), run(stock, lambda t: t.double()), strict=True)
+    for mine, theirs, truth in triples:
+        error_within_twice(mine, theirs, truth.detach(), dtype)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data(), st.floats(-3, 3), st.sampled_from(DTYPES))
+def test_mul_constant(data, c, dtype):
+    x = data.draw(tensors(tuple(data.draw(st.lists(sizes, min_size=1, max_size=3))), dtype)).detach().requires_grad_()
+    y = fg.mul_constant(x, c)
+    torch.testing.assert_close(y, x * c)
+    torch.testing.assert_close(grad(y.sum(), x)[0], torch.full_like(x, c))
+
+
+@pytest.mark.parametrize("case", (Case("gelu"), Case("tanh")), ids=str)
+def test_outputs_are_no_aliases(case):
+    x = torch.randn(4, 3, device=DEVICE)
+    w = torch.eye(3, device=DEVICE)
+    for y in (fg.act(x, "identity"), fg.mul_constant(x, 1.0), fg.linear(x, w), case.linear_act(x, w)):
+        assert y.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+
+
+def test_badly_scaled_inputs():
+    """Cancellation and large sums: no worse than stock."""
+    g = torch.Generator().manual_seed(0)
+    for scale in (1e-20, 1e-3, 1e3, 1e15):
+        x, w = (torch.randn(s, generator=g).to(DEVICE) * scale for s in ((64, 257), (33, 257)))
+        truth = F.linear(x.double(), w.double())
+        error_within_twice(fg.linear(x, w), F.linear(x, w), truth, torch.float32)
+
+
+def test_every_activation_is_drawn():
+    assert {c.name for c in CASES} == set(REGISTRY)
