@@ -7,8 +7,9 @@ import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 
-import fusegrad
 import torch
+
+import fusegrad
 from fusegrad.backends import _C
 
 PEAK_SECONDS = 0.02  # shorter probes vary by a third

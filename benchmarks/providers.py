@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
-import fusegrad as fg
 import torch
 import torch.nn.functional as F
-from fusegrad.activations import REGISTRY
 from torch import Tensor, nn
+
+import fusegrad as fg
+from fusegrad.activations import REGISTRY
 
 # our names -> attr and algorithm of torch.ops.mkldnn._linear_pointwise
 MKLDNN = {

@@ -1,4 +1,5 @@
-// What is no op: facts about the processor and the build. Ops are registered by the kernels themselves.
+// What is no op: facts about the processor and the build. Ops are registered by the kernels
+// themselves.
 #include <pybind11/pybind11.h>
 
 #include "cpu/peak.h"
@@ -12,7 +13,8 @@ PYBIND11_MODULE(_C, m) {
         "portable.");
   m.def("peak_gflops", &fusegrad::peak_gflops, py::arg("dtype"), py::arg("threads"),
         py::arg("seconds") = 0.2, py::call_guard<py::gil_scoped_release>(),
-        "GFLOP/s of a register-only multiply-add loop: the most that any kernel can reach. 0 where the "
+        "GFLOP/s of a register-only multiply-add loop: the most that any kernel can reach. 0 where "
+        "the "
         "processor has no instruction for the dtype.");
   m.attr("compiler") = __VERSION__;
 }

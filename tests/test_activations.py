@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
-from cases import CASES, DEFAULTS, DEVICE, STOCK, Case
 from torch.autograd import grad, gradcheck, gradgradcheck
 
 import fusegrad as fg
 from fusegrad import ops
 from fusegrad.activations import REGISTRY
+
+from cases import CASES, DEFAULTS, DEVICE, STOCK, Case
 
 ORDERS = (0, 1, 2)
 

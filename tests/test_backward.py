@@ -3,12 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import CASES, DEFAULTS, DEVICE, Case, leaves
 from torch.autograd import grad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fusegrad as fg
 from fusegrad.benchmarks.memory import bytes_kept
+
+from cases import CASES, DEFAULTS, DEVICE, Case, leaves
 
 GEMMS = {"mm", "addmm", "bmm", "baddbmm", "linear", "linear_act"}
 

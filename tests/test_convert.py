@@ -8,12 +8,13 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import DEFAULTS, DEVICE, Case
 from torch import nn
 from torch.func import functional_call
 
 import fusegrad as fg
 from fusegrad.activations import REGISTRY
+
+from cases import DEFAULTS, DEVICE, Case
 
 
 class Functional(nn.Module):
@@ -124,8 +125,9 @@ def inputs(dtype=torch.float32):
 
 def snapshot(model):
     """What must come back: classes, attributes and parameters by identity."""
-    modules = {name: (m, type(m), {k: v for k, v in vars(m).items()}) for name, m in model.named_modules()}
-    return modules, list(model.state_dict()), {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
+    modules = {name: (m, type(m), dict(vars(m))) for name, m in model.named_modules()}
+    parameters = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
+    return modules, list(model.state_dict()), parameters
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16), ids=str)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import CASES, DEVICE, DTYPES, Case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import grad
@@ -11,6 +10,8 @@ from torch.autograd import grad
 import fusegrad as fg
 from fusegrad import ops
 from fusegrad.activations import REGISTRY
+
+from cases import CASES, DEVICE, DTYPES, Case
 
 sizes = st.sampled_from((0, 1, 2, 3, 5, 8, 17))
 

@@ -6,7 +6,6 @@ A test takes `f`, ours, and `r`, stock, both (x, w, b) -> y, and compares them. 
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
-from cases import DEFAULTS, DEVICE, Case, leaves, plain
 from torch import nn
 from torch.autograd import functional, grad, gradcheck, gradgradcheck
 from torch.func import functional_call, hessian, jacfwd, jacrev, jvp, vmap
@@ -14,6 +13,8 @@ from torch.func import grad as func_grad
 from torch.utils.checkpoint import checkpoint
 
 import fusegrad as fg
+
+from cases import DEFAULTS, DEVICE, Case, leaves, plain
 
 close = torch.testing.assert_close
 TRANSFORMS = {}
@@ -326,7 +327,7 @@ class Net(nn.Module):
 
     def __init__(self, h):
         super().__init__()
-        x, w, b = plain()
+        _, w, b = plain()
         self.weight, self.bias, self.h = nn.Parameter(w), nn.Parameter(b), h
 
     def forward(self, x):

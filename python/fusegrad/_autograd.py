@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import reduce
 from operator import or_
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,7 +103,7 @@ def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, ru
     # torch.func has chosen the level before it calls this kernel; a plain Function would start over at the
     # outermost one. Function.apply would also bind the arguments by inspect.signature, 10 us a call.
     members = {k: v for k, v in vars(rule).items() if k in ("setup_context", "backward", "jvp", "__doc__")}
-    function = type(rule.__name__, (_SingleLevelFunction,), members | {"forward": staticmethod(forward)})
+    function: Any = type(rule.__name__, (_SingleLevelFunction,), members | {"forward": staticmethod(forward)})
     apply = function.apply
 
     def kernel(*args):

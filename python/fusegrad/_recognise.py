@@ -36,7 +36,7 @@ def of_module(module: nn.Module) -> Spec | None:
 
 def of_call(target: Callable | str, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | None:
     """The activation of a call of a function, or of a Tensor method by name, with arguments after the tensor."""
-    for a in (_BY_METHOD if isinstance(target, str) else _BY_FUNCTION).get(target, ()):  # type: ignore[attr-defined]
+    for a in _BY_METHOD.get(target, ()) if isinstance(target, str) else _BY_FUNCTION.get(target, ()):
         names = ([a.param] if a.param else []) + [*a.options, "inplace"]
         if len(args) > len(names):
             continue

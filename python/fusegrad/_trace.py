@@ -134,7 +134,7 @@ _TRUSTED = tuple(
     )
 )  # fmt: skip
 _BUILTINS = (len, getattr, iter, next, range, enumerate, zip, reversed, tuple, list, dict, super, isinstance, slice)
-_NAMESPACES = (torch._C._VariableFunctions, torch._C._nn, torch._C._special, torch._C._linalg, math)
+_NAMESPACES: tuple[Any, ...] = (torch._C._VariableFunctions, torch._C._nn, math)
 
 
 def _trusted(code: CodeType) -> bool:
@@ -181,7 +181,7 @@ def _watched(forward: CodeType):
 def _harmless(fn: Any) -> bool:
     if fn in _BUILTINS or type(getattr(fn, "__self__", None)) in (str, tuple):
         return True
-    return any(getattr(n, fn.__name__, None) is fn for n in _NAMESPACES)
+    return any(getattr(namespace, fn.__name__, None) is fn for namespace in _NAMESPACES)
 
 
 # --- the pairs ----------------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def _why_alone(readers: list[fx.Node]) -> str:
     if len(readers) != 1:
         return f"read in {len(readers)} places"
     reader = readers[0]
-    target = reader.target if isinstance(reader.target, str) else getattr(reader.target, "__name__", reader.target)
+    target = getattr(reader.target, "__name__", reader.target)
     return "returned as it is" if reader.op == "output" else f"read by {target}"
 
 

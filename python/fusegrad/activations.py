@@ -177,7 +177,7 @@ def _sin_first(g: Tensor, z: Tensor, omega: float) -> Tensor:
 
 @wide
 def _relu_squared(z: Tensor, _: float) -> Tensor:
-    return torch.relu(z).square_()
+    return torch.relu(z).square()
 
 
 SELU_ALPHA = 1.6732632423543772848170429916717  # Klambauer et al., arXiv:1706.02515

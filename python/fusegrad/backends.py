@@ -14,7 +14,7 @@ from ._autograd import has_kernel
 try:
     from . import _C
 except ImportError as e:
-    _C = None
+    _C = None  # type: ignore[assignment]
     warnings.warn(
         f"fusegrad: no C++ extension ({e}); every op runs on the PyTorch reference. To build it, install a C++17 "
         "compiler and run: pip install --no-build-isolation --force-reinstall --no-deps fusegrad",

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
@@ -75,8 +74,8 @@ def unfuse(model: nn.Module) -> nn.Module:
     """
     _check_model("unfuse", model)
     for m in model.modules():
-        if "original" in vars(type(m)) and isinstance(m, Fused):
-            m.__class__ = type(m).original
+        if isinstance(m, Fused) and "unfused" in vars(type(m)):
+            _set_class(m, type(m).unfused)
         original = vars(m).pop("_fused_from", None)
         if original is not None:
             if type(m) is Act:
@@ -146,11 +145,11 @@ def explain(model: nn.Module) -> Explanation:
 
 def fused_call(linear: nn.Module, x: Tensor, act: nn.Module | Callable | Spec) -> Tensor:
     """act(linear(x)), as one op while nothing else has a hand in it: no hook, no other class, no activation yet."""
-    spec = act if type(act) is tuple else _recognise.of(act)
+    spec = act if isinstance(act, tuple) else _recognise.of(act)
     if spec is not None and type(linear) is Linear and linear.act is None and not (_hooked(linear) or _hooked(act)):
         return functional.linear_act(x, linear.weight, linear.bias, act=spec[0], param=spec[1])
     z = linear(x)
-    return functional.act(z, *act) if type(act) is tuple else act(z)  # type: ignore[misc,operator]
+    return functional.act(z, *act) if isinstance(act, tuple) else act(z)
 
 
 def sequential_forward(self: nn.Sequential, input):
@@ -167,24 +166,29 @@ def sequential_forward(self: nn.Sequential, input):
     return input
 
 
-class Fused:
-    """Marks a module whose forward was fused: its class is made from this and from its `original` class.
+class Fused(nn.Module):
+    """Marks a module whose forward was fused: its class is made from this and from its `unfused` class.
 
     Copies and pickles are made as the original class would, and fused again when they are restored, so that no
     generated code is stored.
     """
 
-    original: type[nn.Module]
+    unfused: type[nn.Module]
 
     def __reduce_ex__(self, protocol):
-        make, args, *state = super().__reduce_ex__(max(protocol, 2))
-        original = type(self).original
+        reduced: Any = super().__reduce_ex__(max(protocol, 2))
+        make, args, *state = reduced
+        original = type(self).unfused
         return _restore, (original, make, tuple(original if a is type(self) else a for a in args)), *state
 
     def __setstate__(self, state):
-        super().__setstate__(state)  # type: ignore[misc]
-        self.__class__ = type(self).original
-        _fuse_calls(self)  # type: ignore[arg-type]
+        super().__setstate__(state)
+        _set_class(self, type(self).unfused)
+        _fuse_calls(self)
+
+
+def _set_class(m: nn.Module, cls: type[nn.Module]) -> None:
+    m.__class__ = cls
 
 
 def _restore(original: type[nn.Module], make: Callable, args: tuple) -> nn.Module:
@@ -201,7 +205,7 @@ def _fused_class(original: type[nn.Module], key: Hashable = None, **members: Any
     made = _CLASSES.get((original, key))
     if made is None:
         names = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
-        made = type(original.__name__, (Fused, original), names | {"original": original} | members)
+        made = type(original.__name__, (Fused, original), names | {"unfused": original} | members)
         _CLASSES[original, key] = made
     return made
 
@@ -293,7 +297,7 @@ def _call_sites(model: nn.Module) -> tuple[dict[nn.Module, list[str]], dict[nn.M
             _sequential_sites(path, m, fused, alone)
             continue
         try:
-            traced = trace(m, type(m).original if isinstance(m, Fused) else type(m), fused_call)
+            traced = trace(m, type(m).unfused if isinstance(m, Fused) else type(m), fused_call)
         except NotProved as e:
             for linear in _direct_linears(m):
                 alone.setdefault(linear, []).append(f"{type(m).__name__}: {e}")

@@ -14,6 +14,7 @@ from ._autograd import keeps_for_backward
 from .activations import lookup
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_NAMES = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
 
 
 def linear_act(
@@ -160,7 +161,7 @@ def _check_tensor(op: str, name: str, t: Tensor) -> None:
     if not isinstance(t, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(t).__name__}")
     if t.dtype not in DTYPES:
-        raise TypeError(f"{op}: {name} has dtype {t.dtype}, shape {_shape(t)}; need float32, float64, bfloat16 or float16")
+        raise TypeError(f"{op}: {name} has dtype {t.dtype}, shape {_shape(t)}; need one of {_NAMES}")
 
 
 def _check_alike(op: str, *named: tuple[str, Tensor]) -> None:

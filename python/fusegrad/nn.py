@@ -43,10 +43,10 @@ class Linear(torch.nn.Linear):
         super().__init__(in_features, out_features, bias, device, dtype)
         self.act, self.param = act, param
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self.act is None:
-            return functional.linear(x, self.weight, self.bias)
-        return functional.linear_act(x, self.weight, self.bias, act=self.act, param=self.param)
+            return functional.linear(input, self.weight, self.bias)
+        return functional.linear_act(input, self.weight, self.bias, act=self.act, param=self.param)
 
     def extra_repr(self) -> str:
         shown = super().extra_repr()
@@ -70,8 +70,8 @@ class Act(torch.nn.Module):
         lookup("Act", name).check("Act", param)
         self.name, self.param = name, param
 
-    def forward(self, z: Tensor) -> Tensor:
-        return functional.act(z, self.name, self.param)
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.act(input, self.name, self.param)
 
     def extra_repr(self) -> str:
         return repr(self.name) + ("" if self.param is None else f", param={self.param}")

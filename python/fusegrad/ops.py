@@ -11,6 +11,7 @@ A rule is made of these ops and of plain aten only, so every order of every tran
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -29,7 +30,8 @@ for schema in (
     "mul_constant(Tensor x, float c) -> Tensor",
 ):
     library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-TENSORS = {"act": 2, "act_nth": 2, "mm": 2, "linear": 3, "linear_act": 3, "mul_constant": 1}  # the ops, and their tensor arguments
+# the ops, and how many tensor arguments each begins with
+TENSORS = {"act": 2, "act_nth": 2, "mm": 2, "linear": 3, "linear_act": 3, "mul_constant": 1}
 OPS = {name: getattr(torch.ops.fusegrad, name).default for name in TENSORS}
 low_act, act_nth, mm, linear, linear_act, mul_constant = (shortcut(OPS[name], n) for name, n in TENSORS.items())
 
@@ -186,7 +188,8 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, tx, tw, tb):
-        return linear_jvp(*ctx.saved_tensors, tx, tw, tb)
+        x, w = ctx.saved_tensors
+        return linear_jvp(x, w, tx, tw, tb)
 
 
 class LinearAct(torch.autograd.Function):
@@ -328,8 +331,9 @@ def _batched_linear(info, dims, x: Tensor, w: Tensor, b: Tensor | None) -> Tenso
 
 def _cast(device: str, dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     def cast(t: Tensor | None) -> Tensor | None:
-        eligible = t is not None and t.is_floating_point() and t.dtype != torch.float64 and t.device.type == device
-        return t.to(dtype) if eligible else t
+        if t is None or not t.is_floating_point() or t.dtype == torch.float64 or t.device.type != device:
+            return t
+        return t.to(dtype)
 
     return tuple(cast(t) for t in tensors)
 
@@ -348,7 +352,7 @@ def _autocast(device: str) -> None:
             return y, y.new_empty(0)
         return linear_act(*low(x, w, b), name, param, keep)
 
-    casts = {
+    casts: dict[str, Callable] = {
         "act": act_cast,
         "mm": lambda a, b, trans_a, trans_b: mm(*low(a, b), trans_a, trans_b),
         "linear": lambda x, w, b: linear(*low(x, w, b)),

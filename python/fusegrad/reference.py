@@ -40,11 +40,15 @@ def act_nth(
     order: int,
 ) -> Tensor:  # shape of s
     """g * D_order(s) for any order >= 2: forward mode, nested, on D_2."""
-    fn = lambda s: REGISTRY[act].second(s, param)
+    fn: Callable[[Tensor], Tensor] = lambda s: REGISTRY[act].second(s, param)
     for _ in range(order - 2):
-        fn = lambda s, f=fn: jvp(f, (s,), (torch.ones_like(s),))[1]
+        fn = _tangent(fn)
     with above_autograd():
         return _laid_out_as(s, _times(s, g, param, lambda s, _: fn(s.clone())))  # expanded tensors take no dual
+
+
+def _tangent(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda s: jvp(fn, (s,), (torch.ones_like(s),))[1]
 
 
 @wide

@@ -1,0 +1,88 @@
+"""python -m fusegrad: what runs where on this machine, a self-test, the benchmarks, the GPU kernels."""
+
+import argparse
+import os
+import platform
+import sys
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import fusegrad
+
+from . import backends, functional, ops
+from .check import check
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m fusegrad", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("info", help="versions, devices, and which backend serves each op")
+    checking = commands.add_parser("check", help="values and gradients of all ops on this machine against float64")
+    checking.add_argument("--device", default=None, help="cpu, cuda, ...; all there are if left out")
+    commands.add_parser("kernels", help="the GPU kernels and their resources")
+    commands.add_parser("bench", help="the benchmarks against stock torch", add_help=False)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["bench"]:
+        return _bench(argv[1:])
+    args = parser.parse_args(argv)
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    return {"info": _info, "check": _check, "kernels": _kernels}[args.command](console, args)
+
+
+def _bench(argv: list[str]) -> int:
+    from fusegrad.benchmarks import main  # imported when used: it loads what only benchmarks need
+
+    return main(argv)
+
+
+def _devices() -> list[str]:
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return ["cpu"] + ([accelerator.type] if accelerator else [])
+
+
+def _info(console: Console, args: argparse.Namespace) -> int:
+    from .benchmarks.machine import facts
+
+    table = Table(box=None, show_header=False)
+    extension = backends._C
+    for name, value in (
+        ("fusegrad", fusegrad.__version__),
+        ("torch", torch.__version__),
+        ("python", platform.python_version()),
+        ("cpu", f"{facts('cpu')['machine']}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"),
+        ("cpu capability", extension.capability() if extension else "unknown (no C++ extension)"),
+        ("C++ extension", f"built with {extension.compiler}" if extension else "not built"),
+        *((d, torch.cuda.get_device_name()) for d in _devices() if d == "cuda"),
+    ):
+        table.add_row(name, str(value))
+    console.print(table, "\n")
+    serves = Table("op", *_devices(), box=None, header_style="bold")
+    for op in ops.OPS:
+        serves.add_row(op, *(backends.serving(op, device) for device in _devices()))
+    console.print(serves)
+    return 0
+
+
+def _check(console: Console, args: argparse.Namespace) -> int:
+    """A line an op: the error in each dtype, and stock torch's; exit status 1 if any is off."""
+    dtypes = [str(d).removeprefix("torch.") for d in functional.DTYPES]
+    table = Table("device", "op", *(f"{d} (stock)" for d in dtypes), "", box=None, header_style="bold")
+    rows = []
+    for device in [args.device] if args.device else _devices():
+        progress = track(check(device), f"checking {device}", console=Console(stderr=True), transient=True, total=None)
+        rows += list(progress)
+    for row in rows:
+        errors = (f"{row.errors[d].ours:.1e} ({row.errors[d].stock:.1e})" for d in dtypes)
+        table.add_row(row.device, row.op, *errors, "ok" if row.ok else "[bold red]WRONG[/]")
+    console.print(table)
+    wrong = sum(not row.ok for row in rows)
+    console.print(f"{len(rows) - wrong} of {len(rows)} right: values, gradients and their gradients against float64")
+    return 1 if wrong else 0
+
+
+def _kernels(console: Console, args: argparse.Namespace) -> int:
+    console.print("no GPU kernels yet: on a GPU every op runs on the PyTorch reference")
+    return 0

@@ -1,0 +1,92 @@
+"""Installation: with a compiler, without one, from a wheel; and what importing costs."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fusegrad import backends
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "csrc", "kernels", "python", "benchmarks")
+
+
+def run(*command, **kwargs):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def wheel(tmp_path, **env):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in SOURCES:
+        ignore = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info", "results")
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(
+            ROOT / name, source / name, **({"ignore": ignore} if (ROOT / name).is_dir() else {})
+        )
+    pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation")
+    done = run(*pip, "-w", str(tmp_path), str(source), env=os.environ | env)
+    (path,) = tmp_path.glob("*.whl")
+    return path, done.stdout + done.stderr
+
+
+def use(path, tmp_path, code):
+    """Run code against the unpacked wheel, nothing else of ours on the path."""
+    site = tmp_path / "site"
+    zipfile.ZipFile(path).extractall(site)
+    done = run(sys.executable, "-c", code, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)})
+    return done.stdout, done.stderr
+
+
+CODE = """
+import sys, warnings
+sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f)]  # of the tree under test
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import fusegrad as fg
+    import fusegrad.kernels, fusegrad.benchmarks.memory
+import torch
+x = torch.ones(2, 3, requires_grad=True)
+fg.linear_act(x, torch.ones(4, 3), act="gelu").sum().backward()
+assert x.grad.shape == (2, 3)
+print(fg.__file__, fg.backends._C is not None, len([w for w in caught if "fusegrad" in str(w.message)]))
+"""
+
+
+def test_wheel(tmp_path):
+    path, _ = wheel(tmp_path)
+    out, _ = use(path, tmp_path, CODE)
+    where, built, warned = out.split()
+    assert where.startswith(str(tmp_path)) and (built, warned) == ("True", "0")
+
+
+def test_wheel_without_a_compiler(tmp_path):
+    path, _ = wheel(tmp_path, CC="/nonexistent/cc", CXX="/nonexistent/c++")
+    out, _ = use(path, tmp_path, CODE)
+    where, built, warned = out.split()
+    assert where.startswith(str(tmp_path)) and (built, warned) == ("False", "1")
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
+def test_the_extension_was_built():
+    assert backends._C is not None
+    assert backends._C.capability() in ("avx512_bf16", "avx512", "avx2", "portable")
+    assert backends._C.peak_gflops("float32", 1, 0.02) > 1
+    assert backends._C.peak_gflops("float64", 1, 0.02) > 0.5
+    with pytest.raises(ValueError, match="dtype must be"):
+        backends._C.peak_gflops("int8", 1)
+    with pytest.raises(ValueError, match="threads"):
+        backends._C.peak_gflops("float32", 0)
+
+
+def test_import_leaves_heavy_modules_alone():
+    """rich, matplotlib and DTensor (1.4 s) are imported when they are used."""
+    code = "import torch, sys; before = set(sys.modules); import fusegrad; print(*(set(sys.modules) - before))"
+    new = set(run(sys.executable, "-c", code).stdout.split())
+    assert not [m for m in new if m.split(".")[0] in ("rich", "matplotlib", "numpy", "triton")]
+    assert "torch.distributed.tensor" not in new

@@ -1,0 +1,114 @@
+"""What a user runs from the shell, and what is documented."""
+
+import ast
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fusegrad as fg
+from fusegrad import backends
+from fusegrad.check import check
+from fusegrad.cli import main
+from fusegrad.ops import OPS
+
+from cases import DEVICE
+
+ROOT = Path(__file__).parent.parent
+
+
+def code_blocks(document):
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def python(*args, **env):
+    command = [sys.executable, *args]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=300)
+
+
+def test_info(capsys):
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert fg.__version__ in out and "cpu capability" in out
+    for op in OPS:
+        assert re.search(rf"^ *{op} +{backends.serving(op)}", out, re.MULTILINE)
+
+
+def test_check(capsys):
+    assert main(["check", "--device", DEVICE]) == 0
+    out = capsys.readouterr().out
+    assert "WRONG" not in out and "linear_act gelu_tanh" in out and "float16" in out
+
+
+def test_check_finds_a_wrong_gradient(monkeypatch):
+    """An error of 1e-4 in one derivative turns its lines to WRONG."""
+    act = fg.functional.ops.act
+    off = lambda s, g, name, param, order: act(s, g, name, param, order) * (1 + 1e-4 * (order == 1 and name == "silu"))
+    monkeypatch.setattr(fg.functional.ops, "act", off)
+    assert {row.op for row in check("cpu") if not row.ok} == {"act silu", "linear_act silu"}
+
+
+def test_kernels(capsys):
+    assert main(["kernels"]) == 0
+    assert "no GPU kernels yet" in capsys.readouterr().out
+
+
+def test_runs_as_a_module_and_refuses_nonsense():
+    assert python("-m", "fusegrad", "info").returncode == 0
+    wrong = python("-m", "fusegrad", "inof")
+    assert wrong.returncode == 2 and "invalid choice" in wrong.stderr
+
+
+def test_bench_smoke(tmp_path):
+    """Every benchmark validates its results and writes what it says."""
+    run = python("-m", "fusegrad", "bench", "--smoke", "--out", str(tmp_path))
+    assert run.returncode == 0, run.stdout + run.stderr
+    for name in ("linear_act", "mlp_training", "second_order", "call_overhead"):
+        assert (tmp_path / f"{name}_cpu.png").stat().st_size > 10_000
+        rows = list(csv.DictReader((tmp_path / f"{name}_cpu.csv").open()))
+        assert {"stock", "fusegrad"} <= {row["provider"] for row in rows}
+        assert all(row["machine"] and row["torch"] for row in rows)
+
+
+@pytest.mark.parametrize("document", ("docs/extending.md", "docs/extending.zh.md", "README.md"))
+def test_documented_code_runs(document):
+    """All python blocks of a document, in order, in one process."""
+    blocks = code_blocks(document)
+    assert blocks
+    run = python("-c", "\n".join(blocks))
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
+def test_both_tutorials_have_the_same_code():
+    """Up to comments."""
+    english, chinese = (
+        [ast.dump(ast.parse(block)) for block in code_blocks(f"docs/extending{suffix}.md")] for suffix in ("", ".zh")
+    )
+    assert english == chinese
+
+
+def test_example_reaches_the_accuracy_of_stock():
+    run = python("examples/digits.py")
+    assert run.returncode == 0, run.stderr
+    accuracies = [float(a) for a in re.findall(r"accuracy ([\d.]+) %", run.stdout)]
+    assert len(accuracies) == 2 and accuracies[0] == accuracies[1] > 95
+
+
+def test_readme_table_is_that_of_the_csv(tmp_path):
+    from fusegrad.benchmarks.report import markdown
+
+    text = (ROOT / "README.md").read_text()
+    shown = text.split("<!-- benchmark table: begin -->")[1].split("<!-- benchmark table: end -->")[0]
+    assert shown.strip() == markdown(ROOT / "benchmarks" / "results").strip()
+
+
+def test_gpu_says_what_is_missing():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    run = python("benchmarks/gpu.py", PYTHONPATH="python")
+    assert run.returncode == 1 and "sees no CUDA device" in run.stdout

@@ -1,0 +1,102 @@
+"""Two processes: tensor parallel layers, sharded parameters, and every placement that a sharding rule allows."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+
+import fusegrad as fg
+
+RANKS = 2
+close = torch.testing.assert_close
+
+
+def run_on_ranks(check, tmp_path):
+    torch.multiprocessing.spawn(_rank, (check, str(tmp_path / "store")), RANKS)
+
+
+def _rank(rank, check, store):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(store, RANKS), rank=rank, world_size=RANKS)
+    try:
+        torch.manual_seed(0)
+        check(init_device_mesh("cpu", (RANKS,)))
+    finally:
+        dist.destroy_process_group()
+
+
+def tensor_parallel(mesh):
+    """Columns, then rows, as in a transformer's MLP; first and second gradients."""
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    for act in ("silu", "tanh"):
+        model = nn.Sequential(fg.Linear(8, 16, act=act), fg.Linear(16, 8)).double()
+        whole, x = copy.deepcopy(model), torch.randn(6, 8, dtype=torch.float64)
+        parallelize_module(model, mesh, {"0": ColwiseParallel(), "1": RowwiseParallel()})
+        close(model(x), whole(x))
+        model(x).square().sum().backward()
+        whole(x).square().sum().backward()
+        for mine, theirs in zip(model.parameters(), whole.parameters(), strict=True):
+            grad = mine.grad.full_tensor() if hasattr(mine.grad, "full_tensor") else mine.grad
+            close(grad, theirs.grad)
+
+
+def fused_after_parallelize(mesh):
+    """A fused model that is parallelized later computes the same: the hooks of the plan are obeyed."""
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    model = nn.Sequential(nn.Linear(8, 16), nn.SiLU(), nn.Linear(16, 8))
+    whole, x = copy.deepcopy(model), torch.randn(6, 8)
+    parallelize_module(fg.fuse(model), mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    close(model(x), whole(x))
+
+
+def fully_sharded(mesh):
+    from torch.distributed.fsdp import fully_shard
+
+    model = fg.fuse(nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)))
+    whole, x = copy.deepcopy(model), torch.randn(6, 8)
+    for layer in (model[0], model[2], model):
+        fully_shard(layer, mesh=mesh)
+    model(x).sum().backward()
+    whole(x).sum().backward()
+    for mine, theirs in zip(model.parameters(), whole.parameters(), strict=True):
+        close(mine.grad.full_tensor(), theirs.grad)
+
+
+def every_placement(mesh):
+    """All ways of placing the arguments of all ops, and the gradients, against one process."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    def same(ours, stock, *args):
+        options = [[Replicate(), *(Shard(d) for d in range(t.dim()))] for t in args]
+        for placements in itertools.product(*options):
+            whole = [t.clone().requires_grad_() for t in args]
+            placed = [distribute_tensor(t, mesh, [p]).requires_grad_() for t, p in zip(args, placements, strict=True)]
+            y, expected = ours(*placed), stock(*whole)
+            close(y.full_tensor(), expected)
+            grads = torch.autograd.grad(y.full_tensor().sin().sum(), placed)
+            close([g.full_tensor() for g in grads], list(torch.autograd.grad(expected.sin().sum(), whole)))
+
+    x, w, b = (torch.randn(s, dtype=torch.float64) for s in ((4, 6), (8, 6), (8,)))
+    same(fg.linear, F.linear, x, w, b)
+    same(fg.linear, F.linear, x, w)
+    same(fg.linear, F.linear, x.reshape(2, 2, 6), w)
+    for act, stock in (("silu", F.silu), ("tanh", torch.tanh)):
+        same(lambda *a: fg.linear_act(*a, act=act), lambda *a: stock(F.linear(*a)), x, w, b)
+        same(lambda z: fg.act(z, act), stock, x)
+    same(lambda a, b: fg.mm(a, b, trans_b=True), lambda a, b: a @ b.mT, x, w)
+    same(lambda a, b: fg.mm(a, b, trans_a=True), lambda a, b: a.mT @ b, x, torch.randn(4, 8, dtype=torch.float64))
+    same(lambda x: fg.mul_constant(x, 0.5), lambda x: x * 0.5, x)
+
+
+@pytest.mark.parametrize(
+    "check", (tensor_parallel, fused_after_parallelize, fully_sharded, every_placement), ids=lambda c: c.__name__
+)
+def test_two_ranks(check, tmp_path):
+    run_on_ranks(check, tmp_path)

@@ -1,0 +1,107 @@
+"""The torch internals that _autograd.py uses are there and do what it relies on. When one moves, this says what for."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+
+import fusegrad._autograd as internals
+
+# name -> why it is needed, and what to do when it is gone
+USED = {
+    "torch._C._AutoDispatchBelowAutograd": "calls the backend kernel from the Autograd kernel; look for the guard that "
+    "torch._library.autograd enters around its forward",
+    "torch._C._will_engine_execute_node": "tells which gradients this backward pass uses (wanted); without it return "
+    "ctx.needs_input_grad, which is right but computes more",
+    "torch._C._functorch.peek_interpreter_stack": "tells whether torch.func is on; see torch._functorch.pyfunctorch",
+    "torch._functorch.utils.enable_single_level_autograd_function": "lets a Function run at the level that torch.func "
+    "chose; see what torch._functorch.autograd_function uses in generate_single_level_function",
+    "torch.autograd.forward_ad._current_level": "tells whether forward mode is on in eager mode",
+    "torch.autograd.forward_ad._set_fwd_grad_enabled": "keeps outer forward-mode levels alive inside a Function",
+    "torch.autograd.function._SingleLevelFunction": "the base of the Functions that functorch generates",
+    "torch._C._ExcludeDispatchKeyGuard": "switches autocast off inside the autocast kernels",
+    "torch._C._ForceDispatchKeyGuard": "lets act_nth take derivatives inside a kernel (above_autograd)",
+    "torch._C.DispatchKeySet": "names the keys of those guards",
+    "torch._C.DispatchKey": "names the keys of those guards",
+    "torch._C._dispatch_has_kernel_for_dispatch_key": "tells which backend serves an op; explain and info show it",
+}
+
+
+@pytest.mark.parametrize("name", USED)
+def test_is_there(name):
+    module, _, attribute = name.rpartition(".")
+    owner = torch._C if module == "torch._C" else importlib.import_module(module)
+    assert hasattr(owner, attribute), f"torch {torch.__version__} has no {name}. It {USED[name]}."
+
+
+def test_the_list_is_whole():
+    """Every private name that the file takes from torch is listed above."""
+    tree = ast.parse(Path(internals.__file__).read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch"):
+            private = "._" in (node.module or "")
+            found |= {f"{node.module}.{a.name}" for a in node.names if private or a.name.startswith("_")}
+        elif isinstance(node, ast.Attribute):
+            text = ast.unparse(node)
+            if text.startswith("torch._C.") and text.count(".") == 2:
+                found.add(text)
+            elif text.startswith("forward_ad._"):
+                found.add(f"torch.autograd.{text}")
+    assert found == set(USED)
+
+
+def test_no_other_file_uses_them():
+    for path in Path(internals.__file__).parent.glob("*.py"):
+        if path.name not in ("_autograd.py", "_trace.py"):
+            text = path.read_text()
+            assert "torch._C" not in text and "_functorch" not in text, path.name
+
+
+def test_every_op_has_its_kernels():
+    for name in internals_ops():
+        for key in ("Autograd", "CompositeExplicitAutograd"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fusegrad::{name}", key), (name, key)
+
+
+def internals_ops():
+    from fusegrad.ops import OPS
+
+    return OPS
+
+
+def test_wanted_knows_what_the_engine_will_run():
+    seen = []
+
+    class Two(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, w, b):
+            return x * w
+
+        @staticmethod
+        def backward(ctx, g):
+            seen.append(internals.wanted(ctx, 3))
+            return g, g, None
+
+    x, w = (torch.ones(2, requires_grad=True) for _ in range(2))
+    y = Two.apply(x, w, None).sum()
+    torch.autograd.grad(y, x, retain_graph=True)
+    torch.autograd.grad(y, w, retain_graph=True)
+    y.backward()
+    assert seen == [[True, False, False], [False, True, False], [True, True, False]]
+
+
+def test_skipping_autograd_is_seen_right():
+    x = torch.ones(2)
+    leaf = x.clone().requires_grad_()
+    assert internals.skips_autograd(x, None) and not internals.skips_autograd(x, leaf)
+    with torch.no_grad():
+        assert internals.skips_autograd(leaf)
+    with forward_ad.dual_level():
+        assert not internals.skips_autograd(x)
+    seen = []
+    torch.func.vmap(lambda t: seen.append(internals.skips_autograd(t)) or t)(x)
+    assert seen == [False]

@@ -1,0 +1,180 @@
+"""The ops as torch sees them: opcheck, PyTorch's own samples for linear, modules, threads."""
+
+import copy
+import io
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd import grad, gradcheck, gradgradcheck
+
+import fusegrad as fg
+from fusegrad.ops import OPS
+
+from cases import CASES, DEFAULTS, DEVICE, Case, leaves
+
+
+def samples():
+    x, w, b = leaves(torch.float32)
+    s = torch.rand(3, 4, device=DEVICE, requires_grad=True)
+    yield "mul_constant", (x, 0.5)
+    yield "mul_constant", (x.detach().mT, -2.0)
+    for trans_a in (False, True):
+        for trans_b in (False, True):
+            yield "mm", (x.mT if trans_a else x, w if trans_b else w.mT, trans_a, trans_b)
+    yield "linear", (x, w, b)
+    yield "linear", (x.detach().reshape(5, 1, 3), w.detach(), None)
+    yield "linear", (x[0], w, b)
+    for case in (Case("silu"), Case("tanh"), Case("elu", 0.5)):
+        for keep in (False, True):
+            yield "linear_act", (x, w, b, case.name, case.value, keep)
+        yield "linear_act", (x.detach(), w.detach(), None, case.name, case.value, False)
+        yield "act", (s, None, case.name, case.value, 0)
+        yield "act", (s, torch.rand_like(s).requires_grad_(), case.name, case.value, 1)
+        yield "act", (s.mT, torch.rand_like(s).mT, case.name, case.value, 2)
+        yield "act_nth", (s, torch.rand_like(s).requires_grad_(), case.name, case.value, 3)
+
+
+SAMPLES = list(samples())
+
+
+@pytest.mark.parametrize("i", range(len(SAMPLES)), ids=lambda i: f"{SAMPLES[i][0]}-{i}")
+def test_opcheck(i):
+    op, args = SAMPLES[i]
+    torch.library.opcheck(OPS[op], args)
+
+
+def test_every_op_is_sampled():
+    assert {op for op, _ in SAMPLES} == set(OPS)
+
+
+def test_opinfo_samples_of_linear():
+    """What torch tests its own linear with."""
+    pytest.importorskip("expecttest", reason="torch.testing._internal needs it")
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    (info,) = (i for i in op_db if i.name == "nn.functional.linear")
+    count = 0
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        for sample in info.sample_inputs(DEVICE, dtype, requires_grad=True):
+            args = [sample.input, *sample.args]
+            if args[1].dim() != 2:  # F.linear also takes one weight vector; a layer has a matrix
+                continue
+            mine, stock = fg.linear(*args, **sample.kwargs), F.linear(*args, **sample.kwargs)
+            torch.testing.assert_close(mine, stock)
+            needs = [t for t in args if t is not None and t.requires_grad]
+            torch.testing.assert_close(grad(mine.sum(), needs), grad(stock.sum(), needs))
+            if dtype == torch.float64:
+                fn = lambda *a: fg.linear_act(*a, act="silu")
+                assert gradcheck(fn, args, check_forward_ad=True) and gradgradcheck(fn, args)
+            count += 1
+    assert count >= 20
+
+
+def test_moduleinfo_samples_of_linear():
+    pytest.importorskip("expecttest", reason="torch.testing._internal needs it")
+    from torch.testing._internal.common_modules import module_db
+
+    (info,) = (i for i in module_db if i.module_cls is nn.Linear)
+    inputs = info.module_inputs_func(info, device=DEVICE, dtype=torch.float64, requires_grad=True, training=True)
+    count = 0
+    for m in inputs:
+        torch.manual_seed(0)
+        mine = fg.Linear(*m.constructor_input.args, **m.constructor_input.kwargs, device=DEVICE, dtype=torch.float64)
+        args, kwargs = m.forward_input.args, m.forward_input.kwargs
+        y = mine(*args, **kwargs)
+        stock = nn.Linear(*m.constructor_input.args, **m.constructor_input.kwargs, device=DEVICE, dtype=torch.float64)
+        stock.load_state_dict(mine.state_dict())
+        torch.testing.assert_close(y, stock(*args, **kwargs))
+        y.sum().backward()
+        stock.zero_grad()
+        stock(*args, **kwargs).sum().backward()
+        torch.testing.assert_close([p.grad for p in mine.parameters()], [p.grad for p in stock.parameters()])
+        count += 1
+    assert count >= 2
+
+
+@pytest.mark.parametrize("bias", (True, False))
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_module_is_a_drop_in(case, bias):
+    torch.manual_seed(0)
+    stock = nn.Linear(6, 5, bias=bias, device=DEVICE, dtype=torch.float64)
+    torch.manual_seed(0)
+    mine = fg.Linear(6, 5, bias=bias, act=case.name, param=case.param, device=DEVICE, dtype=torch.float64)
+    assert isinstance(mine, nn.Linear) and list(mine.state_dict()) == list(stock.state_dict())
+    torch.testing.assert_close(mine.weight, stock.weight, rtol=0, atol=0)  # the same initialisation
+    x = torch.randn(2, 3, 6, device=DEVICE, dtype=torch.float64)
+    y = case.stock(stock(x))
+    torch.testing.assert_close(mine(x), y)
+    torch.testing.assert_close(fg.Act(case.name, case.param)(stock(x)), y)
+    buffer = io.BytesIO()
+    torch.save(mine, buffer)
+    buffer.seek(0)
+    for again in (copy.deepcopy(mine), torch.load(buffer, weights_only=False)):
+        torch.testing.assert_close(again(x), y)
+
+
+def test_training_takes_the_same_steps():
+    """Ten steps of SGD, of ours and of stock."""
+    x, t = (torch.randn(32, n, device=DEVICE, dtype=torch.float64) for n in (4, 1))
+    losses = []
+    for convert in (lambda m: m, fg.fuse):
+        torch.manual_seed(0)
+        model = convert(nn.Sequential(nn.Linear(4, 16), nn.Mish(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1)))
+        model.to(DEVICE, torch.float64)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(10):
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), t)
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.detach())
+    torch.testing.assert_close(*losses)
+
+
+def test_many_threads_at_once():
+    expected = {c: run_case(c) for c in DEFAULTS}
+    wrong = []
+
+    def work():
+        for case in DEFAULTS:
+            if not torch.equal(run_case(case), expected[case]):
+                wrong.append(case)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def run_case(case: Case):
+    args = leaves(torch.float32)
+    first = grad(case.linear_act(*args).sin().sum(), args, create_graph=True)
+    return grad(sum(g.square().sum() for g in first), args)[1]
+
+
+def test_hooks_see_gradients():
+    x, w, b = leaves()
+    seen = []
+    z = fg.linear(x, w, b)
+    z.register_hook(lambda g: seen.append(g.clone()))
+    fg.act(z, "silu").sum().backward()
+    assert len(seen) == 1 and seen[0].shape == (5, 4)
+
+
+def test_anomaly_mode():
+    x, w, b = leaves()
+    with torch.autograd.detect_anomaly(check_nan=True):
+        fg.linear_act(x, w, b, act="gelu").sum().backward()
+
+
+def test_strict_forward_mode_without_tangent():
+    """A dual input whose tangent does not reach the output."""
+    x, w, b = (t.detach() for t in leaves())
+    with torch.autograd.forward_ad.dual_level():
+        y = fg.linear_act(x, w, b, act="silu")
+        assert torch.autograd.forward_ad.unpack_dual(y).tangent is None
