@@ -28,7 +28,8 @@ def code_blocks(document):
 
 def python(*args, **env):
     command = [sys.executable, *args]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=300)
+    env = os.environ | {"OMP_NUM_THREADS": "1"} | env
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
 def test_info(capsys):

@@ -22,6 +22,7 @@ USED = {
     "torch.autograd.forward_ad._current_level": "tells whether forward mode is on in eager mode",
     "torch.autograd.forward_ad._set_fwd_grad_enabled": "keeps outer forward-mode levels alive inside a Function",
     "torch.autograd.function._SingleLevelFunction": "the base of the Functions that functorch generates",
+    "torch._C._is_any_autocast_enabled": "tells whether autocast is on, for any device",
     "torch._C._ExcludeDispatchKeyGuard": "switches autocast off inside the autocast kernels",
     "torch._C._ForceDispatchKeyGuard": "lets act_nth take derivatives inside a kernel (above_autograd)",
     "torch._C.DispatchKeySet": "names the keys of those guards",
@@ -94,14 +95,17 @@ def test_wanted_knows_what_the_engine_will_run():
     assert seen == [[True, False, False], [False, True, False], [True, True, False]]
 
 
-def test_skipping_autograd_is_seen_right():
+def test_plain_eager_is_seen_right():
     x = torch.ones(2)
     leaf = x.clone().requires_grad_()
-    assert internals.skips_autograd(x, None) and not internals.skips_autograd(x, leaf)
+    assert internals.in_plain_eager(x, None, leaf)
+    assert internals.requires_grad(x, None, leaf) and not internals.requires_grad(x, None)
     with torch.no_grad():
-        assert internals.skips_autograd(leaf)
+        assert not internals.requires_grad(leaf)
     with forward_ad.dual_level():
-        assert not internals.skips_autograd(x)
+        assert not internals.in_plain_eager(x)
+    with torch.autocast("cpu"):
+        assert not internals.in_plain_eager(x)
     seen = []
-    torch.func.vmap(lambda t: seen.append(internals.skips_autograd(t)) or t)(x)
+    torch.func.vmap(lambda t: seen.append(internals.in_plain_eager(t)) or t)(x)
     assert seen == [False]

@@ -44,13 +44,14 @@ def layers(draw):
     return x, w, b, draw(st.sampled_from(CASES))
 
 
-def error_within_twice(mine, stock, truth, dtype):
+def error_within_twice(mine, stock, truth, dtype, slack=None):
     """|mine - truth| <= 2 |stock - truth| + eps, relative to the largest of truth."""
     assert mine.shape == truth.shape and mine.dtype == dtype
     if truth.numel() == 0:
         return
     scale = max(1.0, truth.abs().max().item())
-    slack = 256 if dtype == torch.float64 else 4  # the truth is float64 too, and sums up to 4913 rows
+    if slack is None:
+        slack = 256 if dtype == torch.float64 else 4  # the truth is float64 too, and sums up to 4913 rows
     error = (mine.double() - truth).abs().max()
     assert error <= 2 * (stock.double() - truth).abs().max() + slack * torch.finfo(dtype).eps * scale
 
@@ -71,7 +72,9 @@ def test_linear_act(layer):
     stock = run(case.stock_linear, lambda t: t)
     truth = run(case.stock_linear, lambda t: t.double())
     for m, s, t in zip(mine, stock, truth, strict=True):
-        error_within_twice(m, s, t.detach(), x.dtype)
+        # torch takes softplus to be linear from e^-20 on, in float64 a visible step; ours is smooth there
+        step = case.name == "softplus" and x.dtype == torch.float64
+        error_within_twice(m, s, t.detach(), x.dtype, slack=1e8 if step else None)
 
 
 @settings(max_examples=200, deadline=None)

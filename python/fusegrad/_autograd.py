@@ -22,22 +22,33 @@ from torch.autograd.function import _SingleLevelFunction
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def skips_autograd(*tensors: Tensor | None) -> bool:
-    """Whether this is plain eager mode (no compiler, torch.func or tensor subclass) where nothing needs a gradient."""
-    if torch.compiler.is_compiling() or peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+def requires_grad(*tensors: Tensor | None) -> bool:
+    """Whether backward can reach one of the tensors."""
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return True
+    return False
+
+
+def in_plain_eager(*tensors: Tensor | None) -> bool:
+    """Whether this is plain eager mode: no compiler, torch.func, forward mode, autocast or tensor subclass."""
+    if (
+        torch.compiler.is_compiling()
+        or peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or torch._C._is_any_autocast_enabled()
+    ):
         return False
-    grad = torch.is_grad_enabled()
     for t in tensors:
-        if t is not None and (type(t) not in PLAIN or (grad and t.requires_grad)):
+        if t is not None and type(t) not in PLAIN:
             return False
     return True
 
 
 def keeps_for_backward(*tensors: Tensor | None) -> bool:
     """Whether a call should keep what a derivative needs. If this is wrong, it is only computed again."""
-    if not torch.compiler.is_compiling():
-        return not skips_autograd(*tensors)
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return requires_grad(*tensors) or not (torch.compiler.is_compiling() or in_plain_eager(*tensors))
 
 
 def wanted(ctx, tensors: int) -> list[bool]:
@@ -58,21 +69,6 @@ def _will_run(fn) -> bool:
         return True
 
 
-def shortcut(op: torch._ops.OpOverload, tensors: int) -> Callable:
-    """The op as a function that skips autograd where it can; its first `tensors` arguments are tensors.
-
-    The op's own Autograd kernel never skips: inside a compiled graph Python does not see that forward mode is on.
-    """
-
-    def call(*args):
-        if skips_autograd(*args[:tensors]):
-            with _AutoDispatchBelowAutograd():
-                return op(*args)
-        return op(*args)
-
-    return call
-
-
 def _keys(*names: str) -> torch._C.DispatchKeySet:
     return reduce(or_, (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name)) for name in names))
 
@@ -89,8 +85,12 @@ def above_autograd():
     return torch._C._ForceDispatchKeyGuard(_DEFAULT_ON, _DEFAULT_OFF)
 
 
-def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, rule: type) -> None:
-    """Make `rule` (setup_context, backward, jvp) the derivative of `op`, in every mode."""
+def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, rule: type) -> Callable:
+    """Make `rule` (setup_context, backward, jvp) the derivative of `op`, in every mode. Its tensors come first.
+
+    Returns the op as a function that takes the shortest way: in plain eager mode past the dispatcher's autograd.
+    The kernel itself never skips the Function: inside a compiled graph Python does not see that forward mode is on.
+    """
 
     def forward(*args):
         if peek_interpreter_stack() is None:
@@ -115,6 +115,18 @@ def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, ru
             return apply(*args)
 
     library.impl(unqualified(op), kernel, "Autograd")
+    count = sum("Tensor" in str(a.type) for a in op._schema.arguments)
+
+    def call(*args):
+        tensors = args[:count]
+        if not in_plain_eager(*tensors):
+            return op(*args)
+        if requires_grad(*tensors):
+            return apply(*args)
+        with _AutoDispatchBelowAutograd():
+            return op(*args)
+
+    return call
 
 
 def under_autocast(library: torch.library.Library, op: torch._ops.OpOverload, device: str, cast: Callable) -> None:

@@ -16,11 +16,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._autograd import differentiable, shortcut, under_autocast, wanted
+from ._autograd import differentiable, under_autocast, wanted
 from .activations import REGISTRY
 
 library = torch.library.Library("fusegrad", "DEF")
-for schema in (
+SCHEMAS = (
     "act(Tensor s, Tensor? g, str act, float param, int order) -> Tensor",
     "act_nth(Tensor s, Tensor? g, str act, float param, int order) -> Tensor",
     "mm(Tensor a, Tensor b, bool trans_a, bool trans_b) -> Tensor",
@@ -28,12 +28,10 @@ for schema in (
     # keep: whether y comes with what backward needs; if not, backward computes it again
     "linear_act(Tensor x, Tensor w, Tensor? b, str act, float param, bool keep) -> (Tensor y, Tensor kept)",
     "mul_constant(Tensor x, float c) -> Tensor",
-):
+)
+for schema in SCHEMAS:
     library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-# the ops, and how many tensor arguments each begins with
-TENSORS = {"act": 2, "act_nth": 2, "mm": 2, "linear": 3, "linear_act": 3, "mul_constant": 1}
-OPS = {name: getattr(torch.ops.fusegrad, name).default for name in TENSORS}
-low_act, act_nth, mm, linear, linear_act, mul_constant = (shortcut(OPS[name], n) for name, n in TENSORS.items())
+OPS = {name: getattr(torch.ops.fusegrad, name).default for name in (s.split("(")[0] for s in SCHEMAS)}
 
 
 def act(s: Tensor, g: Tensor | None, name: str, param: float, order: int) -> Tensor:
@@ -251,8 +249,10 @@ class MulConstant(torch.autograd.Function):
         return None if tx is None else mul_constant(tx, ctx.c)
 
 
-for op, rule in zip(OPS.values(), (Act, Act, MM, Linear, LinearAct, MulConstant), strict=True):
+low_act, act_nth, mm, linear, linear_act, mul_constant = (
     differentiable(library, op, rule)
+    for op, rule in zip(OPS.values(), (Act, Act, MM, Linear, LinearAct, MulConstant), strict=True)
+)
 
 
 # --- vmap ---------------------------------------------------------------------------------------------------------
