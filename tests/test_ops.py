@@ -178,3 +178,15 @@ def test_strict_forward_mode_without_tangent():
     with torch.autograd.forward_ad.dual_level():
         y = fg.linear_act(x, w, b, act="silu")
         assert torch.autograd.forward_ad.unpack_dual(y).tangent is None
+
+
+def test_nested_tensors_take_the_stock_path():
+    layer = nn.Linear(3, 4, device=DEVICE)
+    parts = [torch.randn(n, 3, device=DEVICE) for n in (2, 5)]
+    x = torch.nested.nested_tensor(parts, layout=torch.jagged, requires_grad=True)
+    y = fg.linear_act(x, layer.weight, layer.bias, act="silu")
+    for mine, part in zip(y.unbind(), parts, strict=True):
+        torch.testing.assert_close(mine, F.silu(layer(part)))
+    mine, stock = (grad(f(x).values().sum(), layer.weight)[0] for f in (fg.fuse(nn.Sequential(layer, nn.SiLU())), layer))
+    assert mine.shape == stock.shape
+    torch.testing.assert_close(fg.act(x, "tanh").values(), torch.tanh(x).values())

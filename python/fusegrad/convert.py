@@ -32,6 +32,8 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     What is not safe is left alone: subclasses, parametrizations, hooked layers, tensor-subclass weights, activations
     that write in place. `explain` tells what became of each layer; `unfuse` is the exact inverse.
 
+    Like torch.fx, which it uses, it must not run while another thread runs a model.
+
     Args:
         model: any module. Its parameters, state_dict keys, hooks, tied weights, device, dtype and mode stay.
         filter_fn: called with each Linear and activation and its path; False leaves it alone.

@@ -1,12 +1,13 @@
 """The functions that a user calls. Arguments are checked here, once, and then the op is called.
 
 All are differentiable as often as you like, in backward and forward mode, under torch.func, torch.compile,
-torch.export, autocast, and with distributed tensors.
+torch.export, autocast, and with distributed tensors. Nested tensors take stock torch's path, with its derivatives.
 """
 
 import numbers
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
@@ -55,6 +56,8 @@ def linear_act(
     a = lookup("linear_act", act)
     value = a.default if param is None else a.check("linear_act", param)
     _check_linear("linear_act", x, w, b)
+    if x.is_nested:
+        return a.value(F.linear(x, w, b), value)
     return ops.linear_act(x, w, b, act, value, keeps_for_backward(x, w, b))[0]
 
 
@@ -72,6 +75,8 @@ def linear(
     tensor([4., 4.])
     """
     _check_linear("linear", x, w, b)
+    if x.is_nested:
+        return F.linear(x, w, b)
     return ops.linear(x, w, b)
 
 
@@ -98,6 +103,8 @@ def act(
     a = lookup("act", name)
     value = a.default if param is None else a.check("act", param)
     _check_tensor("act", "z", z)
+    if z.is_nested:
+        return a.value(z, value)
     return ops.act(z, None, name, value, 0)
 
 

@@ -97,4 +97,4 @@ def linear_act(
 
 
 def mul_constant(x: Tensor, c: float) -> Tensor:
-    return x * c
+    return _laid_out_as(x, x * c)
