@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fusegrad as fg
-from fusegrad.activations import QUICK_K, REGISTRY
+from fusegrad.activations import REGISTRY
+from fusegrad.formulas import QUICK_K
 
 DEVICE = os.environ.get("FUSEGRAD_TEST_DEVICE", "cpu")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

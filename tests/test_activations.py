@@ -12,7 +12,7 @@ from fusegrad.activations import REGISTRY
 
 from cases import CASES, DEFAULTS, DEVICE, STOCK, Case
 
-ORDERS = (0, 1, 2)
+ORDERS = (0, 1, 2, 3)
 
 
 def derivatives(fn, z, count):
@@ -122,7 +122,7 @@ def test_each_derivative_is_that_of_the_one_below(case):
 def test_the_factor_g_multiplies(case):
     s, g = torch.rand(2, 9, dtype=torch.float64, device=DEVICE) + 0.1
     op = ops.act
-    for order in (1, 2, 3):
+    for order in (1, 2, 3, 4):
         d = op(s, None, case.name, case.value, order)
         torch.testing.assert_close(op(s, g, case.name, case.value, order), g * d)
 

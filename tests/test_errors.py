@@ -84,4 +84,4 @@ def test_autocast_accepts_mixed_dtypes():
 
 def test_orders_that_do_not_exist():
     with pytest.raises(ValueError, match="order"):
-        torch.ops.fusegrad.act(x, None, "tanh", 0.0, 3)
+        torch.ops.fusegrad.act(x, None, "tanh", 0.0, 4)

@@ -2,8 +2,8 @@
 
 A rule is made of these ops and of plain aten only, so every order of every transform follows from it.
 
-    act(s, g?, act, param, order)               g * D_order(s), orders 0 to 2
-    act_nth(s, g?, act, param, order)           the same for any order >= 2, without a kernel
+    act(s, g?, act, param, order)               g * D_order(s), orders 0 to 3
+    act_nth(s, g?, act, param, order)           the same for any order >= 3, without a kernel
     mm(a, b, trans_a, trans_b)                  a b, each transposed first if asked
     linear(x, w, b?)                            x w^T + b
     linear_act(x, w, b?, act, param, keep)      y = act(x w^T + b), and what backward needs of it
@@ -36,7 +36,7 @@ OPS = {name: getattr(torch.ops.fusegrad, name).default for name in (s.split("(")
 
 def act(s: Tensor, g: Tensor | None, name: str, param: float, order: int) -> Tensor:
     """g * D_order(s), by the op that serves the order."""
-    return (low_act if order <= 2 else act_nth)(s, g, name, param, order)
+    return (low_act if order <= 3 else act_nth)(s, g, name, param, order)
 
 
 def total(*terms: Tensor | None) -> Tensor | None:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.func import jvp
 
 from ._autograd import above_autograd
-from .activations import REGISTRY, wide
+from .activations import REGISTRY
+from .formulas import wide
 
 
 def act(
@@ -23,13 +24,13 @@ def act(
     order: int,
 ) -> Tensor:  # shape of s
     a = REGISTRY[act]
-    if order not in (0, 1, 2) or (order == 0 and g is not None):
-        raise ValueError(f"act: order must be 0 (without g), 1 or 2, got order {order}, g {g is not None}")
+    if order not in (0, 1, 2, 3) or (order == 0 and g is not None):
+        raise ValueError(f"act: order must be 0 (without g), 1, 2 or 3, got order {order}, g {g is not None}")
     if order == 0:
         return _laid_out_as(s, a.value(s, param))
     if order == 1:
         return _laid_out_as(s, a.first(torch.ones_like(s) if g is None else g, s, param))
-    return _laid_out_as(s, _times(s, g, param, a.second))
+    return _laid_out_as(s, _times(s, g, param, a.second if order == 2 else a.third))
 
 
 def act_nth(
@@ -39,9 +40,9 @@ def act_nth(
     param: float,
     order: int,
 ) -> Tensor:  # shape of s
-    """g * D_order(s) for any order >= 2: forward mode, nested, on D_2."""
-    fn: Callable[[Tensor], Tensor] = lambda s: REGISTRY[act].second(s, param)
-    for _ in range(order - 2):
+    """g * D_order(s) for any order >= 3: forward mode, nested, on D_3."""
+    fn: Callable[[Tensor], Tensor] = lambda s: REGISTRY[act].third(s, param)
+    for _ in range(order - 3):
         fn = _tangent(fn)
     with above_autograd():
         return _laid_out_as(s, _times(s, g, param, lambda s, _: fn(s.clone())))  # expanded tensors take no dual
