@@ -81,6 +81,7 @@ def every_placement(mesh):
         return True
 
     def same(ours, stock, *args):
+        tried = 0
         options = [[Replicate(), *(Shard(d) for d in range(t.dim()))] for t in args]
         for placements in itertools.product(*options):
             whole = [t.clone().requires_grad_() for t in args]
@@ -88,10 +89,12 @@ def every_placement(mesh):
             expected = stock(*whole)
             if not works(stock, *placed):  # torch 2.11 cannot flatten a dimension that is sharded
                 continue
+            tried += 1
             y = ours(*placed)
             close(y.full_tensor(), expected)
             grads = torch.autograd.grad(y.full_tensor().sin().sum(), placed)
             close([g.full_tensor() for g in grads], list(torch.autograd.grad(expected.sin().sum(), whole)))
+        assert tried >= 3
 
     x, w, b = (torch.randn(s, dtype=torch.float64) for s in ((4, 6), (8, 6), (8,)))
     same(fg.linear, F.linear, x, w, b)

@@ -2,7 +2,8 @@
 
 from . import backends, nn
 from .activations import REGISTRY
-from .convert import explain, fuse, unfuse
+from .convert import fuse, unfuse
+from .explain import explain
 from .functional import act, linear, linear_act, mm, mul_constant
 from .nn import Act, Linear
 

@@ -7,17 +7,15 @@ changed, so whoever else calls it, or replaces it, gets what is written.
 """
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from . import _recognise, backends, functional
+from . import _recognise, functional
 from ._recognise import Spec
 from ._trace import CONTAINERS, NotProved, trace
-from .activations import REGISTRY
 from .nn import Act, Linear
 
 Filter = Callable[[nn.Module, str], bool]  # (module, its path) -> whether to convert it
@@ -49,20 +47,20 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     >>> fg.fuse(model) is model
     True
     """
-    _check_model("fuse", model)
+    check_model("fuse", model)
     for path, m in list(model.named_modules()):
         if filter_fn is not None and not filter_fn(m, path):
             continue
-        if type(m) is nn.Linear and _why_not(m) is None:
+        if type(m) is nn.Linear and why_not(m) is None:
             vars(m)["_fused_from"] = type(m)
             m.__class__ = Linear
-        elif type(m) is not Act and not getattr(m, "inplace", False) and _why_not(m) is None:
+        elif type(m) is not Act and not getattr(m, "inplace", False) and why_not(m) is None:
             spec = _recognise.of_module(m)
             if spec is not None:
                 vars(m).update(_fused_from=type(m), name=spec[0], param=spec[1])
                 m.__class__ = Act
     for m in model.modules():
-        if not isinstance(m, Fused) and _holds_linear(m):
+        if not isinstance(m, Fused) and holds_linear(m):
             _fuse_calls(m)
     return model
 
@@ -74,7 +72,7 @@ def unfuse(model: nn.Module) -> nn.Module:
     >>> type(fg.unfuse(fg.fuse(torch.nn.Linear(2, 2))))
     <class 'torch.nn.modules.linear.Linear'>
     """
-    _check_model("unfuse", model)
+    check_model("unfuse", model)
     for m in model.modules():
         if isinstance(m, Fused) and "unfused" in vars(type(m)):
             _set_class(m, type(m).unfused)
@@ -86,69 +84,13 @@ def unfuse(model: nn.Module) -> nn.Module:
     return model
 
 
-@dataclass(frozen=True)
-class Row:
-    """What became of one linear layer."""
-
-    layer: str  # path in the model
-    shape: str  # in -> out
-    fused_with: str  # the activation and where it stands, or ""
-    backend: str  # what serves it, or "torch"
-    why: str  # why it is not fused, or ""
-
-
-class Explanation(list[Row]):
-    """One row a linear layer; prints as a table."""
-
-    def __str__(self) -> str:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(box=None, header_style="bold")
-        for heading in ("layer", "in -> out", "fused with", "backend", "why not"):
-            table.add_column(heading)
-        for r in self:
-            table.add_row(r.layer, r.shape, r.fused_with, r.backend, r.why)
-        console = Console(width=140, color_system=None)
-        with console.capture() as text:
-            console.print(table)
-        return "\n".join(line.rstrip() for line in text.get().splitlines())
-
-
-def explain(model: nn.Module) -> Explanation:
-    """For every linear layer of a model: the activation it is fused with and the backend that serves it, or why not.
-
-    >>> import torch, fusegrad as fg
-    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
-    >>> [(row.layer, row.fused_with, row.why) for row in fg.explain(fg.fuse(net))]
-    [('0', 'tanh (1)', ''), ('2', '', 'the last of its Sequential')]
-    """
-    _check_model("explain", model)
-    fused, alone = _call_sites(model)
-    rows = Explanation()
-    for path, m in model.named_modules():
-        if not isinstance(m, nn.Linear):
-            continue
-        backend = "torch"
-        with_ = ", ".join(fused.get(m, ()))
-        why = "" if with_ else "; ".join(dict.fromkeys(alone.get(m, ("no forward that was traced calls it",))))
-        if isinstance(m, Linear):
-            if m.act is not None:
-                with_, why = f"{m.act} (its own)", ""
-            backend = backends.serving("linear_act" if with_ else "linear", m.weight.device.type)
-        else:
-            with_, why = "", _why_not(m) or "not converted: call fuse"
-        rows.append(Row(path or "(root)", f"{m.in_features} -> {m.out_features}", with_, backend, why))
-    return rows
-
-
 # --- fused calls --------------------------------------------------------------------------------------------------
 
 
 def fused_call(linear: nn.Module, x: Tensor, act: nn.Module | Callable | Spec) -> Tensor:
     """act(linear(x)), as one op while nothing else has a hand in it: no hook, no other class, no activation yet."""
     spec = act if isinstance(act, tuple) else _recognise.of(act)
-    if spec is not None and type(linear) is Linear and linear.act is None and not (_hooked(linear) or _hooked(act)):
+    if spec is not None and type(linear) is Linear and linear.act is None and not (hooked(linear) or hooked(act)):
         return functional.linear_act(x, linear.weight, linear.bias, act=spec[0], param=spec[1])
     z = linear(x)
     return functional.act(z, *act) if isinstance(act, tuple) else act(z)
@@ -217,7 +159,7 @@ def _fuse_calls(m: nn.Module) -> None:
     original = type(m)
     if original.__reduce_ex__ is not object.__reduce_ex__ or original.__reduce__ is not object.__reduce__:
         return
-    if _is_sequential(original):
+    if is_sequential(original):
         if "forward" not in vars(m):
             m.__class__ = _fused_class(original, "sequential", forward=sequential_forward)
         return
@@ -229,11 +171,11 @@ def _fuse_calls(m: nn.Module) -> None:
         m.__class__ = _fused_class(original, traced.key, forward=traced.forward)
 
 
-def _is_sequential(cls: type[nn.Module]) -> bool:
+def is_sequential(cls: type[nn.Module]) -> bool:
     return issubclass(cls, nn.Sequential) and cls.forward in (nn.Sequential.forward, sequential_forward)
 
 
-def _holds_linear(m: nn.Module) -> bool:
+def holds_linear(m: nn.Module) -> bool:
     """Whether the forward of m may call a Linear: one of its children, or of the containers among them."""
     if isinstance(m, (nn.ModuleList, nn.ModuleDict)):
         return False
@@ -247,7 +189,7 @@ def _contains(m: nn.Module) -> bool:
 # --- what is safe -------------------------------------------------------------------------------------------------
 
 
-def _hooked(m: object) -> bool:
+def hooked(m: object) -> bool:
     return isinstance(m, nn.Module) and bool(
         m._forward_hooks
         or m._forward_pre_hooks
@@ -261,13 +203,13 @@ def _hooked(m: object) -> bool:
     )
 
 
-def _why_not(m: nn.Module) -> str | None:
+def why_not(m: nn.Module) -> str | None:
     """Why a Linear or an activation is left alone, or None."""
     if "forward" in vars(m):
         return "its forward was replaced"
     if nn.utils.parametrize.is_parametrized(m):
         return "parametrized"
-    if _hooked(m):
+    if hooked(m):
         return "has hooks"
     if isinstance(m, nn.Linear):
         if type(m) not in (nn.Linear, Linear):
@@ -280,74 +222,6 @@ def _why_not(m: nn.Module) -> str | None:
     return None
 
 
-def _check_model(op: str, model: object) -> None:
+def check_model(op: str, model: object) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"{op}: model must be a torch.nn.Module, got {type(model).__name__}")
-
-
-# --- explaining ---------------------------------------------------------------------------------------------------
-
-
-def _call_sites(model: nn.Module) -> tuple[dict[nn.Module, list[str]], dict[nn.Module, list[str]]]:
-    """For each Linear: the activations it is called with, and why other calls of it are not fused."""
-    fused: dict[nn.Module, list[str]] = {}
-    alone: dict[nn.Module, list[str]] = {}
-    for path, m in model.named_modules():
-        if not _holds_linear(m):
-            continue
-        if isinstance(m, nn.Sequential) and _is_sequential(type(m)):
-            _sequential_sites(path, m, fused, alone)
-            continue
-        try:
-            traced = trace(m, type(m).unfused if isinstance(m, Fused) else type(m), fused_call)
-        except NotProved as e:
-            for linear in _direct_linears(m):
-                alone.setdefault(linear, []).append(f"{type(m).__name__}: {e}")
-            continue
-        for pair in traced.pairs:
-            act = _join(path, pair.act) if pair.act else "called as a function"
-            spec = pair.spec or _recognise.of(_attribute(m, pair.act))
-            assert spec is not None  # or it would be no pair
-            fused.setdefault(m.get_submodule(pair.linear), []).append(f"{_name(spec)} ({act})")
-        for linear_path, why in traced.alone.items():
-            alone.setdefault(m.get_submodule(linear_path), []).append(why)
-    return fused, alone
-
-
-def _sequential_sites(path: str, m: nn.Sequential, fused: dict, alone: dict) -> None:
-    items = list(m._modules.items())
-    for i, (_, child) in enumerate(items):
-        if type(child) is not Linear:
-            continue
-        if i + 1 == len(items):
-            alone.setdefault(child, []).append("the last of its Sequential")
-            continue
-        name, after = items[i + 1]
-        spec = _recognise.of_module(after)
-        if spec is not None and not _hooked(child) and not _hooked(after):
-            fused.setdefault(child, []).append(f"{_name(spec)} ({_join(path, name)})")
-        else:
-            hooked = " with hooks" if spec is not None else ""
-            alone.setdefault(child, []).append(f"followed by {type(after).__name__}{hooked}")
-
-
-def _direct_linears(m: nn.Module):
-    for c in m.children():
-        if type(c) is Linear:
-            yield c
-        elif isinstance(c, (nn.ModuleList, nn.ModuleDict)):
-            yield from _direct_linears(c)
-
-
-def _attribute(m: nn.Module, path: str) -> Any:
-    owner, _, name = path.rpartition(".")
-    return getattr(m.get_submodule(owner), name)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
-def _name(spec: Spec) -> str:
-    name, param = spec
-    return name if param in (None, REGISTRY[name].default) else f"{name}, {param:g}"

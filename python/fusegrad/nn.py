@@ -61,8 +61,8 @@ class Act(torch.nn.Module):
     """An activation as a module: y = name(z), elementwise. Arguments and errors as `fusegrad.act`.
 
     >>> import torch, fusegrad as fg
-    >>> fg.Act("softplus", param=100.0)(torch.tensor([-1.0, 1.0]))
-    tensor([3.7835e-46, 1.0000e+00])
+    >>> fg.Act("leaky_relu", param=0.5)(torch.tensor([-1.0, 1.0]))
+    tensor([-0.5000,  1.0000])
     """
 
     def __init__(self, name: str, param: float | None = None) -> None:
