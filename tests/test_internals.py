@@ -12,8 +12,8 @@ import fusegrad._autograd as internals
 
 # name -> why it is needed, and what to do when it is gone
 USED = {
-    "torch._C._AutoDispatchBelowAutograd": "calls the backend kernel from the Autograd kernel; look for the guard that "
-    "torch._library.autograd enters around its forward",
+    "torch._C._AutoDispatchBelowADInplaceOrView": "calls the backend kernel from the Autograd kernel, and keeps a view "
+    "made there from being known as one; look for the guard that torch._library.custom_ops enters around a redispatch",
     "torch._C._will_engine_execute_node": "tells which gradients this backward pass uses (wanted); without it return "
     "ctx.needs_input_grad, which is right but computes more",
     "torch._C._functorch.peek_interpreter_stack": "tells whether torch.func is on; see torch._functorch.pyfunctorch",

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _AutoDispatchBelowAutograd, _will_engine_execute_node
+from torch._C import _AutoDispatchBelowADInplaceOrView, _will_engine_execute_node
 from torch._C._functorch import peek_interpreter_stack
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
@@ -92,12 +92,14 @@ def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, ru
     The kernel itself never skips the Function: inside a compiled graph Python does not see that forward mode is on.
     """
 
+    # Below ADInplaceOrView too: a kernel may return a view of what it made (F.linear does for some ranks), and a view
+    # that is known to come from a Function cannot be changed in place.
     def forward(*args):
         if peek_interpreter_stack() is None:
-            with _AutoDispatchBelowAutograd():
+            with _AutoDispatchBelowADInplaceOrView():
                 return op(*args)
         # the outer levels' derivatives go on inside
-        with torch.enable_grad(), _set_fwd_grad_enabled(True), _AutoDispatchBelowAutograd():
+        with torch.enable_grad(), _set_fwd_grad_enabled(True), _AutoDispatchBelowADInplaceOrView():
             return op(*args)
 
     # torch.func has chosen the level before it calls this kernel; a plain Function would start over at the
@@ -123,7 +125,7 @@ def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, ru
             return op(*args)
         if requires_grad(*tensors):
             return apply(*args)
-        with _AutoDispatchBelowAutograd():
+        with _AutoDispatchBelowADInplaceOrView():
             return op(*args)
 
     return call
