@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import nn
+from torch._dynamo import compiled_autograd
 from torch.autograd import functional, grad, gradcheck, gradgradcheck
 from torch.func import functional_call, hessian, jacfwd, jacrev, jvp, vmap
 from torch.func import grad as func_grad
@@ -482,6 +483,20 @@ def second_gradient(h):
 @transform
 def compile_second_gradient_eager_backend(f, r):
     close(second_gradient(compiled(f, backend="eager")), second_gradient(r))
+
+
+@transform
+def compile_backward(f, r):
+    """Compiled autograd, which traces the backward rules themselves."""
+
+    def compute(h):
+        torch._dynamo.reset()
+        args = leaves()
+        with compiled_autograd._enable(lambda graph: torch.compile(graph, backend="aot_eager", fullgraph=True)):
+            h(*args).sin().sum().backward()
+        return [t.grad for t in args]
+
+    agree(f, r, compute)
 
 
 @transform

@@ -58,6 +58,8 @@ def wanted(ctx, tensors: int) -> list[bool]:
     costs a GEMM a layer and order. The engine knows which nodes it is going to run. It has no entry for None, so
     an optional tensor comes last in a schema.
     """
+    if torch.compiler.is_dynamo_compiling():  # compiled autograd: no engine is running
+        return list(ctx.needs_input_grad[:tensors])
     used = [fn is not None and _will_run(fn) for fn, _ in ctx.next_functions]
     return used + [False] * (tensors - len(used))
 
@@ -105,7 +107,9 @@ def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, ru
     # torch.func has chosen the level before it calls this kernel; a plain Function would start over at the
     # outermost one. Function.apply would also bind the arguments by inspect.signature, 10 us a call.
     members = {k: v for k, v in vars(rule).items() if k in ("setup_context", "backward", "jvp", "__doc__")}
-    function: Any = type(rule.__name__, (_SingleLevelFunction,), members | {"forward": staticmethod(forward)})
+    members |= {"forward": staticmethod(forward)}
+    members |= {"_compiled_autograd_key": staticmethod(torch.autograd.Function._compiled_autograd_key)}
+    function: Any = type(rule.__name__, (_SingleLevelFunction,), members)
     apply = function.apply
 
     def kernel(*args):
