@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import grad
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import fusegrad as fg
 from fusegrad.benchmarks.memory import bytes_kept
@@ -83,6 +84,21 @@ def test_no_more_matrix_products_than_stock(act, use, frozen):
     assert stock > 0
     assert run(case.linear_act, USES[use], frozen) <= stock
     assert run(split, USES[use], frozen) <= stock
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("act", ("tanh", "silu"))
+def test_the_flop_counter_counts_no_more_than_for_stock(act, use):
+    case = Case(act)
+    split = lambda x, w, b: fg.act(fg.linear(x, w, b), act)
+    by_mm = lambda x, w, b: case.stock(fg.mm(x, w, trans_b=True) + b)
+
+    def flops(layer):
+        with FlopCounterMode(display=False) as counter:
+            run(layer, USES[use])
+        return counter.get_total_flops()
+
+    assert flops(case.linear_act) == flops(split) == flops(by_mm) == flops(case.stock_linear) > 0
 
 
 def test_without_gradients_only_the_output_is_made():

@@ -1,6 +1,6 @@
 """fusegrad: fused linear and elementwise layers for PyTorch, differentiable as often as you like, in every mode."""
 
-from . import backends, nn
+from . import _autocast, _flops, _vmap, backends, nn  # noqa: F401  (the first three register)
 from .activations import REGISTRY
 from .convert import fuse, unfuse
 from .explain import explain

@@ -1,4 +1,4 @@
-"""The closed set of differentiable ops: schema, fake kernel, derivative rules, vmap and autocast of each.
+"""The closed set of differentiable ops: schema, fake kernel and derivative rules of each.
 
 A rule is made of these ops and of plain aten only, so every order of every transform follows from it.
 
@@ -8,15 +8,16 @@ A rule is made of these ops and of plain aten only, so every order of every tran
     linear(x, w, b?)                            x w^T + b
     linear_act(x, w, b?, act, param, keep)      y = act(x w^T + b), and what backward needs of it
     mul_constant(x, c)                          c x
+
+How they run under vmap, autocast and the flop counter: _vmap.py, _autocast.py, _flops.py.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ._autograd import differentiable, under_autocast, wanted
+from ._autograd import differentiable, wanted
 from .activations import REGISTRY
 
 library = torch.library.Library("fusegrad", "DEF")
@@ -253,114 +254,3 @@ low_act, act_nth, mm, linear, linear_act, mul_constant = (
     differentiable(library, op, rule)
     for op, rule in zip(OPS.values(), (Act, Act, MM, Linear, LinearAct, MulConstant), strict=True)
 )
-
-
-# --- vmap ---------------------------------------------------------------------------------------------------------
-
-
-def _vmap(*names: str):
-    def register(rule):
-        for name in names:
-            torch.library.register_vmap(f"fusegrad::{name}", rule, lib=library)
-
-    return register
-
-
-def front(info, t: Tensor, dim: int | None) -> Tensor:
-    """t with the batch as its first dimension, made up where it has none."""
-    return t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
-
-
-@_vmap("act", "act_nth")
-def _(info, dims, s, g, name, param, order):
-    s = front(info, s, dims[0])
-    return act(s, None if g is None else front(info, g, dims[1]), name, param, order), 0
-
-
-@_vmap("mm")
-def _(info, dims, a, b, trans_a, trans_b):
-    if dims[1] is None and not trans_a:  # the rows of a are free
-        a = a.movedim(dims[0], 0)
-        return mm(a.flatten(0, 1), b, False, trans_b).unflatten(0, a.shape[:2]), 0
-    a, b = front(info, a, dims[0]), front(info, b, dims[1])
-    return torch.bmm(a.mT if trans_a else a, b.mT if trans_b else b), 0
-
-
-@_vmap("linear")
-def _(info, dims, x, w, b):
-    return _batched_linear(info, dims, x, w, b), 0
-
-
-@_vmap("linear_act")
-def _(info, dims, x, w, b, name, param, keep):
-    if dims[1] is None and dims[2] is None:  # the leading dimensions of x are free
-        y, kept = linear_act(x.movedim(dims[0], 0), w, b, name, param, keep)
-        return (y, kept), (0, 0 if kept.dim() > 1 else None)
-    z = _batched_linear(info, dims, x, w, b)
-    y = act(z, None, name, param, 0)
-    if keep and REGISTRY[name].keeps_input:
-        return (y, z), (0, 0)
-    return (y, z.new_empty(0)), (0, None)
-
-
-@_vmap("mul_constant")
-def _(info, dims, x, c):
-    return mul_constant(x, c), dims[0]
-
-
-def _batched_linear(info, dims, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-    if dims[1] is None:
-        z = linear(front(info, x, dims[0]), w, None if b is None or dims[2] is not None else b)
-    else:
-        x, w = front(info, x, dims[0]), front(info, w, dims[1])
-        lead = x.shape[1:-1]
-        z = torch.bmm(x.reshape(x.shape[0], math.prod(lead), x.shape[-1]), w.mT)
-        z = z.reshape(z.shape[0], *lead, z.shape[-1])
-    if b is not None and (dims[1] is not None or dims[2] is not None):
-        b = front(info, b, dims[2])
-        z = z + b.reshape(b.shape[0], *[1] * (z.dim() - 2), b.shape[-1])
-    return z
-
-
-# --- autocast -----------------------------------------------------------------------------------------------------
-
-
-# Matrix products run in the autocast dtype, as torch's do. An activation keeps the dtype it is given, but for those
-# that CUDA autocast widens to float32 (exp, pow, softplus: docs.pytorch.org/docs/stable/amp.html).
-
-
-def _cast(device: str, dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    def cast(t: Tensor | None) -> Tensor | None:
-        if t is None or not t.is_floating_point() or t.dtype == torch.float64 or t.device.type != device:
-            return t
-        return t.to(dtype)
-
-    return tuple(cast(t) for t in tensors)
-
-
-def _autocast(device: str) -> None:
-    low = lambda *tensors: _cast(device, torch.get_autocast_dtype(device), *tensors)
-    wide = lambda *tensors: _cast(device, torch.float32, *tensors)
-    widens = lambda name: device == "cuda" and REGISTRY[name].widens
-
-    def act_cast(s, g, name, param, order):
-        return low_act(*(wide(s, g) if widens(name) else (s, g)), name, param, order)
-
-    def linear_act_cast(x, w, b, name, param, keep):
-        if widens(name):
-            y = low_act(*wide(linear(*low(x, w, b))), None, name, param, 0)
-            return y, y.new_empty(0)
-        return linear_act(*low(x, w, b), name, param, keep)
-
-    casts: dict[str, Callable] = {
-        "act": act_cast,
-        "mm": lambda a, b, trans_a, trans_b: mm(*low(a, b), trans_a, trans_b),
-        "linear": lambda x, w, b: linear(*low(x, w, b)),
-        "linear_act": linear_act_cast,
-    }
-    for name, cast in casts.items():
-        under_autocast(library, OPS[name], device, cast)
-
-
-_autocast("cpu")
-_autocast("cuda")

@@ -1,0 +1,17 @@
+"""What torch.utils.flop_counter counts: matrix products, as in stock; elementwise work is not counted there."""
+
+import math
+
+from torch.utils.flop_counter import register_flop_formula
+
+from .ops import OPS
+
+
+@register_flop_formula(OPS["mm"].overloadpacket)
+def _(a_shape, b_shape, trans_a, trans_b, *args, out_shape, **kwargs) -> int:
+    return 2 * math.prod(a_shape) * out_shape[1]
+
+
+@register_flop_formula([OPS[name].overloadpacket for name in ("linear", "linear_act")])
+def _(x_shape, w_shape, *args, **kwargs) -> int:
+    return 2 * math.prod(x_shape) * w_shape[0]

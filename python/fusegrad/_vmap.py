@@ -1,0 +1,73 @@
+"""How the ops run under vmap: a batch becomes leading dimensions where those are free, else one of bmm's."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .activations import REGISTRY
+from .ops import act, library, linear, linear_act, mm, mul_constant
+
+
+def _vmap(*names: str):
+    def register(rule):
+        for name in names:
+            torch.library.register_vmap(f"fusegrad::{name}", rule, lib=library)
+
+    return register
+
+
+def front(info, t: Tensor, dim: int | None) -> Tensor:
+    """t with the batch as its first dimension, made up where it has none."""
+    return t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
+
+
+@_vmap("act", "act_nth")
+def _(info, dims, s, g, name, param, order):
+    s = front(info, s, dims[0])
+    return act(s, None if g is None else front(info, g, dims[1]), name, param, order), 0
+
+
+@_vmap("mm")
+def _(info, dims, a, b, trans_a, trans_b):
+    if dims[1] is None and not trans_a:  # the rows of a are free
+        a = a.movedim(dims[0], 0)
+        return mm(a.flatten(0, 1), b, False, trans_b).unflatten(0, a.shape[:2]), 0
+    a, b = front(info, a, dims[0]), front(info, b, dims[1])
+    return torch.bmm(a.mT if trans_a else a, b.mT if trans_b else b), 0
+
+
+@_vmap("linear")
+def _(info, dims, x, w, b):
+    return _batched_linear(info, dims, x, w, b), 0
+
+
+@_vmap("linear_act")
+def _(info, dims, x, w, b, name, param, keep):
+    if dims[1] is None and dims[2] is None:  # the leading dimensions of x are free
+        y, kept = linear_act(x.movedim(dims[0], 0), w, b, name, param, keep)
+        return (y, kept), (0, 0 if kept.dim() > 1 else None)
+    z = _batched_linear(info, dims, x, w, b)
+    y = act(z, None, name, param, 0)
+    if keep and REGISTRY[name].keeps_input:
+        return (y, z), (0, 0)
+    return (y, z.new_empty(0)), (0, None)
+
+
+@_vmap("mul_constant")
+def _(info, dims, x, c):
+    return mul_constant(x, c), dims[0]
+
+
+def _batched_linear(info, dims, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    if dims[1] is None:
+        z = linear(front(info, x, dims[0]), w, None if b is None or dims[2] is not None else b)
+    else:
+        x, w = front(info, x, dims[0]), front(info, w, dims[1])
+        lead = x.shape[1:-1]
+        z = torch.bmm(x.reshape(x.shape[0], math.prod(lead), x.shape[-1]), w.mT)
+        z = z.reshape(z.shape[0], *lead, z.shape[-1])
+    if b is not None and (dims[1] is not None or dims[2] is not None):
+        b = front(info, b, dims[2])
+        z = z + b.reshape(b.shape[0], *[1] * (z.dim() - 2), b.shape[-1])
+    return z
