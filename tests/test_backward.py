@@ -158,6 +158,44 @@ def test_an_activation_alone_keeps_no_more_bytes_than_stock():
         assert ours <= max(stock, 256), case  # stock keeps nothing for the identity, which here costs a copy
 
 
+def under_autocast(layer, times):
+    """The bytes kept by a weight used `times` in an autocast region, and its gradient."""
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(64, 64, generator=generator).to(DEVICE).requires_grad_()
+    h = torch.randn(2, 64, generator=generator).to(DEVICE)
+    result = []
+
+    def forward():
+        with torch.autocast(DEVICE, torch.bfloat16):
+            y = h
+            for _ in range(times):
+                y = layer(y, w)
+        result.append(y)
+        return y
+
+    return bytes_kept(forward), grad(result[0].float().sum(), w)[0]
+
+
+@pytest.mark.parametrize("act", ("tanh", "silu"))
+def test_autocast_casts_a_shared_weight_once(act):
+    stock, expected = under_autocast(Case(act).stock_linear, 10)
+    for layer in (Case(act).linear_act, lambda x, w: fg.act(fg.linear(x, w), act)):
+        ours, gradient = under_autocast(layer, 10)
+        assert ours <= stock
+        torch.testing.assert_close(gradient, expected, rtol=3e-2, atol=3e-2)
+
+
+def test_autocast_sees_a_weight_that_changed():
+    """Torch's casts live as long as the region, and so must ours, though an output of the last one is still there."""
+    x, w = torch.ones(2, 3, device=DEVICE), torch.ones(4, 3, device=DEVICE, requires_grad=True)
+    outputs = []
+    for _ in range(2):
+        with torch.autocast(DEVICE, torch.bfloat16):
+            outputs.append(fg.linear_act(x, w, act="gelu"))
+        w.data.mul_(2)
+    torch.testing.assert_close(outputs[1], torch.full_like(outputs[1], 6.0))
+
+
 def test_backward_leaves_its_inputs_alone():
     """Twice through one graph, with an output gradient that backward must not write to."""
     for case in CASES:

@@ -5,11 +5,14 @@ CUDA autocast widens to float32 (exp, pow, softplus: docs.pytorch.org/docs/stabl
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
-from ._autograd import under_autocast
+from ._autograd import outside_transforms, under_autocast
 from .activations import REGISTRY
 from .ops import OPS, library, linear, linear_act, low_act, mm
 
@@ -18,34 +21,57 @@ def _cast(device: str, dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Ten
     def cast(t: Tensor | None) -> Tensor | None:
         if t is None or not t.is_floating_point() or t.dtype == torch.float64 or t.device.type != device:
             return t
-        return t.to(dtype)
+        return _cached(t, dtype) if _is_cached(t, dtype) else t.to(dtype)
 
     return tuple(cast(t) for t in tensors)
 
 
-def _autocast(device: str) -> None:
+def _is_cached(t: Tensor, dtype: torch.dtype) -> bool:
+    """Whether torch would cast a matrix once in an autocast region, and keep one copy however often it is used."""
+    return (
+        t.dtype == torch.float32 != dtype
+        and t.requires_grad
+        and t.is_leaf
+        and t.dim() == 2
+        and torch.is_grad_enabled()
+        and torch.is_autocast_cache_enabled()
+        and outside_transforms(t)
+    )
+
+
+def _cached(w: Tensor, dtype: torch.dtype) -> Tensor:
+    """w in dtype, from torch's cache. Python cannot ask for it, so a product with no rows shows what it saves of w."""
+    saved: list[Tensor] = []
+    with saved_tensors_hooks(saved.append, lambda _: None):
+        F.linear(w.new_empty(0, w.shape[1], dtype=dtype).requires_grad_(), w)
+    for t in saved:  # w transposed: a view of the copy
+        if t._base is not None and t._base.dtype == dtype and t._base.shape == w.shape:
+            return t._base
+    return w.to(dtype)
+
+
+def _register(device: str) -> None:
     low = lambda *tensors: _cast(device, torch.get_autocast_dtype(device), *tensors)
     wide = lambda *tensors: _cast(device, torch.float32, *tensors)
     widens = lambda name: device == "cuda" and REGISTRY[name].widens
 
-    def act_cast(s, g, name, param, order):
-        return low_act(*(wide(s, g) if widens(name) else (s, g)), name, param, order)
+    def wide_linear_act(x, w, b, name, param):
+        y = low_act(*wide(linear(x, w, b)), None, name, param, 0)
+        return y, y.new_empty(0)
 
     def linear_act_cast(x, w, b, name, param, keep):
-        if widens(name):
-            y = low_act(*wide(linear(*low(x, w, b))), None, name, param, 0)
-            return y, y.new_empty(0)
-        return linear_act(*low(x, w, b), name, param, keep)
+        args = *low(x, w, b), name, param
+        return partial(wide_linear_act, *args) if widens(name) else partial(linear_act, *args, keep)
 
-    casts: dict[str, Callable] = {
-        "act": act_cast,
-        "mm": lambda a, b, trans_a, trans_b: mm(*low(a, b), trans_a, trans_b),
-        "linear": lambda x, w, b: linear(*low(x, w, b)),
+    casts: dict[str, Callable[..., Callable]] = {
+        "act": lambda s, g, name, *rest: partial(low_act, *(wide(s, g) if widens(name) else (s, g)), name, *rest),
+        "mm": lambda a, b, *flags: partial(mm, *low(a, b), *flags),
+        "linear": lambda x, w, b: partial(linear, *low(x, w, b)),
         "linear_act": linear_act_cast,
     }
     for name, cast in casts.items():
         under_autocast(library, OPS[name], device, cast)
 
 
-_autocast("cpu")
-_autocast("cuda")
+_register("cpu")
+_register("cuda")

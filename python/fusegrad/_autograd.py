@@ -32,13 +32,13 @@ def requires_grad(*tensors: Tensor | None) -> bool:
 
 
 def in_plain_eager(*tensors: Tensor | None) -> bool:
-    """Whether this is plain eager mode: no compiler, torch.func, forward mode, autocast or tensor subclass."""
-    if (
-        torch.compiler.is_compiling()
-        or peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
-        or torch._C._is_any_autocast_enabled()
-    ):
+    """Whether this is plain eager mode: outside of transforms, and no autocast."""
+    return not torch._C._is_any_autocast_enabled() and outside_transforms(*tensors)
+
+
+def outside_transforms(*tensors: Tensor | None) -> bool:
+    """Whether there is no compiler, torch.func, forward mode or tensor subclass."""
+    if torch.compiler.is_compiling() or peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return False
     for t in tensors:
         if t is not None and type(t) not in PLAIN:
@@ -135,14 +135,17 @@ def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, ru
     return call
 
 
-def under_autocast(library: torch.library.Library, op: torch._ops.OpOverload, device: str, cast: Callable) -> None:
-    """Run `cast`, which calls ops with autocast off, where `op` is called under autocast on `device`."""
+def under_autocast(
+    library: torch.library.Library, op: torch._ops.OpOverload, device: str, cast: Callable[..., Callable]
+) -> None:
+    """Where `op` is called under autocast on `device`, call what `cast` makes of its arguments, with autocast off."""
     key = f"Autocast{device.upper()}"
     off = _keys(key)
 
     def kernel(*args):
+        call = cast(*args)
         with torch._C._ExcludeDispatchKeyGuard(off):
-            return cast(*args)
+            return call()
 
     library.impl(unqualified(op), kernel, key)
 
