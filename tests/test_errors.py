@@ -60,6 +60,16 @@ CALLS = {
     "module act": (lambda: fg.Linear(2, 2, act="nope"), ValueError, "Linear: unknown act 'nope'"),
     "module param": (lambda: fg.Linear(2, 2, act="celu", param=-1.0), ValueError, "Linear: param"),
     "module param alone": (lambda: fg.Linear(2, 2, param=1.0), ValueError, "Linear: .* takes no param"),
+    "module device": (
+        lambda: fg.Linear(2, 2, True, "cpu", torch.float64),
+        TypeError,
+        "act='cpu'.* device and dtype by",
+    ),
+    "module dtype": (
+        lambda: fg.Linear(2, 2, True, None, torch.float64),
+        TypeError,
+        "float64; give device and dtype by",
+    ),
     "Act": (lambda: fg.Act("nope"), ValueError, "Act: unknown act 'nope'"),
     "fuse no module": (lambda: fg.fuse(x), TypeError, "fuse: model must be a torch.nn.Module, got Tensor"),
 }

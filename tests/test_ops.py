@@ -3,7 +3,9 @@
 import copy
 import io
 import threading
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 import fusegrad as fg
 from fusegrad.ops import OPS
 
-from cases import CASES, DEFAULTS, DEVICE, Case, leaves
+from cases import CASES, DEFAULTS, DEVICE, Case, leaves, plain
 
 
 def samples():
@@ -133,6 +135,34 @@ def test_training_takes_the_same_steps():
             optimizer.step()
         losses.append(loss.detach())
     torch.testing.assert_close(*losses)
+
+
+@pytest.mark.parametrize("number", (np.float32(0.5), np.float64(0.5), np.int64(2), Fraction(1, 2)), ids=repr)
+def test_numbers_of_other_types(number):
+    x = plain()[0]
+    torch.testing.assert_close(fg.mul_constant(x, number), x * float(number))
+    torch.testing.assert_close(fg.act(x, "elu", number), F.elu(x, float(number)))
+    torch.testing.assert_close(fg.Act("elu", number)(x), F.elu(x, float(number)))
+
+
+@pytest.mark.parametrize("constant", (lambda x: 1 / x.shape[0], lambda x: x.shape[0]), ids=("float", "int"))
+def test_symbolic_constant(constant):
+    """A number made of a size: one graph for all sizes."""
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return fg.mul_constant(x, constant(x))
+
+    dims = ({0: torch.export.Dim("n")},)
+    exported = [torch.export.export(Net(), (torch.ones(4, 3),), dynamic_shapes=dims, strict=s) for s in (False, True)]
+    torch._dynamo.reset()
+    compiled = torch.compile(Net(), backend="aot_eager", fullgraph=True, dynamic=True)
+    with torch.compiler.set_stance("default"):
+        for n in (2, 3, 5):
+            x = torch.arange(3.0 * n).reshape(n, 3)
+            for call in (compiled, *(e.module() for e in exported)):
+                torch.testing.assert_close(call(x), x * constant(x))
+            torch.compiler.set_stance("fail_on_recompile")
 
 
 def test_many_threads_at_once():

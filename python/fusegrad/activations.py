@@ -14,6 +14,7 @@ argument is clamped to a range outside which the result has already rounded to i
 """
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,6 +26,12 @@ from torch import Tensor, nn
 from . import formulas as f
 
 aten = torch.ops.aten
+
+
+def as_float(number: object) -> float | None:
+    """A real number, NumPy's included, as the float that an op takes; None for all else."""
+    real = isinstance(number, (numbers.Real, torch.SymInt, torch.SymFloat)) and not isinstance(number, bool)
+    return float(number) if real else None  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -57,12 +64,13 @@ class Activation:
             return self.default
         if self.param is None:
             raise ValueError(f"{op}: act={self.name!r} takes no param, got {param!r}")
-        if isinstance(param, bool) or not isinstance(param, (int, float)):
+        value = as_float(param)
+        if value is None:
             raise TypeError(f"{op}: param ({self.param} of {self.name!r}) must be a number, got {param!r}")
         says, legal = self.legal
-        if not (abs(param) < math.inf and legal(param)):  # comparisons only: a compiler can trace them
+        if not (abs(value) < math.inf and legal(value)):  # comparisons only: a compiler can trace them
             raise ValueError(f"{op}: param ({self.param} of {self.name!r}) must be {says}, got {param!r}")
-        return param
+        return value
 
 
 SELU_ALPHA = 1.6732632423543772848170429916717  # Klambauer et al., arXiv:1706.02515

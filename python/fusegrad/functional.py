@@ -4,15 +4,13 @@ All are differentiable as often as you like, in backward and forward mode, under
 torch.export, autocast, and with distributed tensors. Nested tensors take stock torch's path, with its derivatives.
 """
 
-import numbers
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
 from ._autograd import keeps_for_backward
-from .activations import lookup
+from .activations import as_float, lookup
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _NAMES = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
@@ -152,9 +150,14 @@ def mul_constant(
     tensor([1., 2.])
     """
     _check_tensor("mul_constant", "x", x)
-    if not isinstance(c, numbers.Real) or isinstance(c, bool):
+    if isinstance(c, (torch.SymInt, torch.SymFloat)) or (
+        torch.compiler.is_dynamo_compiling() and type(c) in (int, float)
+    ):
+        return x * c  # the op would fix a symbolic number, a size say, to the value at hand
+    number = as_float(c)
+    if number is None:
         raise TypeError(f"mul_constant: c must be a real number, got {type(c).__name__}")
-    return ops.mul_constant(x, float(c))
+    return ops.mul_constant(x, number)
 
 
 # --- checks: cheap when all is well; what to say is worked out only when it is not --------------------------------

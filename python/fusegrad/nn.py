@@ -7,6 +7,13 @@ from . import functional
 from .activations import lookup
 
 
+def _is_device(act: object) -> bool:
+    try:
+        return act is not None and torch.device(act) is not None  # type: ignore[call-overload]
+    except (RuntimeError, TypeError):
+        return False
+
+
 class Linear(torch.nn.Linear):
     """A linear layer with an activation: y = act(x w^T + b). A drop-in for torch.nn.Linear, with its state_dict.
 
@@ -19,6 +26,7 @@ class Linear(torch.nn.Linear):
 
     Raises:
         ValueError: `act` is unknown or `param` is not legal; on call as `fusegrad.linear_act`.
+        TypeError: `param` is no number, or a device or dtype stands in the place of `act` or `param`.
 
     >>> import torch, fusegrad as fg
     >>> layer = fg.Linear(3, 4, act="gelu_tanh")
@@ -39,7 +47,12 @@ class Linear(torch.nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        lookup("Linear", "identity" if act is None else act).check("Linear", param)
+        try:
+            lookup("Linear", "identity" if act is None else act).check("Linear", param)
+        except (ValueError, TypeError):
+            if isinstance(param, torch.dtype) or _is_device(act):  # where torch.nn.Linear has device and dtype
+                raise TypeError(f"Linear: act={act!r}, param={param!r}; give device and dtype by name") from None
+            raise
         super().__init__(in_features, out_features, bias, device, dtype)
         self.act, self.param = act, param
 
