@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import jvp
+from torch.func import vjp
 
 from ._autograd import above_autograd
 from .activations import REGISTRY
@@ -40,16 +40,19 @@ def act_nth(
     param: float,
     order: int,
 ) -> Tensor:  # shape of s
-    """g * D_order(s) for any order >= 3: forward mode, nested, on D_3."""
+    """g * D_order(s) for any order >= 3: torch's derivatives, nested, of D_3.
+
+    By reverse mode, since torch cannot nest forward mode of torch.func in a dual_level of the caller's.
+    """
     fn: Callable[[Tensor], Tensor] = lambda s: REGISTRY[act].third(s, param)
     for _ in range(order - 3):
-        fn = _tangent(fn)
+        fn = _derivative(fn)
     with above_autograd():
-        return _laid_out_as(s, _times(s, g, param, lambda s, _: fn(s.clone())))  # expanded tensors take no dual
+        return _laid_out_as(s, _times(s, g, param, lambda s, _: fn(s)))
 
 
-def _tangent(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda s: jvp(fn, (s,), (torch.ones_like(s),))[1]
+def _derivative(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda s: vjp(fn, s)[1](torch.ones_like(s))[0]
 
 
 @wide
