@@ -175,7 +175,7 @@ REGISTRY: dict[str, Activation] = {
             module=nn.Mish, functions=(F.mish,),
         ),
         Activation(
-            "softplus", "log(1 + e^{param z}) / param; z where param z > 20, as torch", OUTPUT,
+            "softplus", "log(1 + e^{param z}) / param; its value is z where param z > 20, as torch's", OUTPUT,
             value=lambda z, beta: F.softplus(z, beta),
             first=f.softplus_first,
             second=f.softplus_second, third=f.softplus_third,

@@ -37,7 +37,7 @@ def linear_act(
         y, (..., n), in the dtype of x (under autocast: in the autocast dtype).
 
     Raises:
-        TypeError: an argument is no tensor, or the dtypes or devices are unsupported or differ.
+        TypeError: an argument is no tensor, the dtypes or devices are unsupported or differ, or `param` is no number.
         ValueError: the shapes do not fit, `act` is unknown, `param` is not legal.
 
     Source: torch.nn.functional.linear and the activation of the same name in torch.nn.functional.
@@ -64,7 +64,19 @@ def linear(
     w: Tensor,  # (n, k)
     b: Tensor | None = None,  # (n)
 ) -> Tensor:  # (..., n)
-    """A linear layer: y = x w^T + b. Arguments and errors as `linear_act`.
+    """A linear layer: y = x w^T + b.
+
+    Args:
+        x: input, (..., k), of any rank >= 1.
+        w: weight, (n, k), as in torch.nn.Linear.
+        b: bias, (n), or None.
+
+    Returns:
+        y, (..., n), in the dtype of x (under autocast: in the autocast dtype).
+
+    Raises:
+        TypeError: an argument is no tensor, or the dtypes or devices are unsupported or differ.
+        ValueError: the shapes do not fit.
 
     Source: torch.nn.functional.linear.
 
@@ -90,9 +102,14 @@ def act(
         name: a key of `fusegrad.ACTIVATIONS`.
         param: its parameter where it has one; None is torch's default.
 
+    Returns:
+        y, in the shape and dtype of z (under CUDA autocast: in float32 where torch computes the activation in it).
+
     Raises:
-        TypeError: z is no floating-point tensor.
+        TypeError: z is no floating-point tensor, or the parameter is no number.
         ValueError: the name is unknown, or the parameter is not legal.
+
+    Source: the activation of the same name in torch.nn.functional; `fusegrad.activations` has the formulas.
 
     >>> import torch, fusegrad as fg
     >>> fg.act(torch.tensor([-1.0, 2.0]), "leaky_relu", 0.5)
@@ -114,6 +131,15 @@ def mm(
     trans_b: bool = False,
 ) -> Tensor:  # (m, n)
     """A matrix product, y = a b, each factor transposed first where asked.
+
+    Args:
+        a: (m, k), or (k, m) if trans_a.
+        b: (k, n), or (n, k) if trans_b.
+        trans_a: whether to transpose a.
+        trans_b: whether to transpose b.
+
+    Returns:
+        y, (m, n), in the dtype of a (under autocast: in the autocast dtype).
 
     Raises:
         TypeError: an argument is no tensor, or the dtypes or devices are unsupported or differ.
@@ -142,8 +168,17 @@ def mul_constant(
 ) -> Tensor:  # shape of x
     """A tensor times a number: y = c x. The number is a constant: it has no gradient.
 
+    Args:
+        x: input of any shape, floating point.
+        c: a real number; under torch.export it may be made of sizes.
+
+    Returns:
+        y, in the shape and dtype of x.
+
     Raises:
         TypeError: x is no floating-point tensor, or c is no real number.
+
+    Source: torch.mul.
 
     >>> import torch, fusegrad as fg
     >>> fg.mul_constant(torch.tensor([2.0, 4.0]), 0.5)
