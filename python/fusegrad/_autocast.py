@@ -42,7 +42,12 @@ def _is_cached(t: Tensor, dtype: torch.dtype) -> bool:
 def _cached(w: Tensor, dtype: torch.dtype) -> Tensor:
     """w in dtype, from torch's cache. Python cannot ask for it, so a product with no rows shows what it saves of w."""
     saved: list[Tensor] = []
-    with saved_tensors_hooks(saved.append, lambda _: None):
+
+    def pack(t: Tensor) -> Tensor:
+        saved.append(t)
+        return t
+
+    with saved_tensors_hooks(pack, lambda t: t):
         F.linear(w.new_empty(0, w.shape[1], dtype=dtype).requires_grad_(), w)
     for t in saved:  # w transposed: a view of the copy
         if t._base is not None and t._base.dtype == dtype and t._base.shape == w.shape:
