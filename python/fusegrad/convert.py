@@ -38,7 +38,7 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     methods without source, modules of torch itself. `explain` tells what became of each layer; `unfuse` is the exact
     inverse. What you change in the model later (layers, hooks, slopes, attributes) is obeyed.
 
-    Nothing of the model is run. Its class changes where it has pairs: to a subclass of the same name.
+    Nothing of the model is run. The class of a module that has such a pair changes, to a subclass of the same name.
 
     Args:
         model: any module. Its parameters, state_dict keys, hooks, tied weights, device, dtype and mode stay.

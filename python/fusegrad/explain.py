@@ -43,6 +43,12 @@ class Explanation(list[Row]):
 def explain(model: nn.Module) -> Explanation:
     """For every linear layer of a model: the activation it is fused with and the backend that serves it, or why not.
 
+    A call in a branch counts, whether or not it is taken. Where the activation depends on a computed index, all
+    that it may be are listed.
+
+    Raises:
+        TypeError: model is no torch.nn.Module.
+
     >>> import torch, fusegrad as fg
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
     >>> [(row.layer, row.fused_with, row.why) for row in fg.explain(fg.fuse(net))]
