@@ -67,6 +67,10 @@ def fully_sharded(mesh):
     whole(x).sum().backward()
     for mine, theirs in zip(model.parameters(), whole.parameters(), strict=True):
         close(mine.grad.full_tensor(), theirs.grad)
+    fg.unfuse(model)  # the classes that sharding made stay, on top of torch's
+    assert not any(isinstance(m, (fg.Linear, fg.convert.Fused)) for m in model.modules())
+    assert [type(m).__name__ for m in model.modules()] == ["FSDPSequential", "FSDPLinear", "GELU", "FSDPLinear"]
+    close(model(x), whole(x))
 
 
 def every_placement(mesh):

@@ -15,6 +15,15 @@ Spec = tuple[str, float | None]  # name and parameter of an activation
 _BY_MODULE: dict[type, list[Activation]] = defaultdict(list)
 _BY_FUNCTION: dict[Callable, list[Activation]] = defaultdict(list)
 _BY_METHOD: dict[str, list[Activation]] = defaultdict(list)
+
+
+def _defaults(a: Activation) -> dict[str, Any]:
+    parameters = {} if a.module is None else inspect.signature(a.module).parameters
+    named = {k: parameters[k].default for k in a.options}
+    return named | ({a.param: a.default} if a.param else {})
+
+
+_DEFAULTS = {a.name: _defaults(a) for a in REGISTRY.values()}
 for a in REGISTRY.values():
     if a.module is not None:
         _BY_MODULE[a.module].append(a)
@@ -27,36 +36,27 @@ for a in REGISTRY.values():
 def of_module(module: nn.Module) -> Spec | None:
     """The activation of an activation module, None for any other module, a subclass, or options we do not have."""
     if type(module) is Act:
-        return module.name, module.param
+        return module._name, module._param
     for a in _BY_MODULE.get(type(module), ()):
         if spec := _spec(a, vars(module)):
             return spec
     return None
 
 
-def of_call(target: Callable | str, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | None:
+def of_call(target: object, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | None:
     """The activation of a call of a function, or of a Tensor method by name, with arguments after the tensor."""
-    for a in _BY_METHOD.get(target, ()) if isinstance(target, str) else _BY_FUNCTION.get(target, ()):
+    if isinstance(target, str):
+        known = _BY_METHOD.get(target, ())
+    else:
+        known = _BY_FUNCTION.get(target, ()) if inspect.isroutine(target) else ()
+    for a in known:
         names = ([a.param] if a.param else []) + [*a.options, "inplace"]
         if len(args) > len(names):
             continue
-        given = _defaults(a) | dict(zip(names, args, strict=False)) | (kwargs or {})
+        given = _DEFAULTS[a.name] | dict(zip(names, args, strict=False)) | (kwargs or {})
         if set(given) <= set(names) and (spec := _spec(a, given)):
             return spec
     return None
-
-
-def of(act: object) -> Spec | None:
-    """The activation of a module, or of a function called with the tensor alone."""
-    if isinstance(act, nn.Module):
-        return of_module(act)
-    return of_call(act) if inspect.isroutine(act) else None
-
-
-def _defaults(a: Activation) -> dict[str, Any]:
-    parameters = {} if a.module is None else inspect.signature(a.module).parameters
-    named = {k: parameters[k].default for k in a.options}
-    return named | ({a.param: a.default} if a.param else {})
 
 
 def _spec(a: Activation, given: dict[str, Any]) -> Spec | None:

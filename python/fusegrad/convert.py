@@ -1,40 +1,48 @@
 """Swap fused layers into a model, and out again, in place.
 
 Modules keep their identity: a torch.nn.Linear becomes a fusegrad.Linear by adopting the class, so parameters, hooks,
-state_dict keys, device, dtype and mode stay as they are. An activation is fused at the place that calls it: the module
-whose forward runs a Linear and then its activation gets a forward that runs both as one. The Linear itself is not
-changed, so whoever else calls it, or replaces it, gets what is written.
+state_dict keys, device, dtype and mode stay as they are. A module whose methods call a Linear and then its activation
+adopts a class whose methods do the two as one (_source.py). Activations and the Linear itself are not changed, so
+whoever else calls them, or replaces them, gets what is written.
 """
 
-from collections.abc import Callable, Hashable
+import dis
+import functools
+from abc import ABCMeta
+from collections.abc import Callable
+from types import CodeType, FunctionType
 from typing import Any
 from weakref import WeakValueDictionary
 
-from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
+from torch import nn
 
 from . import _recognise, functional
-from ._recognise import Spec
-from ._trace import CONTAINERS, NotProved, trace
-from .nn import Act, Linear
+from ._calls import IN_PLACE, LEFT_OUT, hooked, later, now
+from ._code import Unreadable, nested
+from ._pairs import SITES, UNFUSED, Key, calls, fused_class_of, is_sequential, methods
+from ._source import LATER, NOW, rewrite
+from .nn import Linear
 
-Filter = Callable[[nn.Module, str], bool]  # (module, its path) -> whether to convert it
+Filter = Callable[[nn.Module, str], bool]  # (Linear or activation, its path) -> whether it may be fused
+
+CONVERTED = "_fusegrad_converted"  # set on a Linear that was torch's
 
 
 def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     """Replace the linear layers of a model by fused ones, in place.
 
-    Every torch.nn.Linear becomes a fusegrad.Linear, every activation module a fusegrad.Act. Where an activation is
-    proved to follow a Linear directly, as its only reader, both run as one op: neighbours in a torch.nn.Sequential,
-    and pairs in any other forward that torch.fx can trace and that has no branches, such as torch.tanh(self.fc(x)).
-    What is not safe is left alone: subclasses, parametrizations, hooked layers, tensor-subclass weights, activations
-    that write in place. `explain` tells what became of each layer; `unfuse` is the exact inverse.
+    Every torch.nn.Linear becomes a fusegrad.Linear. Where an activation is the very next operation after a Linear,
+    both run as one op: neighbours in a torch.nn.Sequential, and in your own methods `torch.tanh(self.fc(x))`, or
+    `x = self.fc(x)` with `x = F.relu(x)` as the next statement. All else in your methods runs as you wrote it.
+    What cannot be proved safe is left alone: subclasses, parametrizations, hooked layers, tensor-subclass weights,
+    methods without source, modules of torch itself. `explain` tells what became of each layer; `unfuse` is the exact
+    inverse. What you change in the model later (layers, hooks, slopes, attributes) is obeyed.
 
-    Like torch.fx, which it uses, it must not run while another thread runs a model.
+    Nothing of the model is run. The class of a module that has such a pair changes, to a subclass of the same name.
 
     Args:
         model: any module. Its parameters, state_dict keys, hooks, tied weights, device, dtype and mode stay.
-        filter_fn: called with each Linear and activation and its path; False leaves it alone.
+        filter_fn: called with each Linear and each activation module, and its path; False leaves it alone.
 
     Returns:
         The model itself.
@@ -48,25 +56,34 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     True
     """
     check_model("fuse", model)
+    in_place = any(writes_in_place(m) for m in model.modules())
     for path, m in list(model.named_modules()):
-        if filter_fn is not None and not filter_fn(m, path):
+        if not isinstance(m, nn.Linear) and _recognise.of_module(m) is None:
             continue
-        if type(m) is nn.Linear and why_not(m) is None:
-            vars(m)["_fused_from"] = type(m)
+        vars(m).pop(LEFT_OUT, None)
+        if filter_fn is not None and not filter_fn(m, path):
+            vars(m)[LEFT_OUT] = True
+        elif type(m) is nn.Linear and why_not(m) is None:
+            vars(m)[CONVERTED] = True
             m.__class__ = Linear
-        elif type(m) is not Act and not getattr(m, "inplace", False) and why_not(m) is None:
-            spec = _recognise.of_module(m)
-            if spec is not None:
-                vars(m).update(_fused_from=type(m), name=spec[0], param=spec[1])
-                m.__class__ = Act
+        vars(m).pop(IN_PLACE, None)
+        if type(m) is Linear and in_place:
+            vars(m)[IN_PLACE] = True
     for m in model.modules():
-        if not isinstance(m, Fused) and holds_linear(m):
-            _fuse_calls(m)
+        if fused_class_of(m) not in (None, type(m)):
+            continue  # another library has made a class of its own from ours
+        original = original_class(type(m))
+        found = [call for call in calls(m) if call.fused_with]
+        if found and why_class_stays(original) is None:
+            _set_class(m, fused_class(original, frozenset(call.key for call in found if call.key is not None)))
     return model
 
 
 def unfuse(model: nn.Module) -> nn.Module:
     """Undo `fuse`, in place: every module gets back its own class. Returns the model itself.
+
+    Raises:
+        TypeError: model is no torch.nn.Module.
 
     >>> import torch, fusegrad as fg
     >>> type(fg.unfuse(fg.fuse(torch.nn.Linear(2, 2))))
@@ -74,152 +91,166 @@ def unfuse(model: nn.Module) -> nn.Module:
     """
     check_model("unfuse", model)
     for m in model.modules():
-        if isinstance(m, Fused) and "unfused" in vars(type(m)):
-            _set_class(m, type(m).unfused)
-        original = vars(m).pop("_fused_from", None)
-        if original is not None:
-            if type(m) is Act:
-                del m.name, m.param
-            m.__class__ = original
+        converted = vars(m).pop(CONVERTED, False)
+        for mark in (LEFT_OUT, IN_PLACE):
+            vars(m).pop(mark, None)
+        if converted or isinstance(m, Fused):
+            _set_class(m, original_class(type(m)))
     return model
 
 
-# --- fused calls --------------------------------------------------------------------------------------------------
-
-
-def fused_call(linear: nn.Module, x: Tensor, act: nn.Module | Callable | Spec) -> Tensor:
-    """act(linear(x)), as one op while nothing else has a hand in it: no hook, no other class, no activation yet."""
-    spec = act if isinstance(act, tuple) else _recognise.of(act)
-    if spec is not None and type(linear) is Linear and linear.act is None and not (hooked(linear) or hooked(act)):
-        return functional.linear_act(x, linear.weight, linear.bias, act=spec[0], param=spec[1])
-    z = linear(x)
-    return functional.act(z, *act) if isinstance(act, tuple) else act(z)
-
-
-def sequential_forward(self: nn.Sequential, input):
-    """The forward of torch.nn.Sequential with each Linear and the activation after it as one call."""
-    modules = list(self._modules.values())
-    i = 0
-    while i < len(modules):
-        if type(modules[i]) is Linear and i + 1 < len(modules) and _recognise.of_module(modules[i + 1]) is not None:
-            input = fused_call(modules[i], input, modules[i + 1])
-            i += 2
-        else:
-            input = modules[i](input)
-            i += 1
-    return input
+# --- classes ------------------------------------------------------------------------------------------------------
 
 
 class Fused(nn.Module):
-    """Marks a module whose forward was fused: its class is made from this and from its `unfused` class.
+    """Marks a module whose methods were rewritten: its class is made from this and from the original class.
 
-    Copies and pickles are made as the original class would, and fused again when they are restored, so that no
-    generated code is stored.
+    Copies and pickles name the original class and the sites that were rewritten in it, so that no code is stored.
     """
 
-    unfused: type[nn.Module]
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if UNFUSED not in vars(cls):  # ours is no subclass that an author would want to hear of
+            super().__init_subclass__(**kwargs)
 
     def __reduce_ex__(self, protocol):
         reduced: Any = super().__reduce_ex__(max(protocol, 2))
         make, args, *state = reduced
-        original = type(self).unfused
-        return _restore, (original, make, tuple(original if a is type(self) else a for a in args)), *state
+        cls = type(self)
+        if UNFUSED not in vars(cls):
+            return reduced
+        return (
+            _restore,
+            (vars(cls)[UNFUSED], vars(cls)[SITES], make, tuple(vars(cls)[UNFUSED] if a is cls else a for a in args)),
+            *state,
+        )
 
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        _set_class(self, type(self).unfused)
-        _fuse_calls(self)
+
+setattr(Fused, LATER, staticmethod(later))
+setattr(Fused, NOW, staticmethod(now))
+
+
+def _restore(original: type[nn.Module], sites: frozenset[Key], make: Callable, args: tuple) -> nn.Module:
+    module = make(*args)
+    _set_class(module, fused_class(original, sites))
+    return module
 
 
 def _set_class(m: nn.Module, cls: type[nn.Module]) -> None:
     m.__class__ = cls
 
 
-def _restore(original: type[nn.Module], make: Callable, args: tuple) -> nn.Module:
-    module = make(*args)
-    module.__class__ = _fused_class(original)
-    return module
-
-
-# Modules with equal forwards share a class, so that torch.compile compiles it once for all layers of a model.
+# Modules with the same sites share a class, so that torch.compile compiles it once for all layers of a model.
 _CLASSES: WeakValueDictionary[tuple, type[nn.Module]] = WeakValueDictionary()
 
 
-def _fused_class(original: type[nn.Module], key: Hashable = None, **members: Any) -> type[nn.Module]:
-    made = _CLASSES.get((original, key))
-    if made is None:
-        names = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
-        made = type(original.__name__, (Fused, original), names | {"unfused": original} | members)
-        _CLASSES[original, key] = made
+def fused_class(original: type[nn.Module], sites: frozenset[Key]) -> type[nn.Module]:
+    """The class with these sites rewritten, or the original where its source has gone."""
+    names = {"forward"} if is_sequential(original) else {name for name, _ in sites}
+    functions = {name: getattr(original, name) for name in sorted(names) if hasattr(original, name)}
+    key = original, sites, *functions.values(), *(f.__code__ for f in functions.values())
+    made = _CLASSES.get(key)
+    if made is not None:
+        return made
+    members: dict[str, Any] = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
+    members |= {UNFUSED: original, SITES: sites}
+    try:
+        for name, function in functions.items():
+            chosen = frozenset(k for at, k in sites if at == name)
+            fused = sequential_forward if is_sequential(original) else rewrite(function, chosen)
+            members[name] = _while_unchanged(original, name, function, fused)
+    except Unreadable:
+        return original
+    metaclass: Any = type(original)
+    made = metaclass(original.__name__, (Fused, original), members)
+    _CLASSES[key] = made
     return made
 
 
-def _fuse_calls(m: nn.Module) -> None:
-    """Give m a forward that runs its pairs as one, if it has any and that can be proved."""
-    original = type(m)
-    if original.__reduce_ex__ is not object.__reduce_ex__ or original.__reduce__ is not object.__reduce__:
-        return
-    if is_sequential(original):
-        if "forward" not in vars(m):
-            m.__class__ = _fused_class(original, "sequential", forward=sequential_forward)
-        return
-    try:
-        traced = trace(m, original, fused_call)
-    except NotProved:
-        return
-    if traced.pairs:
-        m.__class__ = _fused_class(original, traced.key, forward=traced.forward)
+def _while_unchanged(original: type, name: str, seen: FunctionType, fused: Callable) -> Callable:
+    """The fused method, until someone sets another one on the original class."""
+    code = seen.__code__
+
+    @functools.wraps(seen)
+    def method(self, *args, **kwargs):
+        live = getattr(original, name)
+        return (fused if live is seen and live.__code__ is code else live)(self, *args, **kwargs)
+
+    return method
 
 
-def is_sequential(cls: type[nn.Module]) -> bool:
-    return issubclass(cls, nn.Sequential) and cls.forward in (nn.Sequential.forward, sequential_forward)
+def sequential_forward(self: nn.Sequential, input):
+    """The forward of torch.nn.Sequential, with each Linear and what follows it given to `later` and `now`."""
+    modules = list(self)
+    while modules:
+        module, *modules = modules
+        if type(module) is Linear and modules:
+            after, *modules = modules
+            input = now(after, later(module, input))
+        else:
+            input = module(input)
+    return input
 
 
-def holds_linear(m: nn.Module) -> bool:
-    """Whether the forward of m may call a Linear: one of its children, or of the containers among them."""
-    if isinstance(m, (nn.ModuleList, nn.ModuleDict)):
-        return False
-    return any(type(c) is Linear or (isinstance(c, CONTAINERS) and _contains(c)) for c in m.children())
-
-
-def _contains(m: nn.Module) -> bool:
-    return any(type(c) is Linear or (isinstance(c, CONTAINERS) and _contains(c)) for c in m.children())
+def original_class(cls: type) -> type:
+    """The class before fuse; also where another library has since made a class of its own from ours."""
+    if cls is Linear:
+        return nn.Linear
+    if UNFUSED in vars(cls):
+        return vars(cls)[UNFUSED]
+    bases = tuple(original_class(base) for base in cls.__bases__)
+    if bases == cls.__bases__:
+        return cls
+    members = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
+    return type(cls)(cls.__name__, bases, members)
 
 
 # --- what is safe -------------------------------------------------------------------------------------------------
 
 
-def hooked(m: object) -> bool:
-    return isinstance(m, nn.Module) and bool(
-        m._forward_hooks
-        or m._forward_pre_hooks
-        or m._backward_hooks
-        or m._backward_pre_hooks
-        or "forward" in vars(m)
-        or torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks
-        or torch_module._global_backward_pre_hooks
-    )
-
-
-def why_not(m: nn.Module) -> str | None:
-    """Why a Linear or an activation is left alone, or None."""
+def why_not(m: nn.Linear) -> str | None:
+    """Why a Linear does not become ours, or None."""
     if "forward" in vars(m):
         return "its forward was replaced"
     if nn.utils.parametrize.is_parametrized(m):
         return "parametrized"
+    if type(m) not in (nn.Linear, Linear):
+        return f"a subclass, {type(m).__name__}"
     if hooked(m):
         return "has hooks"
-    if isinstance(m, nn.Linear):
-        if type(m) not in (nn.Linear, Linear):
-            return f"a subclass, {type(m).__name__}"
-        for name, p in (("weight", m.weight), ("bias", m.bias)):
-            if p is not None and type(p) is not nn.Parameter:
-                return f"its {name} is a {type(p).__name__}"
-        if m.weight.dtype not in functional.DTYPES:
-            return f"its weight is {m.weight.dtype}"
+    for name, p in (("weight", m.weight), ("bias", m.bias)):
+        if p is not None and type(p) is not nn.Parameter:
+            return f"its {name} is a {type(p).__name__}"
+    if m.weight.dtype not in functional.DTYPES:
+        return f"its weight is {m.weight.dtype}"
     return None
+
+
+def why_class_stays(cls: type) -> str | None:
+    """Why a class is not derived from, or None."""
+    if type(cls) not in (type, ABCMeta):
+        return f"{cls.__name__} has a metaclass, {type(cls).__name__}"
+    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
+        return f"{cls.__name__} says itself how it is pickled"
+    return None
+
+
+def writes_in_place(m: nn.Module) -> bool:
+    """Whether a module may write to what another returned, as far as its author's code shows."""
+    if vars(m).get("inplace"):
+        return True
+    return any(_writes_in_place(function.__code__) for _, function in methods(original_class(type(m))))
+
+
+@functools.lru_cache(maxsize=1024)
+def _writes_in_place(code: CodeType) -> bool:
+    if any(name.endswith("_") and not name.endswith("__") for name in code.co_names):
+        return True  # x.mul_(2)
+    if any(isinstance(c, tuple) and ("inplace" in c or "out" in c) for c in code.co_consts):
+        return True  # F.relu(x, inplace=True)
+    for i in dis.get_instructions(code):
+        if i.opname.startswith(("INPLACE_", "STORE_SUBSCR")) or (i.opname == "BINARY_OP" and i.argrepr.endswith("=")):
+            return True  # x += 1, x[0] = 1
+    return any(_writes_in_place(c) for c in nested(code))
 
 
 def check_model(op: str, model: object) -> None:

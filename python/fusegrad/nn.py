@@ -34,8 +34,9 @@ class Linear(torch.nn.Linear):
     torch.Size([2, 4])
     """
 
-    act: str | None = None  # on the class, so that a torch.nn.Linear can adopt it
-    param: float | None = None
+    # On the class, so that a torch.nn.Linear can adopt it; private, since users label their layers.
+    _act: str | None = None
+    _param: float | None = None
 
     def __init__(
         self,
@@ -54,20 +55,36 @@ class Linear(torch.nn.Linear):
                 raise TypeError(f"Linear: act={act!r}, param={param!r}; give device and dtype by name") from None
             raise
         super().__init__(in_features, out_features, bias, device, dtype)
-        self.act, self.param = act, param
+        self._act, self._param = act, param
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.act is None:
+        if self._act is not None:
+            return functional.linear_act(input, self.weight, self.bias, act=self._act, param=self._param)
+        if takes(self, input):
             return functional.linear(input, self.weight, self.bias)
-        return functional.linear_act(input, self.weight, self.bias, act=self.act, param=self.param)
+        return super().forward(input)
 
     def extra_repr(self) -> str:
         shown = super().extra_repr()
-        if self.act is not None:
-            shown += f", act={self.act!r}"
-        if self.param is not None:
-            shown += f", param={self.param}"
+        if self._act is not None:
+            shown += f", act={self._act!r}"
+        if self._param is not None:
+            shown += f", param={self._param}"
         return shown
+
+
+def takes(linear: object, input: object) -> bool:
+    """Whether the ops take this input: torch takes integers, complex and sparse tensors too, and has its own errors."""
+    return (
+        isinstance(input, Tensor)
+        and isinstance(linear, torch.nn.Linear)
+        and not input.is_nested
+        and input.layout is torch.strided
+        and input.dtype in functional.DTYPES
+        and linear.weight.layout is torch.strided
+        and linear.weight.dtype in functional.DTYPES
+        and input.shape[-1:] == linear.weight.shape[1:]
+    )
 
 
 class Act(torch.nn.Module):
@@ -81,10 +98,10 @@ class Act(torch.nn.Module):
     def __init__(self, name: str, param: float | None = None) -> None:
         super().__init__()
         lookup("Act", name).check("Act", param)
-        self.name, self.param = name, param
+        self._name, self._param = name, param
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.act(input, self.name, self.param)
+        return functional.act(input, self._name, self._param)
 
     def extra_repr(self) -> str:
-        return repr(self.name) + ("" if self.param is None else f", param={self.param}")
+        return repr(self._name) + ("" if self._param is None else f", param={self._param}")

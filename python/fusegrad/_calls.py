@@ -1,0 +1,87 @@
+"""What a fused forward runs: a Linear and its activation as one op, or both as they are written.
+
+Which of the two is decided on each call, from what is given: a layer that was replaced, hooked or parametrized, an
+activation with another slope, a dtype that no op takes are obeyed without anyone having to notice the change.
+"""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from . import _recognise, functional
+from ._recognise import Spec
+from .activations import REGISTRY
+from .nn import Linear, takes
+
+LEFT_OUT = "_fusegrad_left_out"  # set on a module that filter_fn refused
+IN_PLACE = "_fusegrad_in_place"  # set on the Linears of a model that writes in place
+# torch keeps the output of these for backward too, so that writing to it fails with and without fuse
+_STOCK_KEEPS_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "exp"})
+
+
+class Waiting(NamedTuple):
+    """A call of a Linear whose activation is the next operation."""
+
+    linear: Linear
+    x: Tensor
+
+
+def later(linear: Any, x: Any) -> Any:
+    """linear(x), put off if that can be part of a fused call."""
+    return Waiting(linear, x) if takes(linear, x) and why_alone(linear) is None else linear(x)
+
+
+def now(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
+    """act(z, ...), or the method of that name; with the Linear that z waits for, as one op where they can be."""
+    if type(z) is Waiting:
+        linear, x = z
+        spec = together(linear, act, args, kwargs)
+        if isinstance(spec, tuple):
+            return functional.linear_act(x, linear.weight, linear.bias, act=spec[0], param=spec[1])
+        z = linear(x)
+    return getattr(z, act)(*args, **kwargs) if isinstance(act, str) else act(z, *args, **kwargs)
+
+
+def why_alone(linear: Any) -> str | None:
+    """Why a Linear cannot be part of any fused call, or None."""
+    if type(linear) is not Linear:
+        return f"its class is {type(linear).__name__}"
+    if linear._act is not None:
+        return "it has an activation of its own"
+    if hooked(linear):
+        return "has hooks"
+    if linear.weight.dtype not in functional.DTYPES:
+        return f"its weight is {linear.weight.dtype}"
+    return None
+
+
+def together(linear: Linear, act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | str | None:
+    """The activation that a call of `act` is, if it can be fused with the Linear; else why not; None if it is none."""
+    if isinstance(act, nn.Module):
+        spec = None if args or kwargs else _recognise.of_module(act)
+        if spec is not None and hooked(act):
+            return f"{type(act).__name__} after it has hooks"
+        if spec is not None and LEFT_OUT in vars(act):
+            return f"filter_fn left {type(act).__name__} after it alone"
+    else:
+        spec = _recognise.of_call(act, args, kwargs)
+    if spec is None:
+        return None
+    if IN_PLACE in vars(linear) and not REGISTRY[spec[0]].keeps_input and spec[0] not in _STOCK_KEEPS_OUTPUT:
+        return f"the model writes in place, and {spec[0]} keeps its output for backward"
+    return spec
+
+
+def hooked(m: nn.Module) -> bool:
+    return bool(
+        m._forward_hooks
+        or m._forward_pre_hooks
+        or m._backward_hooks
+        or m._backward_pre_hooks
+        or "forward" in vars(m)
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )

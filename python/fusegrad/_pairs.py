@@ -1,0 +1,138 @@
+"""Each call of a Linear in the forward of a module and in its other methods, and the activation it is followed by.
+
+`fuse` rewrites what is found here, `explain` prints it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+from torch import nn
+
+from ._calls import together, why_alone
+from ._code import Unreadable
+from ._paths import find, join
+from ._source import Method, read
+from .activations import REGISTRY
+from .nn import Linear
+
+# on a class that fuse made: the class it was made from, and the keys of what was rewritten in it
+UNFUSED, SITES = "_fusegrad_unfused", "_fusegrad_sites"
+
+Key = tuple[str, int]  # name of a method, number of a site in it
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a Linear."""
+
+    linear: nn.Module
+    fused_with: str  # activation and where it stands, or ""
+    why: str  # why it is called alone, or ""
+    key: Key | None = None  # where in the source, None in a Sequential
+
+
+def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
+    """The calls of Linears that m, which stands at `path`, makes."""
+    fused = fused_class_of(m)
+    original = type(m) if fused is None else vars(fused)[UNFUSED]
+    if is_sequential(original):
+        yield from _in_sequential(m, path)
+        return
+    author = next(base for base in original.__mro__ if "forward" in vars(base))
+    if _is_torchs(author) and author is not nn.Module:
+        yield from (Call(child, "", f"called by torch's own {author.__name__}") for child in _linears(m))
+    for name, function in methods(original):
+        if name in vars(m):
+            continue
+        try:
+            method = read(function, function.__code__)
+        except Unreadable as e:
+            for child in _linears(m):
+                yield Call(child, "", f"{original.__name__}.{name}: {e}")
+            continue
+        yield from _in_method(m, path, name, method)
+
+
+def is_sequential(cls: type) -> bool:
+    """Whether the class runs its modules as torch.nn.Sequential does."""
+    return issubclass(cls, nn.Sequential) and all(
+        getattr(cls, k) is getattr(nn.Sequential, k) for k in ("forward", "__iter__")
+    )
+
+
+def fused_class_of(m: nn.Module) -> Any:
+    """The class that fuse made for m, which another library may have derived from since; None if there is none."""
+    return next((cls for cls in type(m).__mro__ if UNFUSED in vars(cls)), None)
+
+
+def _is_torchs(cls: type) -> bool:
+    return f"{cls.__module__}.".startswith("torch.")
+
+
+def methods(cls: type) -> Iterator[tuple[str, FunctionType]]:
+    """The methods of a class that its author wrote: torch's own modules have fast paths that fuse would not see."""
+    seen: set[str] = set()
+    for base in cls.__mro__:
+        for name, value in vars(base).items():
+            if isinstance(value, FunctionType) and name not in seen and not name.startswith("__"):
+                if not _is_torchs(base):
+                    yield name, value
+            seen.add(name)
+
+
+def _in_sequential(m: nn.Module, path: str) -> Iterator[Call]:
+    items = list(m._modules.items())
+    for (_, child), after in zip(items, [*items[1:], None], strict=True):
+        if isinstance(child, Linear):
+            if after is None:
+                yield Call(child, "", "the last of its Sequential")
+            else:
+                yield _call(child, {join(path, after[0]): after[1]}, type(after[1]).__name__)
+
+
+def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[Call]:
+    for k, site in enumerate(method.sites):
+        acts = {join(path, at): act for at, act in find(m, site.act).items()}
+        acts = acts if site.act else {"called as a function": site.target}
+        plain = all(find(m, paths) for paths in site.passed if paths)
+        for linear in find(m, site.linear).values():
+            if isinstance(linear, Linear):
+                found = acts if plain else {}
+                yield _call(linear, found, site.text, join(path, site.text), (name, k), site.args, site.kwargs)
+    for paths, why in method.alone:
+        for linear in find(m, paths).values():
+            if isinstance(linear, Linear):
+                yield Call(linear, "", why)
+
+
+def _call(
+    linear: Linear,
+    acts: dict[str, Any],  # what may be called next, by where it stands
+    text: str,  # what the author calls it
+    several: str = "",  # where they stand if there are several
+    key: Key | None = None,
+    args: tuple = (),
+    kwargs: dict[str, Any] | None = None,
+) -> Call:
+    if why := why_alone(linear):
+        return Call(linear, "", why, key)
+    found = {at: together(linear, act, args, kwargs) for at, act in acts.items()}
+    specs = {at: spec for at, spec in found.items() if isinstance(spec, tuple)}
+    if not specs:
+        return Call(linear, "", next((why for why in found.values() if isinstance(why, str)), f"read by {text}"), key)
+    names = " or ".join(dict.fromkeys(_name(*spec) for spec in specs.values()))
+    return Call(linear, f"{names} ({several if len(acts) > 1 else next(iter(specs))})", "", key)
+
+
+def _name(name: str, param: float | None) -> str:
+    return name if param in (None, REGISTRY[name].default) else f"{name}, {param:g}"
+
+
+def _linears(m: nn.Module) -> Iterator[Linear]:
+    for child in m.children():
+        if isinstance(child, Linear):
+            yield child
+        elif isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from _linears(child)

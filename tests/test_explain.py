@@ -1,0 +1,124 @@
+"""explain says what runs: each fused call it lists is a call of the op, each other one has a reason."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fusegrad as fg
+
+from models import MODELS, Functional, Pinn, count_fused, fused_with, inputs, make
+
+
+def test_what_is_fused():
+    assert fused_with(fg.fuse(make("functional"))) == {
+        "a": "tanh (called as a function)",
+        "b": "gelu_tanh (called as a function)",
+        "c": "leaky_relu, 0.2 (called as a function)",
+        "d": "sigmoid (called as a function)",
+    }
+    assert fused_with(fg.fuse(make("nested"))) == {"0.0": "silu (0.1)", "0.2.0": "relu (0.2.1)", "2": "tanh (3)"}
+    assert fused_with(fg.fuse(make("blocks"))) == {
+        "0.fc1": "gelu (0.act)", "0.fc2": "", "1.fc1": "relu (1.act)", "1.fc2": "",
+    }  # fmt: skip
+    assert fused_with(fg.fuse(make("pinn"))) == {
+        "first": "sin (act)", "hidden.0": "sin (act)", "hidden.1": "sin (act)", "hidden.2": "sin (act)", "last": "",
+    }  # fmt: skip
+    assert fused_with(fg.fuse(make("shared"))) == {"0": "gelu (1)", "4": "gelu (5)"}
+    assert fused_with(fg.fuse(make("hooked"))) == {"0": "", "2": "", "4": "gelu (5)"}
+
+
+def assert_listed(model):
+    listed = sum(row.fused_with.count("(") for row in fg.explain(model))
+    assert count_fused(model, inputs()) == listed
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_explain_says_what_runs(name):
+    """Each fused call that explain lists is one call of the op."""
+    assert_listed(fg.fuse(make(name)))
+
+
+def test_explain_is_readable():
+    text = str(fg.explain(fg.fuse(make("blocks"))))
+    assert "0.fc1" in text and "gelu (0.act)" in text and "4 -> 16" in text and "read by drop" in text
+    assert "not converted: call fuse" in str(fg.explain(make("blocks")))
+
+
+class Lists(nn.Module):
+    """The ways to go through lists of layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.ls = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.acts = nn.ModuleList([nn.Tanh(), nn.SiLU(), nn.Softsign()])
+        self.named = nn.ModuleDict({"in": nn.Linear(4, 4), "act": nn.GELU()})
+
+    def forward(self, x):
+        x = self.named["act"](self.named["in"](x))
+        for i, layer in enumerate(self.ls[:-1]):
+            x = self.acts[i](layer(x))
+        for layer, act in zip(self.ls[1:2], self.acts[1:2], strict=True):
+            x = act(layer(x))
+        return F.relu(self.ls[-1](x))
+
+
+def test_lists_are_followed():
+    model = fg.fuse(Lists())
+    assert fused_with(model) == {
+        "ls.0": "tanh or silu or softsign (acts[i])",
+        "ls.1": "tanh or silu or softsign (acts[i]), silu (acts.1)",
+        "ls.2": "relu (called as a function)",
+        "named.in": "gelu (named.act)",
+    }
+    assert_listed(model)
+
+
+def hook(module):
+    module.register_forward_hook(lambda *_: None)
+
+
+CHANGES = {
+    "hook on the layer": (Functional, lambda m: hook(m.a), "has hooks"),
+    "hook on the activation": (lambda: Pinn(nn.SiLU()), lambda m: hook(m.act), "SiLU after it has hooks"),
+    "another activation": (lambda: Pinn(nn.SiLU()), lambda m: setattr(m, "act", nn.PReLU()), "read by act"),
+    "parametrized": (
+        Functional,
+        lambda m: nn.utils.parametrizations.weight_norm(m.a),
+        "its class is ParametrizedLinear",
+    ),
+    "layer added": (Pinn, lambda m: m.hidden.append(nn.Linear(8, 8)), ""),
+    "dtype": (Functional, lambda m: setattr(m.a, "weight", nn.Parameter(torch.ones(4, 4).cfloat())), "its weight is"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_after_fuse_are_told(change):
+    make_, apply, why = CHANGES[change]
+    model = fg.fuse(make_())
+    apply(model)
+    assert fg.explain(model)[0].why.startswith(why)
+    if change != "dtype":  # which cannot run
+        assert_listed(model)
+        fg.explain(copy.deepcopy(model)) if change != "parametrized" else None
+
+
+class Torchs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_layers_that_torch_calls_are_left_alone():
+    whys = {row.layer: row.why for row in fg.explain(fg.fuse(Torchs()))}
+    assert whys["layer.linear1"] == "called by torch's own TransformerEncoderLayer"
+
+
+def test_nothing_but_a_model_is_explained():
+    with pytest.raises(TypeError, match=r"explain: model must be a torch\.nn.Module, got int"):
+        fg.explain(1)
