@@ -9,6 +9,7 @@ from torch import nn
 
 import fusegrad as fg
 
+from cases import DEVICE
 from models import Functional, Mlp, Pinn, inputs, make, nested
 
 GLOBAL = 2.0
@@ -117,3 +118,13 @@ def test_train_and_eval_are_obeyed():
     assert torch.equal(model(x), model(x))
     model.train()
     assert not torch.equal(model(x), model(x))
+
+
+def test_slopes_are_obeyed_in_a_compiled_model():
+    """No graph break where a slope becomes one that no op takes: nothing is raised to find that out."""
+    model, x = fg.fuse(nn.Sequential(nn.Linear(4, 4), nn.LeakyReLU(0.1))).to(DEVICE), inputs()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for slope in (0.1, 0.9, -0.5, 0.2):
+        model[1].negative_slope = slope
+        torch.testing.assert_close(compiled(x), model[1](model[0](x)))

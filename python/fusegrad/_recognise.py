@@ -62,9 +62,5 @@ def of_call(target: object, args: tuple = (), kwargs: dict[str, Any] | None = No
 def _spec(a: Activation, given: dict[str, Any]) -> Spec | None:
     if any(given.get(k) != v for k, v in a.options.items()):
         return None
-    param = given[a.param] if a.param else None
-    try:
-        a.check("fuse", param)
-    except (TypeError, ValueError):
-        return None
-    return a.name, param
+    param = given.get(a.param) if a.param else None
+    return None if a.param and not a.accepts(param) else (a.name, param)

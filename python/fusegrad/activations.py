@@ -67,10 +67,14 @@ class Activation:
         value = as_float(param)
         if value is None:
             raise TypeError(f"{op}: param ({self.param} of {self.name!r}) must be a number, got {param!r}")
-        says, legal = self.legal
-        if not (abs(value) < math.inf and legal(value)):  # comparisons only: a compiler can trace them
-            raise ValueError(f"{op}: param ({self.param} of {self.name!r}) must be {says}, got {param!r}")
+        if not self.accepts(value):
+            raise ValueError(f"{op}: param ({self.param} of {self.name!r}) must be {self.legal[0]}, got {param!r}")
         return value
+
+    def accepts(self, param: object) -> bool:
+        """Whether this is a number, and legal. Comparisons only, nothing raised: a compiler can trace them."""
+        value = as_float(param)
+        return value is not None and abs(value) < math.inf and self.legal[1](value)
 
 
 SELU_ALPHA = 1.6732632423543772848170429916717  # Klambauer et al., arXiv:1706.02515
