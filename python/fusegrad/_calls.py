@@ -18,6 +18,8 @@ LEFT_OUT = "_fusegrad_left_out"  # set on a module that filter_fn refused
 IN_PLACE = "_fusegrad_in_place"  # set on the Linears of a model that writes in place
 # torch keeps the output of these for backward too, so that writing to it fails with and without fuse
 _STOCK_KEEPS_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "exp"})
+# torch keeps neither input nor output of z - tanh z, but tanh z
+_STOCK_KEEPS_NEITHER = frozenset({"tanhshrink"})
 
 
 class Waiting(NamedTuple):
@@ -68,9 +70,21 @@ def together(linear: Linear, act: Any, args: tuple = (), kwargs: dict[str, Any] 
         spec = _recognise.of_call(act, args, kwargs)
     if spec is None:
         return None
-    if IN_PLACE in vars(linear) and not REGISTRY[spec[0]].keeps_input and spec[0] not in _STOCK_KEEPS_OUTPUT:
+    if IN_PLACE in vars(linear) and _only_ours_keeps_output(spec[0]):
         return f"the model writes in place, and {spec[0]} keeps its output for backward"
     return spec
+
+
+def _only_ours_keeps_output(name: str) -> bool:
+    return not REGISTRY[name].keeps_input and name not in _STOCK_KEEPS_OUTPUT
+
+
+def adopts(act: nn.Module, in_place: bool) -> bool:
+    """Whether an activation module becomes ours, in a model that writes in place or does not."""
+    spec = _recognise.of_module(act)
+    if spec is None or LEFT_OUT in vars(act) or hooked(act) or vars(act).get("inplace"):
+        return False
+    return not in_place or not (_only_ours_keeps_output(spec[0]) or spec[0] in _STOCK_KEEPS_NEITHER)
 
 
 def hooked(m: nn.Module) -> bool:

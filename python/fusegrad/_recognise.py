@@ -1,14 +1,15 @@
-"""Which activation of the registry a stock module or function stands for."""
+"""Which activation of the registry a stock module or function stands for; the classes that stock modules adopt."""
 
 import inspect
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from . import functional
 from .activations import REGISTRY, Activation
-from .nn import Act
+from .nn import Act, takes_input
 
 Spec = tuple[str, float | None]  # name and parameter of an activation
 
@@ -37,10 +38,11 @@ def of_module(module: nn.Module) -> Spec | None:
     """The activation of an activation module, None for any other module, a subclass, or options we do not have."""
     if type(module) is Act:
         return module._name, module._param
-    for a in _BY_MODULE.get(type(module), ()):
-        if spec := _spec(a, vars(module)):
-            return spec
-    return None
+    return _of_options(type(module), vars(module))
+
+
+def _of_options(cls: type, options: dict[str, Any]) -> Spec | None:
+    return next((spec for a in _BY_MODULE.get(cls, ()) if (spec := _spec(a, options))), None)
 
 
 def of_call(target: object, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | None:
@@ -64,3 +66,38 @@ def _spec(a: Activation, given: dict[str, Any]) -> Spec | None:
         return None
     param = given.get(a.param) if a.param else None
     return None if a.param and not a.accepts(param) else (a.name, param)
+
+
+# --- classes to adopt ---------------------------------------------------------------------------------------------
+
+STOCK = "_fusegrad_stock"  # on a class that a stock activation module adopts: its own class
+
+
+class AdoptedAct(Act):
+    """A stock activation module that became ours: runs the op for the options that it has now, or else as in torch."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        stock = getattr(type(self), STOCK)
+        spec = None if vars(self).get("inplace") else _of_options(stock, vars(self))
+        if spec is not None and isinstance(input, Tensor) and takes_input(input) and _lets_ops_through(type(input)):
+            return functional.act(input, *spec)
+        return stock.forward(self, input)
+
+
+def _lets_ops_through(cls: type[Tensor]) -> bool:
+    """Whether a class of tensors can be given to an op that it has not heard of; torch.masked.MaskedTensor cannot."""
+    if cls.__torch_dispatch__ is Tensor.__torch_dispatch__:
+        return True
+    return cls.__module__.startswith(("torch.distributed.", "torch._subclasses."))  # DTensor, FakeTensor
+
+
+def _adopted(stock: type[nn.Module]) -> type[AdoptedAct]:
+    members = {k: getattr(stock, k) for k in ("__init__", "extra_repr")}
+    members |= {"__module__": __name__, STOCK: stock}
+    return type(stock.__name__, (AdoptedAct, stock), members)
+
+
+ADOPTED = {stock: _adopted(stock) for stock in _BY_MODULE}
+for stock, adopted in ADOPTED.items():
+    _BY_MODULE[adopted] = _BY_MODULE[stock]
+    globals()[adopted.__name__] = adopted  # where pickle looks for it

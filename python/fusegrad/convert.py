@@ -1,9 +1,9 @@
 """Swap fused layers into a model, and out again, in place.
 
-Modules keep their identity: a torch.nn.Linear becomes a fusegrad.Linear by adopting the class, so parameters, hooks,
-state_dict keys, device, dtype and mode stay as they are. A module whose methods call a Linear and then its activation
-adopts a class whose methods do the two as one (_source.py). Activations and the Linear itself are not changed, so
-whoever else calls them, or replaces them, gets what is written.
+Modules keep their identity: a torch.nn.Linear becomes a fusegrad.Linear by adopting the class, and an activation module
+a fusegrad.Act, so parameters, hooks, state_dict keys, device, dtype and mode stay as they are. A module whose methods
+call a Linear and then its activation adopts a class whose methods do the two as one (_source.py). What the activation
+and the Linear compute by themselves is not changed, so whoever else calls them, or replaces them, gets what is written.
 """
 
 import dis
@@ -17,9 +17,10 @@ from weakref import WeakValueDictionary
 from torch import nn
 
 from . import _recognise, functional
-from ._calls import IN_PLACE, LEFT_OUT, hooked, later, now
+from ._calls import IN_PLACE, LEFT_OUT, adopts, hooked, later, now
 from ._code import Unreadable, nested
 from ._pairs import SITES, UNFUSED, Key, calls, fused_class_of, is_sequential, methods
+from ._recognise import ADOPTED, STOCK, AdoptedAct
 from ._source import LATER, NOW, rewrite
 from .nn import Linear
 
@@ -31,14 +32,16 @@ CONVERTED = "_fusegrad_converted"  # set on a Linear that was torch's
 def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     """Replace the linear layers of a model by fused ones, in place.
 
-    Every torch.nn.Linear becomes a fusegrad.Linear. Where an activation is the very next operation after a Linear,
-    both run as one op: neighbours in a torch.nn.Sequential, and in your own methods `torch.tanh(self.fc(x))`, or
-    `x = self.fc(x)` with `x = F.relu(x)` as the next statement. All else in your methods runs as you wrote it.
-    What cannot be proved safe is left alone: subclasses, parametrizations, hooked layers, tensor-subclass weights,
-    methods without source, modules of torch itself. `explain` tells what became of each layer; `unfuse` is the exact
-    inverse. What you change in the model later (layers, hooks, slopes, attributes) is obeyed.
+    Every torch.nn.Linear becomes a fusegrad.Linear, and every activation module a fusegrad.Act, but for in-place ones.
+    Where an activation is the very next operation after a Linear, both run as one op: neighbours in a
+    torch.nn.Sequential, and in your own methods `torch.tanh(self.fc(x))`, or `x = self.fc(x)` with `x = F.relu(x)` as
+    the next statement. All else in your methods runs as you wrote it. What cannot be proved safe is left alone:
+    subclasses, parametrizations, hooked layers, tensor-subclass weights, methods without source, modules of torch
+    itself. `explain` tells what became of each layer; `unfuse` is the exact inverse. What you change in the model later
+    (layers, hooks, slopes, attributes) is obeyed.
 
-    Nothing of the model is run. The class of a module that has such a pair changes, to a subclass of the same name.
+    Nothing of the model is run. The class of an activation module, and of a module that has such a pair, changes to a
+    subclass of the same name.
 
     Args:
         model: any module. Its parameters, state_dict keys, hooks, tied weights, device, dtype and mode stay.
@@ -69,6 +72,9 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
         vars(m).pop(IN_PLACE, None)
         if type(m) is Linear and in_place:
             vars(m)[IN_PLACE] = True
+        stock: type[nn.Module] = vars(type(m)).get(STOCK, type(m))
+        if stock in ADOPTED:
+            _set_class(m, ADOPTED[stock] if adopts(m, in_place) else stock)
     for m in model.modules():
         if fused_class_of(m) not in (None, type(m)):
             continue  # another library has made a class of its own from ours
@@ -94,7 +100,7 @@ def unfuse(model: nn.Module) -> nn.Module:
         converted = vars(m).pop(CONVERTED, False)
         for mark in (LEFT_OUT, IN_PLACE):
             vars(m).pop(mark, None)
-        if converted or isinstance(m, Fused):
+        if converted or isinstance(m, (Fused, AdoptedAct)):
             _set_class(m, original_class(type(m)))
     return model
 
@@ -195,8 +201,9 @@ def original_class(cls: type) -> type:
     """The class before fuse; also where another library has since made a class of its own from ours."""
     if cls is Linear:
         return nn.Linear
-    if UNFUSED in vars(cls):
-        return vars(cls)[UNFUSED]
+    for made_from in (UNFUSED, STOCK):
+        if made_from in vars(cls):
+            return vars(cls)[made_from]
     bases = tuple(original_class(base) for base in cls.__bases__)
     if bases == cls.__bases__:
         return cls

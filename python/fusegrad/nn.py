@@ -78,13 +78,15 @@ def takes(linear: object, input: object) -> bool:
     return (
         isinstance(input, Tensor)
         and isinstance(linear, torch.nn.Linear)
-        and not input.is_nested
-        and input.layout is torch.strided
-        and input.dtype in functional.DTYPES
+        and takes_input(input)
         and linear.weight.layout is torch.strided
         and linear.weight.dtype in functional.DTYPES
         and input.shape[-1:] == linear.weight.shape[1:]
     )
+
+
+def takes_input(input: Tensor) -> bool:
+    return not input.is_nested and input.layout is torch.strided and input.dtype in functional.DTYPES
 
 
 class Act(torch.nn.Module):
