@@ -31,14 +31,16 @@ def snapshot(model):
 def test_fuse_computes_the_same_and_unfuse_restores(name, dtype):
     model, x = make(name, dtype), inputs(dtype)
     before, keys, parameters = snapshot(model)
-    y = model(x)
+    y, truth = model(x), copy.deepcopy(model).double()(x.double())
+    error = lambda y: (y.double() - truth).abs().max()
+    allowed = 2 * error(y) + 8 * torch.finfo(dtype).eps
     assert fg.fuse(model) is model
     _, fused_keys, fused_parameters = snapshot(model)
     assert (fused_keys, fused_parameters) == (keys, parameters)
     assert all(isinstance(m, before[n][1]) for n, m in model.named_modules())
-    torch.testing.assert_close(model(x), y)
+    assert error(model(x)) <= allowed
     fg.fuse(model)  # twice is once
-    torch.testing.assert_close(model(x), y)
+    assert error(model(x)) <= allowed
     assert fg.unfuse(model) is model
     after, keys_after, parameters_after = snapshot(model)
     assert after == before and (keys_after, parameters_after) == (keys, parameters)

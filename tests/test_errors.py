@@ -93,5 +93,5 @@ def test_autocast_accepts_mixed_dtypes():
 
 
 def test_orders_that_do_not_exist():
-    with pytest.raises(ValueError, match="order"):
+    with pytest.raises((ValueError, RuntimeError), match="order"):  # an op of C++ can only raise the second
         torch.ops.fusegrad.act(x, None, "tanh", 0.0, 4)

@@ -44,7 +44,7 @@ def layers(draw):
     return x, w, b, draw(st.sampled_from(CASES))
 
 
-def error_within_twice(mine, stock, truth, dtype, slack=None):
+def error_within_twice(mine, stock, truth, dtype, slack=None, slope=1.0):
     """|mine - truth| <= 2 |stock - truth| + eps, relative to the largest of truth, where stock does not overflow."""
     assert mine.shape == truth.shape and mine.dtype == dtype
     finite = stock.isfinite()
@@ -53,9 +53,9 @@ def error_within_twice(mine, stock, truth, dtype, slack=None):
         return
     scale = max(1.0, truth.abs().max().item())
     if slack is None:
-        slack = 256 if dtype == torch.float64 else 4  # the truth is float64 too, and sums up to 4913 rows
+        slack = 1024 if dtype == torch.float64 else 16 if dtype == torch.float32 else 4  # of float64, the truth is one
     error = (mine.double() - truth).abs().max()
-    assert error <= 2 * (stock.double() - truth).abs().max() + slack * torch.finfo(dtype).eps * scale
+    assert error <= 2 * (stock.double() - truth).abs().max() + slack * torch.finfo(dtype).eps * scale * slope
 
 
 @settings(max_examples=300, deadline=None)
@@ -77,7 +77,7 @@ def test_linear_act(layer):
     for m, s, t in zip(mine, stock, truth, strict=True):
         # torch takes softplus to be linear from e^-20 on, in float64 a visible step; ours is smooth there
         step = case.name == "softplus" and x.dtype == torch.float64
-        error_within_twice(m, s, t.detach(), x.dtype, slack=1e8 if step else None)
+        error_within_twice(m, s, t.detach(), x.dtype, slack=1e8 if step else None, slope=max(1.0, abs(case.value)))
 
 
 @settings(max_examples=200, deadline=None)
@@ -92,6 +92,7 @@ def test_act(data, case, dtype, order):
     scale = max(1.0, truth.abs().max().item()) if truth.numel() else 1.0
     # rounding omega s moves sin by omega^(order + 1) eps |s|, however it is computed
     tolerance = 4 * torch.finfo(dtype).eps * scale * max(1.0, abs(case.value)) ** (order + 1)
+    truth = truth.to(dtype).double()  # which may overflow
     torch.testing.assert_close(out.double(), truth, rtol=0, atol=tolerance)
 
 

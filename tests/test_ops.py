@@ -13,6 +13,7 @@ from torch import nn
 from torch.autograd import grad, gradcheck, gradgradcheck
 
 import fusegrad as fg
+from fusegrad import ops
 from fusegrad.ops import OPS
 
 from cases import CASES, DEFAULTS, DEVICE, Case, leaves, plain
@@ -37,6 +38,13 @@ def samples():
         yield "act", (s, torch.rand_like(s).requires_grad_(), case.name, case.value, 1)
         yield "act", (s.mT, torch.rand_like(s).mT, case.name, case.value, 2)
         yield "act", (s, None, case.name, case.value, 3)
+        gy, kept = torch.rand(2, 5, 4, device=DEVICE)
+        args = case.name, case.value, False, True, False
+        yield "linear_act_backward", (gy.requires_grad_(), x, w, kept, case.name, case.value, True, True, True)
+        yield (
+            "linear_act_backward",
+            (gy.detach(), x, w, kept.requires_grad_(), *args),
+        )
         yield "act_nth", (s, torch.rand_like(s).requires_grad_(), case.name, case.value, 4)
 
 
@@ -47,6 +55,30 @@ SAMPLES = list(samples())
 def test_opcheck(i):
     op, args = SAMPLES[i]
     torch.library.opcheck(OPS[op], args)
+
+
+@pytest.mark.parametrize("needed", ((True, True, True), (True, False, False), (False, True, True)), ids=str)
+@pytest.mark.parametrize("act", ("tanh", "silu", "identity"))
+def test_the_fused_backward_is_differentiable_in_every_mode(act, needed):
+    """The rules call it in plain eager mode only, but it stands on its own as every op does."""
+    generator = torch.Generator().manual_seed(0)
+    fresh = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(DEVICE).requires_grad_()
+    args = fresh(2, 3, 4), fresh(2, 3, 5), fresh(4, 5), fresh(2, 3, 4)
+    op = OPS["linear_act_backward"]
+    present = lambda grads: tuple(g for g, n in zip(grads, needed, strict=True) if n)
+    fn = lambda gy, x, w, s: present(op(gy, x, w, s, act, 0.0, *needed))
+
+    def composed(gy, x, w, s):
+        gz = gy if act == "identity" else ops.act(s, gy, act, 0.0, 1)
+        rows = gz.reshape(6, 4)
+        return present((gz @ w, rows.mT @ x.reshape(6, 5), rows.sum(0)))
+
+    torch.testing.assert_close(fn(*args), composed(*args))
+    assert gradcheck(fn, args, check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(fn, args)
+    for dims in ((0, 0, None, 0), (0, None, None, 0), (None, 0, None, None)):
+        batched = [a if d is None else torch.stack([a, a + 1]) for a, d in zip(args, dims, strict=True)]
+        torch.testing.assert_close(torch.vmap(fn, dims)(*batched), torch.vmap(composed, dims)(*batched))
 
 
 def test_every_op_is_sampled():

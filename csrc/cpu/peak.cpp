@@ -6,6 +6,8 @@
 #include <thread>
 #include <vector>
 
+#include "capability.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define FUSEGRAD_TARGET(isa) __attribute__((target(isa)))
@@ -88,10 +90,9 @@ Loop loop_for(const std::string& dtype) {
   if (dtype == "float32") return widest<float>();
   if (dtype == "float64") return widest<double>();
   if (dtype != "bfloat16")
-    throw std::invalid_argument("peak_gflops: dtype must be float32, float64 or bfloat16, got " +
-                                dtype);
+    throw std::invalid_argument("peak_gflops: dtype must be float32, float64 or bfloat16, got " + dtype);
 #if defined(__x86_64__)
-  if (capability() == "avx512_bf16") return avx512_bf16;
+  if (std::string(capability()) == "avx512_bf16") return avx512_bf16;
 #endif
   return nullptr;
 }
@@ -108,15 +109,6 @@ double rate(Loop loop, double seconds) {
 }
 
 }  // namespace
-
-std::string capability() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bf16")) return "avx512_bf16";
-  if (__builtin_cpu_supports("avx512f")) return "avx512";
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
-#endif
-  return "portable";
-}
 
 double peak_gflops(const std::string& dtype, int threads, double seconds) {
   if (threads < 1) throw std::invalid_argument("peak_gflops: threads must be at least 1");

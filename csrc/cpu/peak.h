@@ -4,9 +4,6 @@
 
 namespace fusegrad {
 
-// The widest instruction set of this processor that the kernels are written for.
-std::string capability();
-
 // GFLOP/s (a multiply-add counts as two) of a loop that only multiplies and adds in registers, run
 // by `threads` threads at once for `seconds`. This is the most that any kernel can reach. dtype is
 // "float32", "float64" or "bfloat16" (products of bfloat16 summed in float32); 0 where the

@@ -46,6 +46,13 @@ def outside_transforms(*tensors: Tensor | None) -> bool:
     return True
 
 
+def one_kernel(*tensors: Tensor) -> bool:
+    """Whether a rule may call an op that does the work of several, and has fewer modes than they."""
+    return (
+        peek_interpreter_stack() is None and forward_ad._current_level < 0 and all(not _is_dtensor(t) for t in tensors)
+    )
+
+
 def keeps_for_backward(*tensors: Tensor | None) -> bool:
     """Whether a call should keep what a derivative needs. If this is wrong, it is only computed again."""
     return requires_grad(*tensors) or not (torch.compiler.is_compiling() or in_plain_eager(*tensors))
@@ -160,8 +167,12 @@ def unqualified(op: torch._ops.OpOverload) -> str:
     return op.name().split("::")[1]
 
 
+def _is_dtensor(t: Tensor) -> bool:
+    dtensor = sys.modules.get("torch.distributed.tensor")
+    return dtensor is not None and isinstance(t, dtensor.DTensor)
+
+
 def _teach_dtensor(tensors: list[Tensor]) -> None:
     """Register the sharding rules when the first DTensor comes: the import costs 1.4 s, too much for all others."""
-    dtensor = sys.modules.get("torch.distributed.tensor")
-    if dtensor is not None and any(isinstance(t, dtensor.DTensor) for t in tensors):
+    if any(map(_is_dtensor, tensors)):
         from . import _sharding  # noqa: F401  (registers)

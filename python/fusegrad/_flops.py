@@ -15,3 +15,8 @@ def _(a_shape, b_shape, trans_a, trans_b, *args, out_shape, **kwargs) -> int:
 @register_flop_formula([OPS[name].overloadpacket for name in ("linear", "linear_act")])
 def _(x_shape, w_shape, *args, **kwargs) -> int:
     return 2 * math.prod(x_shape) * w_shape[0]
+
+
+@register_flop_formula(OPS["linear_act_backward"].overloadpacket)
+def _(gy_shape, x_shape, w_shape, s_shape, act, param, need_x, need_w, *args, **kwargs) -> int:
+    return 2 * math.prod(x_shape) * w_shape[0] * (need_x + need_w)

@@ -54,6 +54,19 @@ def _(info, dims, x, w, b, name, param, keep):
     return (y, z.new_empty(0)), (0, None)
 
 
+@_vmap("linear_act_backward")
+def _(info, dims, gy, x, w, s, name, param, *needed):
+    gy, x, w, s = (front(info, t, dim) for t, dim in zip((gy, x, w, s), dims, strict=False))
+    gz = act(s, gy, name, param, 1)
+    rows = lambda t: t.reshape(t.shape[0], math.prod(t.shape[1:-1]), t.shape[-1])
+    need_x, need_w, need_b = needed
+    empty = x.new_empty(info.batch_size, 0)
+    gx = torch.bmm(rows(gz), w).reshape(x.shape) if need_x else empty
+    gw = torch.bmm(rows(gz).mT, rows(x)) if need_w else empty
+    gb = rows(gz).sum(1) if need_b else empty
+    return (gx, gw, gb), (0, 0, 0)
+
+
 @_vmap("mul_constant")
 def _(info, dims, x, c):
     return mul_constant(x, c), dims[0]

@@ -53,6 +53,7 @@ class Activation:
     methods: tuple[str, ...] = ()  # stock Tensor methods
     options: dict[str, Any] = field(default_factory=dict)  # what their other options must be, in positional order
     widens: bool = False  # CUDA autocast runs the stock function in float32
+    stock_derives_twice: bool = True  # torch can differentiate the stock function twice
 
     @property
     def keeps_input(self) -> bool:
@@ -230,7 +231,7 @@ REGISTRY: dict[str, Activation] = {
             value=lambda z, _: F.hardsigmoid(z),
             first=lambda g, z, _: torch.where((z > -3) & (z < 3), g / 6, 0.0),  # torch's has 1/6 as a float32
             second=f.zero, third=f.zero,
-            module=nn.Hardsigmoid, functions=(F.hardsigmoid,),
+            module=nn.Hardsigmoid, functions=(F.hardsigmoid,), stock_derives_twice=False,
         ),
         Activation(
             "hardtanh", "min(max(z, -1), 1)", OUTPUT,

@@ -63,6 +63,12 @@ def _info(console: Console, args: argparse.Namespace) -> int:
     for op in ops.OPS:
         serves.add_row(op, *(backends.serving(op, device) for device in _devices()))
     console.print(serves)
+    console.print(
+        f"\nOn a CPU, outside of compilers and transforms, stock torch runs what is small: layers of up to "
+        f"{backends.SMALL_LAYER:,} multiplications ({backends.SMALL_LAYER_IN_TRAINING:,} where a gradient is needed), "
+        f"tensors of up to {backends.SMALL_TENSOR:,} ({backends.SMALL_TENSOR_IN_TRAINING:,}) elements.",
+        highlight=False,
+    )
     return 0
 
 

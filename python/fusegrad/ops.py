@@ -3,10 +3,11 @@
 A rule is made of these ops and of plain aten only, so every order of every transform follows from it.
 
     act(s, g?, act, param, order)               g * D_order(s), orders 0 to 3
-    act_nth(s, g?, act, param, order)           the same for any order >= 3, without a kernel
+    act_nth(s, g?, act, param, order)           the same for any order and entry, on the reference
     mm(a, b, trans_a, trans_b)                  a b, each transposed first if asked
     linear(x, w, b?)                            x w^T + b
     linear_act(x, w, b?, act, param, keep)      y = act(x w^T + b), and what backward needs of it
+    linear_act_backward(gy, x, w, s, ...)       its gradients gx, gw, gb, those that are needed
     mul_constant(x, c)                          c x
 
 How they run under vmap, autocast and the flop counter: _vmap.py, _autocast.py, _flops.py.
@@ -17,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._autograd import differentiable, wanted
+from ._autograd import differentiable, one_kernel, wanted
 from .activations import REGISTRY
 
 library = torch.library.Library("fusegrad", "DEF")
@@ -28,6 +29,9 @@ SCHEMAS = (
     "linear(Tensor x, Tensor w, Tensor? b) -> Tensor",
     # keep: whether y comes with what backward needs; if not, backward computes it again
     "linear_act(Tensor x, Tensor w, Tensor? b, str act, float param, bool keep) -> (Tensor y, Tensor kept)",
+    # a gradient that is not needed is empty
+    "linear_act_backward(Tensor gy, Tensor x, Tensor w, Tensor s, str act, float param, "
+    "bool need_x, bool need_w, bool need_b) -> (Tensor gx, Tensor gw, Tensor gb)",
     "mul_constant(Tensor x, float c) -> Tensor",
 )
 for schema in SCHEMAS:
@@ -81,6 +85,15 @@ def _(x, w, b):
 def _(x, w, b, act, param, keep):
     y = x.new_empty(*x.shape[:-1], w.shape[0])
     return y, torch.empty_like(y) if keep and REGISTRY[act].keeps_input else x.new_empty(0)
+
+
+@_fake("linear_act_backward")
+def _(gy, x, w, s, act, param, need_x, need_w, need_b):
+    return (
+        x.new_empty(x.shape if need_x else 0),
+        w.new_empty(w.shape if need_w else 0),
+        w.new_empty(w.shape[0] if need_b else 0),
+    )
 
 
 @_fake("mul_constant")
@@ -152,14 +165,29 @@ class MM(torch.autograd.Function):
         return total(None if ta is None else mm(ta, b, *flags), None if tb is None else mm(a, tb, *flags))
 
 
-def linear_backward(ctx, gz: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor | None, ...]:
-    """Of z = x w^T + b: gx = gz w, gw = gz^T x, gb = the sum of gz over its rows; each if this backward wants it."""
-    need_x, need_w, need_b = wanted(ctx, 3)
+def linear_backward(
+    ctx, gy: Tensor, x: Tensor, w: Tensor, s: Tensor, name: str, param: float
+) -> tuple[Tensor | None, ...]:
+    """Of y = act(x w^T + b): gx, gw, gb, each if this backward wants it."""
+    needed = wanted(ctx, 3)
+    if one_kernel(gy, x, w, s):
+        return present(linear_act_backward(gy, x, w, s, name, param, *needed), needed)
+    return gradients(gy if name == "identity" else act(s, gy, name, param, 1), x, w, needed)
+
+
+def gradients(gz: Tensor, x: Tensor, w: Tensor, needed: list[bool]) -> tuple[Tensor | None, ...]:
+    """Of z = x w^T + b: gx = gz w, gw = gz^T x, gb = the sum of gz over its rows."""
     g = rows(gz)
-    gx = mm(g, w, False, False).reshape(x.shape) if need_x else None
-    gw = mm(g, rows(x), True, False) if need_w else None
-    gb = g.sum(0) if need_b else None
-    return gx, gw, gb
+    return (
+        mm(g, w, False, False).reshape(x.shape) if needed[0] else None,
+        mm(g, rows(x), True, False) if needed[1] else None,
+        g.sum(0) if needed[2] else None,
+    )
+
+
+def present(grads, needed) -> tuple[Tensor | None, ...]:
+    """The gradients that were asked for: an op returns an empty tensor for another."""
+    return tuple(g if n else None for g, n in zip(grads, needed, strict=True))
 
 
 def linear_jvp(x: Tensor, w: Tensor, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None) -> Tensor | None:
@@ -183,7 +211,10 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gz):
-        return (None, None, None) if gz is None else linear_backward(ctx, gz, *ctx.saved_tensors)
+        if gz is None:
+            return None, None, None
+        x, w = ctx.saved_tensors
+        return linear_backward(ctx, gz, x, w, gz, "identity", 0.0)
 
     @staticmethod
     def jvp(ctx, tx, tw, tb):
@@ -214,10 +245,12 @@ class LinearAct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gy, gkept):
         x, w, s = LinearAct.saved(ctx)
+        if gkept is None and gy is not None:
+            return *linear_backward(ctx, gy, x, w, s, ctx.act, ctx.param), None, None, None
         gz = total(gkept, None if gy is None else act(s, gy, ctx.act, ctx.param, 1))
         if gz is None:
             return None, None, None, None, None, None
-        return *linear_backward(ctx, gz, x, w), None, None, None
+        return *linear_backward(ctx, gz, x, w, gz, "identity", 0.0), None, None, None
 
     @staticmethod
     def jvp(ctx, tx, tw, tb, *_):
@@ -231,6 +264,62 @@ class LinearAct(torch.autograd.Function):
     def saved(ctx) -> tuple[Tensor, Tensor, Tensor]:
         x, w, b, s = ctx.saved_tensors
         return x, w, s if ctx.has_kept else linear(x, w, b)
+
+
+class LinearActBackward(torch.autograd.Function):
+    """With gz = gy D_1(s): gx = gz w, gw = gz^T x, gb = sum of gz.
+
+    Of these, along ggx, ggw, ggb, the gradient of gz is G = ggx w^T + x ggw^T + ggb, so that those of the arguments
+    are D_1(s) G of gy, gz ggw of x, gz^T ggx of w, and gy D_2(s) G of s.
+    """
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        gy, x, w, s, ctx.act, ctx.param, *ctx.needed = inputs
+        ctx.save_for_backward(gy, x, w, s)
+        ctx.save_for_forward(gy, x, w, s)
+        ctx.mark_non_differentiable(*(g for g, n in zip(output, ctx.needed, strict=True) if not n))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, ggx, ggw, ggb):
+        gy, x, w, s = ctx.saved_tensors
+        need_gy, need_x, need_w, need_s = wanted(ctx, 4)
+        ggx, ggw, ggb = present((ggx, ggw, ggb), ctx.needed)
+        g = linear_jvp(x, w, ggx, ggw, ggb) if need_gy or need_s else None
+        d_gy = act(s, g, ctx.act, ctx.param, 1) if need_gy and g is not None else None
+        d_s = act(s, gy * g, ctx.act, ctx.param, 2) if need_s and g is not None else None
+        d_x = d_w = None
+        if (need_x and ggw is not None) or (need_w and ggx is not None):
+            gz = rows(act(s, gy, ctx.act, ctx.param, 1))
+            d_x = mm(gz, ggw, False, False).reshape(x.shape) if need_x and ggw is not None else None
+            d_w = mm(gz, rows(ggx), True, False) if need_w and ggx is not None else None
+        return d_gy, d_x, d_w, d_s, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, tgy, tx, tw, ts, *_):
+        gy, x, w, s = ctx.saved_tensors
+        gz = act(s, gy, ctx.act, ctx.param, 1)
+        tz = total(
+            None if tgy is None else act(s, tgy, ctx.act, ctx.param, 1),
+            None if ts is None else act(s, gy * ts, ctx.act, ctx.param, 2),
+        )
+        need_x, need_w, need_b = ctx.needed
+        t_gx = t_gw = t_gb = None
+        if need_x:
+            t_gx = total(
+                None if tz is None else mm(rows(tz), w, False, False),
+                None if tw is None else mm(rows(gz), tw, False, False),
+            )
+            t_gx = None if t_gx is None else t_gx.reshape(x.shape)
+        if need_w:
+            t_gw = total(
+                None if tz is None else mm(rows(tz), rows(x), True, False),
+                None if tx is None else mm(rows(gz), rows(tx), True, False),
+            )
+        if need_b and tz is not None:
+            t_gb = rows(tz).sum(0)
+        return t_gx, t_gw, t_gb
 
 
 class MulConstant(torch.autograd.Function):
@@ -250,7 +339,7 @@ class MulConstant(torch.autograd.Function):
         return None if tx is None else mul_constant(tx, ctx.c)
 
 
-low_act, act_nth, mm, linear, linear_act, mul_constant = (
+low_act, act_nth, mm, linear, linear_act, linear_act_backward, mul_constant = (
     differentiable(library, op, rule)
-    for op, rule in zip(OPS.values(), (Act, Act, MM, Linear, LinearAct, MulConstant), strict=True)
+    for op, rule in zip(OPS.values(), (Act, Act, MM, Linear, LinearAct, LinearActBackward, MulConstant), strict=True)
 )

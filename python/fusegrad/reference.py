@@ -4,6 +4,7 @@ Each takes the arguments of its schema (ops.py) and runs below autograd. Outputs
 say: what a matrix product makes is contiguous, what is elementwise is laid out as its first argument.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -40,15 +41,20 @@ def act_nth(
     param: float,
     order: int,
 ) -> Tensor:  # shape of s
-    """g * D_order(s) for any order >= 3: torch's derivatives, nested, of D_3.
+    """g * D_order(s) for any order: above 3 torch's derivatives, nested, of D_3.
 
     By reverse mode, since torch cannot nest forward mode of torch.func in a dual_level of the caller's.
     """
+    if order <= 3:
+        return _act(s, g, act, param, order)
     fn: Callable[[Tensor], Tensor] = lambda s: REGISTRY[act].third(s, param)
     for _ in range(order - 3):
         fn = _derivative(fn)
     with above_autograd():
         return _laid_out_as(s, _times(s, g, param, lambda s, _: fn(s)))
+
+
+_act = act  # which is the name of an argument, too
 
 
 def _derivative(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -98,6 +104,26 @@ def linear_act(
     if a.name == "identity":
         return z, z.new_empty(0)
     return a.value(z, param), z if keep and a.keeps_input else z.new_empty(0)
+
+
+def linear_act_backward(
+    gy: Tensor,  # (..., n)
+    x: Tensor,  # (..., k)
+    w: Tensor,  # (n, k)
+    s: Tensor,  # (..., n): z or y, what the activation keeps
+    act: str,
+    param: float,
+    need_x: bool,
+    need_w: bool,
+    need_b: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # of the shapes of x, w and b; empty where not needed
+    gz = gy if act == "identity" else REGISTRY[act].first(gy, s, param)
+    n, k = w.shape
+    gz, rows = gz.reshape(math.prod(gz.shape[:-1]), n), x.reshape(math.prod(x.shape[:-1]), k)
+    gx = torch.mm(gz, w).reshape(x.shape) if need_x else x.new_empty(0)
+    gw = torch.mm(gz.mT, rows) if need_w else w.new_empty(0)
+    gb = gz.sum(0) if need_b else w.new_empty(0)
+    return gx, gw.contiguous(), gb
 
 
 def mul_constant(x: Tensor, c: float) -> Tensor:

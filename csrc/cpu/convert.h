@@ -1,0 +1,140 @@
+// Reading and writing the four types: computation is in float32, in float64 for float64. Rounding is to nearest even.
+#pragma once
+
+#include "../vec.h"
+#include "kernels.h"
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace fusegrad {
+namespace FUSEGRAD_ISA {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+// The vector that numbers of type T are computed in.
+template <class T>
+struct Computed {
+  using V = F32;
+};
+template <>
+struct Computed<double> {
+  using V = F64;
+};
+template <class T>
+using VectorFor = typename Computed<T>::V;
+template <class T>
+using ScalarFor = ScalarOf<VectorFor<T>>;
+
+typedef uint32_t U32 __attribute__((vector_size(FUSEGRAD_VECTOR_BYTES)));
+typedef uint16_t U16 __attribute__((vector_size(FUSEGRAD_VECTOR_BYTES / 2)));
+
+inline F32 widen(U16 h, BFloat16) { return bits<F32>(__builtin_convertvector(h, U32) << 16); }
+
+inline F32 widen(U16 h, Half) {
+#if defined(__AVX512F__)
+  return bits<F32>(_mm512_cvtph_ps(bits<__m256i>(h)));
+#elif defined(__F16C__)
+  return bits<F32>(_mm256_cvtph_ps(bits<__m128i>(h)));
+#else
+  const U32 wide = __builtin_convertvector(h, U32);
+  const U32 shifted = (wide & 0x7fff) << 13;
+  // 2^112 makes up for the difference of the exponents' biases, also for subnormal numbers
+  const U32 finite = bits<U32>(bits<F32>(shifted) * 0x1p112f);
+  const U32 special = shifted | 0x7f800000;
+  return bits<F32>(((wide & 0x7c00) == 0x7c00 ? special : finite) | (wide & 0x8000) << 16);
+#endif
+}
+
+inline U16 narrow(F32 x, BFloat16) {
+  const U32 u = bits<U32>(x);
+  const U32 rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+  return __builtin_convertvector(x != x ? U32{} + 0x7fc0 : rounded, U16);
+}
+
+inline U16 narrow(F32 x, Half) {
+#if defined(__AVX512F__)
+  return bits<U16>(_mm512_cvtps_ph(bits<__m512>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__F16C__)
+  return bits<U16>(_mm256_cvtps_ph(bits<__m256>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+  const U32 u = bits<U32>(x), size = u & 0x7fffffff;
+  // a subnormal number: adding 1/2 aligns its last place with that of a float32
+  const U32 small = bits<U32>(bits<F32>(size) + 0.5f) - 0x3f000000;
+  const U32 normal = (size - (112 << 23) + 0xfff + ((size >> 13) & 1)) >> 13;
+  const U32 large = size > 0x7f800000 ? U32{} + 0x7e00 : U32{} + 0x7c00;
+  const U32 h = size < (113 << 23) ? small : size >= 0x47800000 ? large : normal;
+  return __builtin_convertvector(h | (u >> 16 & 0x8000), U16);
+#endif
+}
+
+inline F32 load_as(const float* from) { return load<F32>(from); }
+inline F64 load_as(const double* from) { return load<F64>(from); }
+inline void store_as(float* to, F32 v) { store<F32>(to, v); }
+inline void store_as(double* to, F64 v) { store<F64>(to, v); }
+
+template <class T>  // BFloat16 or Half
+inline F32 load_as(const T* from) {
+  U16 h;
+  __builtin_memcpy(&h, from, sizeof h);
+  return widen(h, T{});
+}
+template <class T>
+inline void store_as(T* to, F32 v) {
+  const U16 h = narrow(v, T{});
+  __builtin_memcpy(to, &h, sizeof h);
+}
+
+// The first n < lanes of a vector; the rest is 0.
+template <class T>
+inline VectorFor<T> load_some(const T* from, int64_t n) {
+  T buffer[kLanes<VectorFor<T>>] = {};
+  __builtin_memcpy(buffer, from, n * sizeof(T));
+  return load_as(buffer);
+}
+template <class T>
+inline void store_some(T* to, VectorFor<T> v, int64_t n) {
+  T buffer[kLanes<VectorFor<T>>];
+  store_as(buffer, v);
+  __builtin_memcpy(to, buffer, n * sizeof(T));
+}
+
+inline float to_scalar(float x) { return x; }
+inline double to_scalar(double x) { return x; }
+template <class T>
+inline float to_scalar(T x) {
+  return load_some(&x, 1)[0];
+}
+
+template <class T>
+void widen_row(const T* from, ScalarFor<T>* to, int64_t n) {
+  using V = VectorFor<T>;
+  int64_t i = 0;
+  for (; i + kLanes<V> <= n; i += kLanes<V>) store<V>(to + i, load_as(from + i));
+  if (i < n) store_some(to + i, load_some(from + i, n - i), n - i);
+}
+template <class T>
+void narrow_row(const ScalarFor<T>* from, T* to, int64_t n) {
+  using V = VectorFor<T>;
+  int64_t i = 0;
+  for (; i + kLanes<V> <= n; i += kLanes<V>) store_as(to + i, load<V>(from + i));
+  if (i < n) store_some(to + i, load_some(from + i, n - i), n - i);
+}
+
+// Calls f with a value of the type that t stands for.
+template <class F>
+void with_type(Type t, const F& f) {
+  if (t == Type::f32) f(float{});
+  if (t == Type::f64) f(double{});
+  if (t == Type::bf16) f(BFloat16{});
+  if (t == Type::f16) f(Half{});
+}
+
+}  // namespace FUSEGRAD_ISA
+}  // namespace fusegrad

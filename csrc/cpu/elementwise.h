@@ -1,0 +1,123 @@
+// Activations of contiguous numbers: a kernel for each activation and order, in float32 and in float64; 16-bit numbers
+// pass through float32 by blocks that stay in L1.
+#pragma once
+
+#include "../activations.h"
+#include "convert.h"
+
+namespace fusegrad {
+namespace FUSEGRAD_ISA {
+
+constexpr int64_t kBlock = 1024;  // elements: three blocks of float32 are 12 KiB
+
+template <class A, int kOrder, class V>
+inline V apply(V s, V g, ScalarOf<V> param) {
+  if constexpr (kOrder == 0) return A::value(s, param);
+  if constexpr (kOrder == 1) return A::first(g, s, param);
+  if constexpr (kOrder == 2) return g * A::second(s, param);
+  if constexpr (kOrder == 3) return g * A::third(s, param);
+}
+
+template <class A, int kOrder, class V>
+void elementwise(const void* s_, const void* g_, void* out_, int64_t n, double param_) {
+  using S = ScalarOf<V>;
+  const S *s = static_cast<const S*>(s_), *g = static_cast<const S*>(g_);
+  S* out = static_cast<S*>(out_);
+  const S param = S(param_);
+  const V one = all<V>(1);
+  int64_t i = 0;
+  for (; i + kLanes<V> <= n; i += kLanes<V>)
+    store<V>(out + i, apply<A, kOrder>(load<V>(s + i), g ? load<V>(g + i) : one, param));
+  if (i < n)
+    store_some(out + i, apply<A, kOrder>(load_some(s + i, n - i), g ? load_some(g + i, n - i) : one, param), n - i);
+}
+
+template <class A>
+constexpr Activation kernels_of() {
+  return {A::kName,
+          A::kKeepsInput,
+          {elementwise<A, 0, F32>, elementwise<A, 1, F32>, elementwise<A, 2, F32>, elementwise<A, 3, F32>},
+          {elementwise<A, 0, F64>, elementwise<A, 1, F64>, elementwise<A, 2, F64>, elementwise<A, 3, F64>}};
+}
+
+template <class L>
+struct Table;
+template <class... As>
+struct Table<List<As...>> {
+  static constexpr Activation kEntries[] = {kernels_of<As>()...};
+};
+
+void act(Type type, Elementwise f, const void* s_, const void* g_, void* out_, int64_t n, double param) {
+  if (type == Type::f32 || type == Type::f64) return f(s_, g_, out_, n, param);
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    if constexpr (sizeof(T) == 2) {
+      const T *s = static_cast<const T*>(s_), *g = static_cast<const T*>(g_);
+      alignas(64) float sf[kBlock], gf[kBlock];
+      for (int64_t i = 0; i < n; i += kBlock) {
+        const int64_t size = n - i < kBlock ? n - i : kBlock;
+        widen_row(s + i, sf, size);
+        if (g) widen_row(g + i, gf, size);
+        f(sf, g ? gf : nullptr, sf, size, param);
+        narrow_row(sf, static_cast<T*>(out_) + i, size);
+      }
+    }
+  });
+}
+
+// The sums are made by blocks of columns that stay in L1. What is summed is gz as it is stored.
+void gz_and_sum(Type type, Elementwise f, const void* s_, const void* gy_, void* gz_, void* sum_, int64_t m, int64_t n,
+                double param) {
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    using V = VectorFor<T>;
+    using S = ScalarFor<T>;
+    const T *s = static_cast<const T*>(s_), *gy = static_cast<const T*>(gy_);
+    T* gz = static_cast<T*>(gz_);
+    S* sum = static_cast<S*>(sum_);
+    const int64_t rows = n < kBlock ? kBlock / n : 1;  // to a block
+    for (int64_t j = 0; j < n; j += kBlock) {
+      const int64_t size = n - j < kBlock ? n - j : kBlock;
+      for (int64_t k = 0; sum && k < size; k++) sum[j + k] = 0;
+      for (int64_t i = 0; i < m; i++) {
+        const int64_t at = i * n + j;
+        if (f && i % rows == 0) {
+          const int64_t block = n < kBlock ? (m - i < rows ? m - i : rows) * n : size;
+          act(type, f, s + at, gy + at, gz + at, block, param);
+        }
+        if (!sum) continue;
+        const T* from = (f ? gz : gy) + at;
+        int64_t k = 0;
+        for (; k + kLanes<V> <= size; k += kLanes<V>) store<V>(sum + j + k, load<V>(sum + j + k) + load_as(from + k));
+        for (; k < size; k++) sum[j + k] += to_scalar(from[k]);
+      }
+    }
+  });
+}
+
+void sum_rows(Type type, const void* rows_, void* sum_, int64_t m, int64_t n) {
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    using S = ScalarFor<T>;
+    const S* rows = static_cast<const S*>(rows_);
+    for (int64_t j = 0; j < n; j += kBlock) {
+      const int64_t size = n - j < kBlock ? n - j : kBlock;
+      double sum[kBlock] = {};
+      S rounded[kBlock];
+      for (int64_t i = 0; i < m; i++)
+        for (int64_t k = 0; k < size; k++) sum[k] += rows[i * n + j + k];
+      for (int64_t k = 0; k < size; k++) rounded[k] = S(sum[k]);
+      narrow_row(rounded, static_cast<T*>(sum_) + j, size);
+    }
+  });
+}
+
+struct Scale {
+  template <class V>
+  static V value(V x, ScalarOf<V> c) {
+    return x * c;
+  }
+};
+
+}  // namespace FUSEGRAD_ISA
+}  // namespace fusegrad

@@ -1,0 +1,22 @@
+// The kernels of one instruction set. Each isa_*.cpp names it, sets its target, and includes this file.
+#pragma once
+
+#include "gemm.h"
+
+namespace fusegrad {
+namespace FUSEGRAD_ISA {
+
+#define FUSEGRAD_STRING(x) #x
+#define FUSEGRAD_NAME(x) FUSEGRAD_STRING(x)
+extern const Kernels kKernels = {FUSEGRAD_NAME(FUSEGRAD_ISA),
+                                 gemm,
+                                 act,
+                                 gz_and_sum,
+                                 sum_rows,
+                                 elementwise<Scale, 0, F32>,
+                                 elementwise<Scale, 0, F64>,
+                                 Table<Activations>::kEntries,
+                                 Activations::kSize};
+
+}  // namespace FUSEGRAD_ISA
+}  // namespace fusegrad

@@ -1,0 +1,14 @@
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), \
+                             apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
+#endif
+#define FUSEGRAD_ISA avx512
+#define FUSEGRAD_VECTOR_BYTES 64
+#include "isa.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,89 @@
+// What the kernels of one instruction set offer to the ops: plain pointers and sizes, nothing of torch.
+#pragma once
+
+#include <stdint.h>
+
+namespace fusegrad {
+
+enum class Type { f32, f64, bf16, f16 };
+
+constexpr int64_t size_of(Type t) { return t == Type::f64 ? 8 : t == Type::f32 ? 4 : 2; }
+
+// out[i] = order 0: act(s[i]); else g[i] D_order(s[i]), g = nullptr standing for ones. All three are float32 or all
+// float64. out may be s or g.
+using Elementwise = void (*)(const void* s, const void* g, void* out, int64_t n, double param);
+
+constexpr int kOrders = 4;  // 0 to 3
+
+struct Activation {
+  const char* name;
+  bool keeps_input;  // for backward; else its output
+  Elementwise float32[kOrders], float64[kOrders];
+};
+
+struct Operand {  // a matrix of any strides, in elements
+  const void* data;
+  int64_t row, column;
+};
+
+// c = a b, a (m, k), b (k, n), all of one type, summed in float32 (float64 for float64). Then, if asked, while the
+// tile is in cache: z = c + bias, kept = z, c = activation(z).
+struct Gemm {
+  Type type;
+  int64_t m, n, k;
+  Operand a, b;
+  void* c;  // (m, n), rows adjacent
+  const void* bias = nullptr;
+  int64_t bias_stride = 1;
+  Elementwise activation = nullptr;
+  double param = 0;
+  void* kept = nullptr;  // (m, n), rows adjacent
+};
+
+struct Kernels {
+  const char* isa;
+  void (*gemm)(const Gemm&);
+  // out = g D_order(s) or act(s), all contiguous, on this thread.
+  void (*act)(Type, Elementwise, const void* s, const void* g, void* out, int64_t n, double param);
+  // gz = gy D_1(s), (m, n) contiguous, and the sum of its rows in float32 or float64, on this thread. Without a
+  // function gz is gy, and not written; sum may be nullptr.
+  void (*gz_and_sum)(Type, Elementwise, const void* s, const void* gy, void* gz, void* sum, int64_t m, int64_t n,
+                     double param);
+  // The sum of m rows of n numbers, in float32 or float64, rounded to the type.
+  void (*sum_rows)(Type, const void* rows, void* sum, int64_t m, int64_t n);
+  Elementwise scale_float32, scale_float64;  // out = param s
+  const Activation* activations;
+  int count;
+};
+
+namespace portable {
+extern const Kernels kKernels;
+}
+namespace avx2 {
+extern const Kernels kKernels;
+}
+namespace avx512 {
+extern const Kernels kKernels;
+}
+
+// --- what the kernels need of their surroundings: torch (runtime.cpp) or a plain program (tests/kernels.cpp) --------
+
+// The number of threads that a parallel call will use, 1 inside one.
+int threads();
+
+// Calls body(begin, end, context) for ranges that together are [0, n), on several threads.
+void parallel(int64_t n, void (*body)(int64_t begin, int64_t end, void* context), void* context);
+
+// Scratch memory of this thread, aligned to a cache line, good until its next call with the same slot.
+void* scratch(int slot, int64_t bytes);
+constexpr int kSlotOfA = 0, kSlotOfB = 1, kSlotOfPanel = 2, kSlotOfPartial = 3, kSlotOfGz = 4, kSlotOfSums = 5,
+              kSlots = 6;
+
+template <class Body>
+void parallel(int64_t n, const Body& body) {
+  parallel(
+      n, [](int64_t begin, int64_t end, void* context) { (*static_cast<const Body*>(context))(begin, end); },
+      const_cast<Body*>(&body));
+}
+
+}  // namespace fusegrad

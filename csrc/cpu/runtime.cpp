@@ -1,0 +1,46 @@
+// Threads and memory for the kernels: torch's threads, and scratch that is kept from call to call, as fresh pages cost
+// more than what is written to them.
+#include <torch/csrc/stable/ops.h>
+
+#include <cstdlib>
+#include <new>
+
+#include "kernels.h"
+
+namespace fusegrad {
+namespace {
+
+struct Buffer {
+  void* data = nullptr;
+  int64_t size = 0;
+
+  void* at_least(int64_t bytes) {
+    constexpr int64_t kLine = 64, kKept = 256 << 20;  // more than kKept is given back as soon as it is not needed
+    if (bytes > size || (size > kKept && bytes <= kKept)) {
+      std::free(data);
+      data = nullptr;
+      size = (bytes + bytes / 8 + kLine) / kLine * kLine;
+      data = std::aligned_alloc(kLine, size);
+      if (data == nullptr) {
+        size = 0;
+        throw std::bad_alloc();
+      }
+    }
+    return data;
+  }
+  ~Buffer() { std::free(data); }
+};
+
+thread_local Buffer buffers[kSlots];
+
+}  // namespace
+
+int threads() { return int(torch::stable::get_num_threads()); }
+
+void parallel(int64_t n, void (*body)(int64_t, int64_t, void*), void* context) {
+  torch::stable::parallel_for(0, n, 1, [=](int64_t begin, int64_t end) { body(begin, end, context); });
+}
+
+void* scratch(int slot, int64_t bytes) { return buffers[slot].at_least(bytes); }
+
+}  // namespace fusegrad

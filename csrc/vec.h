@@ -1,0 +1,73 @@
+// Vectors of one width, FUSEGRAD_VECTOR_BYTES, on the vector extensions of GCC and Clang: one source for AVX-512, AVX2,
+// SSE and NEON. A file that includes this one is compiled once per instruction set (cpu/isa_*.cpp), each in a namespace
+// of its own, and includes nothing of torch or of the standard library: an inline function of theirs, compiled for
+// AVX-512, could be the copy that the linker keeps for all.
+#pragma once
+
+#include <stdint.h>
+
+namespace fusegrad {
+namespace FUSEGRAD_ISA {
+
+template <class T>
+struct Vector {
+  typedef T type __attribute__((vector_size(FUSEGRAD_VECTOR_BYTES)));
+};
+using F32 = Vector<float>::type;
+using F64 = Vector<double>::type;
+
+// What goes with a vector of floating-point numbers: its scalar, integers of the same size, and constants of the
+// format.
+template <class V>
+struct Traits;
+template <>
+struct Traits<F32> {
+  using Scalar = float;
+  using Int = Vector<int32_t>::type;
+  static constexpr int kMantissa = 23, kBias = 127;
+  static constexpr float kRound = 0x1.8p23f;  // adding it leaves the nearest integer in the lowest bits
+  static constexpr float kLn2High = 0x1.62e4p-1f, kLn2Low = 0x1.7f7d1cp-20f;
+  static constexpr float kExpMin = -104, kExpMax = 89;  // where e^x has become 0 and infinity
+  static constexpr float kTanhEnd = 10;                 // where tanh has rounded to 1
+};
+template <>
+struct Traits<F64> {
+  using Scalar = double;
+  using Int = Vector<int64_t>::type;
+  static constexpr int kMantissa = 52, kBias = 1023;
+  static constexpr double kRound = 0x1.8p52;
+  static constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;
+  static constexpr double kExpMin = -746, kExpMax = 710;
+  static constexpr double kTanhEnd = 20;
+};
+template <class V>
+using ScalarOf = typename Traits<V>::Scalar;
+template <class V>
+using IntOf = typename Traits<V>::Int;
+template <class V>
+constexpr int kLanes = sizeof(V) / sizeof(ScalarOf<V>);
+
+template <class V>
+inline V all(ScalarOf<V> x) {
+  return x - V{};  // not V{} + x, which would lose the sign of -0
+}
+template <class V>
+inline V load(const ScalarOf<V>* from) {
+  V v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+template <class V>
+inline void store(ScalarOf<V>* to, V v) {
+  __builtin_memcpy(to, &v, sizeof v);
+}
+template <class To, class From>
+inline To bits(From v) {
+  static_assert(sizeof(To) == sizeof(From), "a bit pattern keeps its size");
+  To to;
+  __builtin_memcpy(&to, &v, sizeof to);
+  return to;
+}
+
+}  // namespace FUSEGRAD_ISA
+}  // namespace fusegrad

@@ -1,0 +1,175 @@
+// The kernels in a plain program, without torch: for sanitizers, and to try them on their own.
+//
+//   g++ -O1 -g -std=c++17 -fsanitize=address,undefined -Icsrc tests/kernels.cpp csrc/cpu/isa_*.cpp -lpthread
+//
+// Products of all types, layouts and sizes around the tiles, with every epilogue, and all activations, against sums in
+// float64. Exits with 1 at the first wrong number.
+#include "cpu/kernels.h"
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+namespace fusegrad {
+
+static int g_threads = 2;
+static thread_local bool t_inside = false;
+
+int threads() { return t_inside ? 1 : g_threads; }
+
+void parallel(int64_t n, void (*body)(int64_t, int64_t, void*), void* context) {
+  std::vector<std::thread> pool;
+  const int64_t share = (n + g_threads - 1) / g_threads;
+  for (int64_t from = 0; from < n; from += share)
+    pool.emplace_back([=] {
+      t_inside = true;
+      body(from, std::min(n, from + share), context);
+    });
+  for (auto& t : pool) t.join();
+}
+
+void* scratch(int slot, int64_t bytes) {
+  // of the exact size each time, so that a sanitizer sees the least overrun
+  thread_local std::vector<char> memory[kSlots];
+  auto& m = memory[slot];
+  m = std::vector<char>(bytes + 64);
+  return m.data() + (64 - reinterpret_cast<uintptr_t>(m.data()) % 64) % 64;
+}
+
+}  // namespace fusegrad
+
+using namespace fusegrad;
+
+namespace {
+
+double value(Type t, const void* data, int64_t i) {
+  if (t == Type::f64) return static_cast<const double*>(data)[i];
+  if (t == Type::f32) return static_cast<const float*>(data)[i];
+  const uint16_t h = static_cast<const uint16_t*>(data)[i];
+  if (t == Type::bf16) {
+    const uint32_t u = uint32_t(h) << 16;
+    float f;
+    std::memcpy(&f, &u, 4);
+    return f;
+  }
+  const int exponent = h >> 10 & 31, fraction = h & 1023;
+  const double size = exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24);
+  return h >> 15 ? -size : size;
+}
+
+// A buffer of exactly n numbers, so that a sanitizer sees a read past its end.
+std::vector<char> random_numbers(Type t, int64_t n, std::mt19937& random) {
+  std::normal_distribution<double> normal;
+  std::vector<char> data(n * size_of(t));
+  for (int64_t i = 0; i < n; i++) {
+    const float f = float(normal(random));
+    const double d = f;
+    uint32_t u;
+    std::memcpy(&u, &f, 4);
+    const uint16_t b = uint16_t(u >> 16);
+    // a float16 with random sign and fraction, between 1/2 and 2
+    const uint16_t h = uint16_t((u >> 16 & 0x8000) | ((u & 1) + 14) << 10 | (u >> 1 & 1023));
+    const void* from = t == Type::f64    ? (const void*)&d
+                       : t == Type::f32  ? (const void*)&f
+                       : t == Type::bf16 ? (const void*)&b
+                                         : &h;
+    std::memcpy(data.data() + i * size_of(t), from, size_of(t));
+  }
+  return data;
+}
+
+double tolerance(Type t) { return t == Type::f64 ? 1e-13 : t == Type::f32 ? 1e-4 : t == Type::bf16 ? 0.1 : 0.02; }
+
+struct Case {
+  Type type;
+  int64_t m, n, k;
+  bool trans_a, trans_b, bias, relu, keep;
+};
+
+bool right(const Kernels& kernels, const Case& c, std::mt19937& random) {
+  const auto a = random_numbers(c.type, c.m * c.k, random), b = random_numbers(c.type, c.k * c.n, random),
+             bias = random_numbers(c.type, c.n, random);
+  std::vector<char> y(c.m * c.n * size_of(c.type)), kept(y.size());
+  Gemm g{c.type,
+         c.m,
+         c.n,
+         c.k,
+         {a.data(), c.trans_a ? 1 : c.k, c.trans_a ? c.m : 1},
+         {b.data(), c.trans_b ? 1 : c.n, c.trans_b ? c.k : 1},
+         y.data()};
+  const Activation& relu = kernels.activations[1];
+  if (c.bias) g.bias = bias.data();
+  if (c.relu) g.activation = (c.type == Type::f64 ? relu.float64 : relu.float32)[0];
+  if (c.keep) g.kept = kept.data();
+  kernels.gemm(g);
+  for (int64_t i = 0; i < c.m; i++)
+    for (int64_t j = 0; j < c.n; j++) {
+      double z = c.bias ? value(c.type, bias.data(), j) : 0, size = std::fabs(z);
+      for (int64_t p = 0; p < c.k; p++) {
+        const double term = value(c.type, a.data(), i * g.a.row + p * g.a.column) *
+                            value(c.type, b.data(), p * g.b.row + j * g.b.column);
+        z += term;
+        size += std::fabs(term);
+      }
+      const double got = value(c.type, y.data(), i * c.n + j), want = c.relu ? std::fmax(z, 0) : z;
+      const double got_kept = c.keep ? value(c.type, kept.data(), i * c.n + j) : z;
+      if (std::fabs(got - want) <= tolerance(c.type) * (1 + size) &&
+          std::fabs(got_kept - z) <= tolerance(c.type) * (1 + size))
+        continue;
+      std::printf(
+          "%s: type %d, (%ld, %ld) x (%ld, %ld), transposed %d %d, bias %d, relu %d, keep %d: (%ld, %ld) is %g, kept "
+          "%g, not %g\n",
+          kernels.isa, int(c.type), long(c.m), long(c.k), long(c.k), long(c.n), c.trans_a, c.trans_b, c.bias, c.relu,
+          c.keep, long(i), long(j), got, got_kept, z);
+      return false;
+    }
+  return true;
+}
+
+bool all_right(const Kernels& kernels, int rounds) {
+  std::mt19937 random(1);
+  const int64_t sizes[] = {0, 1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 100, 145, 170, 257, 300};
+  const auto size = [&] { return sizes[random() % (sizeof sizes / sizeof *sizes)]; };
+  for (int i = 0; i < rounds; i++) {
+    g_threads = 1 + random() % 3;
+    const unsigned bits = random();
+    const Case c{Type(random() % 4), size(),         size(),         size(),         bool(bits & 1),
+                 bool(bits & 2),     bool(bits & 4), bool(bits & 8), bool(bits & 16)};
+    if (!right(kernels, c, random)) return false;
+  }
+  for (int a = 0; a < kernels.count; a++)
+    for (int order = 0; order < kOrders; order++)
+      for (Type t : {Type::f32, Type::f64, Type::bf16, Type::f16})
+        for (int64_t n : {0, 1, 3, 8, 17, 1030}) {
+          const auto s = random_numbers(t, n, random), g = random_numbers(t, n, random);
+          std::vector<char> out(s.size());
+          const Elementwise f =
+              (t == Type::f64 ? kernels.activations[a].float64 : kernels.activations[a].float32)[order];
+          kernels.act(t, f, s.data(), order ? g.data() : nullptr, out.data(), n, 1);
+          for (int64_t i = 0; i < n; i++)
+            if (std::isnan(value(t, out.data(), i))) {
+              std::printf("%s: %s, order %d: NaN at %g\n", kernels.isa, kernels.activations[a].name, order,
+                          value(t, s.data(), i));
+              return false;
+            }
+        }
+  return true;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int rounds = count > 1 ? std::atoi(arguments[1]) : 500;
+  bool right = all_right(portable::kKernels, rounds);
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) right &= all_right(avx2::kKernels, rounds);
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
+    right &= all_right(avx512::kKernels, rounds);
+#endif
+  std::printf("%s\n", right ? "all right" : "WRONG");
+  return right ? 0 : 1;
+}

@@ -1,0 +1,199 @@
+"""The C++ kernels: that they serve, on every instruction set, and agree with float64."""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from glob import glob
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fusegrad as fg
+from fusegrad import backends, ops
+from fusegrad.activations import REGISTRY
+
+from cases import CASES, DEVICE, leaves
+
+ROOT = Path(__file__).parent.parent
+pytestmark = [
+    pytest.mark.skipif(backends._C is None, reason="no C++ extension"),
+    pytest.mark.skipif(DEVICE != "cpu", reason="kernels of the CPU"),
+]
+NARROWER = {"avx512_bf16": ("avx512", "avx2", "portable"), "avx512": ("avx2", "portable"), "avx2": ("portable",)}
+
+
+def test_every_op_has_a_kernel():
+    """Orders above the third have none on purpose."""
+    assert {op for op in ops.OPS if backends.serving(op) != "cpu"} == {"act_nth"}
+
+
+def test_the_kernels_know_the_registry():
+    assert backends._C.activations() == {name: a.keeps_input for name, a in REGISTRY.items()}
+
+
+def run(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=600
+    )
+
+
+def test_an_instruction_set_that_is_not_there_is_told():
+    failed = run("import fusegrad", FUSEGRAD_CPU="vax")
+    assert "FUSEGRAD_CPU is vax; this processor has" in failed.stderr
+
+
+@pytest.mark.parametrize("isa", NARROWER.get(backends._C.capability() if backends._C else "", ()))
+def test_narrower_instruction_sets(isa):
+    """The numbers of the kernels, as here, forced to another instruction set."""
+    tests = [str(ROOT / "tests" / f"test_{name}.py") for name in ("kernels", "layouts", "activations")]
+    code = (
+        "import fusegrad, pytest, sys\n"
+        f"assert fusegrad.backends._C.capability() == {isa!r}\n"
+        f"sys.exit(pytest.main(['-q', '-n0', '-k', 'not narrower and not sanitizer and not instruction', *{tests!r}]))"
+    )
+    done = run(code, FUSEGRAD_CPU=isa)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+def test_kernels_under_sanitizers(tmp_path):
+    """The kernels as a plain program, under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        pytest.skip("no compiler")
+    program = tmp_path / "kernels"
+    sources = [str(ROOT / "tests" / "kernels.cpp"), *glob(str(ROOT / "csrc" / "cpu" / "isa_*.cpp"))]
+    options = "-O1 -g -std=c++17 -ffp-contract=fast -Wno-psabi -fsanitize=address,undefined -fno-sanitize-recover=all"
+    built = subprocess.run(
+        [compiler, *options.split(), f"-I{ROOT / 'csrc'}", *sources, "-lpthread", "-o", str(program)],
+        capture_output=True,
+        text=True,
+    )
+    if "cannot find -lasan" in built.stderr:
+        pytest.skip("no sanitizers")
+    assert built.returncode == 0, built.stderr[-3000:]
+    done = subprocess.run([str(program), "150"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+
+
+class Names(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.name().split("::")[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_small_layers_go_to_stock(name, monkeypatch):
+    """Below the sizes of backends.py no op of ours is called, above none but ours; derivatives of any order agree."""
+    x, w, b = leaves()
+    calls = {
+        "layer": lambda: fg.linear_act(x, w, b, act=name),
+        "linear": lambda: fg.linear(x, w, b),
+        "tensor": lambda: fg.act(x, name),
+        "constant": lambda: fg.mul_constant(x, 2.0),
+    }
+
+    def third(call):
+        y = call()
+        for _ in range(3):
+            if y.requires_grad:
+                (y,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True, materialize_grads=True)
+        return y.detach()
+
+    ours = {key: (call().detach(), third(call)) for key, call in calls.items()}
+    for size in ("SMALL_LAYER_IN_TRAINING", "SMALL_TENSOR_IN_TRAINING"):
+        monkeypatch.setattr(backends, size, 1000)
+    for key, call in calls.items():
+        stock = REGISTRY[name].stock_derives_twice or key in ("linear", "constant")
+        torch.testing.assert_close((call().detach(), third(call)), ours[key], rtol=1e-7, atol=1e-7)
+        with Names() as seen:
+            call()
+        assert ("fusegrad" in seen.names) != stock
+
+
+# --- elementary functions, in units in the last place ---------------------------------------------------------------
+
+# by the activations that are made of nothing else
+FUNCTIONS = {"exp": torch.exp, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "sin": torch.sin}
+
+
+def ulps(y, truth):
+    """|y - truth| in units in the last place of truth, both finite or equal."""
+    finite = truth.isfinite()
+    assert torch.equal(y[~finite].nan_to_num(), truth[~finite].to(y.dtype).nan_to_num())
+    y, truth = y[finite].double(), truth[finite].double()
+    smallest = torch.finfo(torch.float32).tiny
+    exponent = torch.frexp(truth.abs().clamp_min(smallest)).exponent
+    return ((y - truth).abs() / torch.ldexp(torch.ones_like(truth), exponent - 24)).max().item()
+
+
+def float32_patterns(step):
+    return torch.arange(-(2**31), 2**31, step, dtype=torch.int64).to(torch.int32).view(torch.float32)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_float32_functions_over_the_whole_range(name):
+    """Every 4099th number: all exponents and signs, subnormals, infinities, NaN."""
+    z = float32_patterns(4099)
+    torch.testing.assert_close(ops.act(z, None, name, 1.0, 0).isnan(), FUNCTIONS[name](z).isnan())
+    z = z[~z.isnan() & ~(z.isinf() if name == "sin" else z.isnan())]
+    truth = FUNCTIONS[name](z.double()).to(torch.float32)
+    exact = FUNCTIONS[name](z.double())
+    overflow = truth.isinf()
+    y = ops.act(z, None, name, 1.0, 0)
+    assert y[overflow].isinf().all()
+    assert ulps(y[~overflow], exact[~overflow]) <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_float32_functions_at_every_number(name):
+    for start in range(-(2**31), 2**31, 2**26):
+        z = torch.arange(start, start + 2**26, dtype=torch.int64).to(torch.int32).view(torch.float32)
+        z = z[z.isfinite()]
+        exact = FUNCTIONS[name](z.double())
+        y = ops.act(z, None, name, 1.0, 0)
+        fits = exact.abs() <= torch.finfo(torch.float32).max
+        assert ulps(y[fits], exact[fits]) <= 2
+
+
+def test_float64_functions():
+    """At random against mpmath, to 50 digits."""
+    mpmath = pytest.importorskip("mpmath")
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(400, generator=generator, dtype=torch.float64) * torch.tensor([1e-3, 0.3, 3.0, 20.0]).repeat(100)
+    exact = {
+        "exp": mpmath.exp,
+        "tanh": mpmath.tanh,
+        "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
+        "sin": mpmath.sin,
+        "gelu": lambda x: x * mpmath.ncdf(x),
+        "softplus": lambda x: mpmath.log1p(mpmath.exp(x)),
+    }
+    with mpmath.workdps(50):
+        for name, fn in exact.items():
+            args = z[z.abs() < 6] if name == "gelu" else z[z < 20]
+            y = ops.act(args, None, name, 1.0, 0)
+            for got, x in zip(y.tolist(), args.tolist(), strict=True):
+                want = fn(mpmath.mpf(x))
+                # torch's formula of gelu and softplus loses what is small beside 1 there
+                scale = abs(want) if name not in ("gelu", "softplus") else max(abs(want), abs(x), 1)
+                assert abs(got - want) <= 4 * math.ulp(float(scale)), (name, x, got)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_blocks_and_tails_of_act(case):
+    """Sizes around the vector and the block, in float64 and through float32."""
+    for n in (1, 7, 1023, 1025, 40000):
+        s = torch.linspace(-2, 2, n, dtype=torch.float64) / max(1.0, case.value / 3)
+        for order in (0, 1, 2, 3):
+            y = ops.act(s, None, case.name, case.value, order)
+            single = ops.act(s[:: max(1, n // 50)].contiguous(), None, case.name, case.value, order)
+            torch.testing.assert_close(y[:: max(1, n // 50)], single, rtol=0, atol=0)
