@@ -40,6 +40,7 @@ class Case:
     name: str
     dtype: torch.dtype
     build: Callable[[str, torch.dtype], Step]  # (provider, dtype to run in); raises Cannot
+    leave_out: tuple[str, ...] = ()  # providers that are not asked
 
 
 @dataclass
@@ -82,6 +83,8 @@ def measure(case: Case, device: str, budget: Budget, tell: Callable[[str], None]
     results: dict[str, Result] = {}
     steps: dict[str, Callable[[], object]] = {}
     for provider in providers(device):
+        if provider in case.leave_out:
+            continue
         tell(f"{case.name}: {provider}")
         result = Result(case.name, provider, dtype_name(case.dtype))
         try:

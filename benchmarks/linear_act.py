@@ -29,13 +29,16 @@ def cases(device: str, smoke: bool) -> list[Case]:
         grid = [(UP[device], act, usual) for act in ACTS]
         grid += [(shape[device], "gelu_tanh", usual) for shape in (SQUARE, SMALL)]
         grid += [(FEWER[device], "gelu_tanh", other)]
-    return [_case(backward, *of, device) for backward in (False, True) for of in grid]
+    return [case(backward, *of, device) for backward in (False, True) for of in grid]
 
 
-def _case(backward: bool, shape: Shape, act: str, like: torch.dtype, device: str) -> Case:
+def case(
+    backward: bool, shape: Shape, act: str, like: torch.dtype, device: str, leave_out: tuple[str, ...] = ()
+) -> Case:
+    """One layer, without gradients or with all of them."""
     m, k, n = shape
     name = f"{'forward+backward' if backward else 'forward'} {m}×{k}→{n} {act}"
-    return Case(name, like, partial(_build, backward, shape, act, like, device))
+    return Case(name, like, partial(_build, backward, shape, act, like, device), leave_out)
 
 
 def _build(

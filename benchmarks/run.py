@@ -17,6 +17,7 @@ from .plot import plot
 from .table import table, verdict
 
 NAMES = ("linear_act", "mlp_training", "second_order", "call_overhead")
+SWEEPS = ("gemm_peak", "grid")  # many cases: only when asked for
 ROUNDS = 30
 # On a GPU, compiling tries templates for each shape; on a CPU it runs a C++ compiler
 SECONDS = {"cpu": 1.0, "cuda": 0.5}
@@ -50,7 +51,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m fusegrad bench", description="Time fusegrad against stock torch and what else there is."
     )
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}; all if none is given")
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}, all if none is given; or {', '.join(SWEEPS)}"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads; torch's default if not given")
     parser.add_argument("--rounds", type=int, help=f"at most so many samples per provider (default {ROUNDS})")
@@ -62,9 +65,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "a temporary folder with --smoke)",
     )
     args = parser.parse_args(argv)
-    unknown = [name for name in args.names if name not in NAMES]
+    unknown = [name for name in args.names if name not in NAMES + SWEEPS]
     if unknown:
-        parser.error(f"unknown benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
+        parser.error(f"unknown benchmark {', '.join(unknown)}; there are {', '.join(NAMES + SWEEPS)}")
     for option in ("threads", "rounds"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             parser.error(f"--{option} must be 1 or more, got {getattr(args, option)}")
@@ -87,6 +90,7 @@ def _run(name: str, args: argparse.Namespace, out: Path, console: Console) -> li
     full = Budget(rounds=ROUNDS, seconds=SECONDS[args.device], compile_seconds=COMPILE_SECONDS[args.device])
     budget = smoke if args.smoke else full
     budget.rounds = args.rounds or budget.rounds
+    budget.seconds = min(budget.seconds, getattr(module, "SECONDS", budget.seconds))
     csv = out / f"{name}_{args.device}.csv"
     results: list[Result] = []
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
