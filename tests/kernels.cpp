@@ -21,7 +21,7 @@ static thread_local bool t_inside = false;
 
 int threads() { return t_inside ? 1 : g_threads; }
 
-void parallel(int64_t n, void (*body)(int64_t, int64_t, void*), void* context) {
+void parallel(int64_t n, int64_t, void (*body)(int64_t, int64_t, void*), void* context) {
   std::vector<std::thread> pool;
   const int64_t share = (n + g_threads - 1) / g_threads;
   for (int64_t from = 0; from < n; from += share)

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from glob import glob
 from pathlib import Path
 
 import pytest
@@ -55,7 +54,7 @@ def test_narrower_instruction_sets(isa):
         f"assert fusegrad.backends._C.capability() == {isa!r}\n"
         f"sys.exit(pytest.main(['-q', '-n0', '-k', 'not narrower and not sanitizer and not instruction', *{tests!r}]))"
     )
-    done = run(code, FUSEGRAD_CPU=isa)
+    done = run(code, FUSEGRAD_CPU=isa, CI="1")  # the same examples each time
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 
@@ -65,13 +64,18 @@ def test_kernels_under_sanitizers(tmp_path):
     if compiler is None:
         pytest.skip("no compiler")
     program = tmp_path / "kernels"
-    sources = [str(ROOT / "tests" / "kernels.cpp"), *glob(str(ROOT / "csrc" / "cpu" / "isa_*.cpp"))]
-    options = "-O1 -g -std=c++17 -ffp-contract=fast -Wno-psabi -fsanitize=address,undefined -fno-sanitize-recover=all"
-    built = subprocess.run(
-        [compiler, *options.split(), f"-I{ROOT / 'csrc'}", *sources, "-lpthread", "-o", str(program)],
-        capture_output=True,
-        text=True,
-    )
+    sources = [ROOT / "tests" / "kernels.cpp", *(ROOT / "csrc" / "cpu").glob("isa_*.cpp")]
+    sanitize = "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
+    options = [*sanitize, *"-O1 -std=c++17 -ffp-contract=fast -Wno-psabi".split(), f"-I{ROOT / 'csrc'}"]
+    objects = [tmp_path / f"{source.stem}.o" for source in sources]
+    compiling = [
+        subprocess.Popen([compiler, *options, "-c", source, "-o", to], stderr=subprocess.PIPE, text=True)
+        for source, to in zip(sources, objects, strict=True)
+    ]
+    for process in compiling:
+        said = process.communicate()[1]
+        assert process.returncode == 0, said[-3000:]
+    built = subprocess.run([compiler, *sanitize, *objects, "-lpthread", "-o", program], capture_output=True, text=True)
     if "cannot find -lasan" in built.stderr:
         pytest.skip("no sanitizers")
     assert built.returncode == 0, built.stderr[-3000:]
@@ -116,6 +120,37 @@ def test_small_layers_go_to_stock(name, monkeypatch):
         with Names() as seen:
             call()
         assert ("fusegrad" in seen.names) != stock
+
+
+FORK = """
+import os, signal, threading, torch, fusegrad as fg
+torch.set_num_threads(2)
+x, w, b = torch.randn(600, 300), torch.randn(500, 300), torch.randn(500)
+y = fg.linear_act(x, w, b, act="gelu")
+if os.fork() == 0:
+    signal.alarm(60)  # ends a child that hangs
+    again = fg.linear_act(x, w, b, act="gelu")
+    torch.set_num_threads(1)  # torch's own ops would hang
+    os._exit(0 if torch.equal(again, y) else 1)
+assert os.wait()[1] == 0, "after fork"
+wrong = []
+def rows(start):
+    for n in (100, 37, 600, 1, 256):
+        if not torch.equal(fg.linear_act(x[start : start + n], w, b, act="gelu"), y[start : start + n]):
+            wrong.append((start, n))
+threads = [threading.Thread(target=rows, args=(i,)) for i in range(6)]
+[t.start() for t in threads]; [t.join() for t in threads]
+assert not wrong or all(n == 1 for _, n in wrong), wrong  # a single row is summed in another order
+for count in (1, 2, 3):
+    torch.set_num_threads(count)
+    assert torch.equal(fg.linear_act(x, w, b, act="gelu"), y), count
+"""
+
+
+def test_forks_and_threads():
+    """Right after a fork and from many threads at once; the same bits for any number of threads."""
+    done = run(FORK)
+    assert done.returncode == 0, done.stderr[-1000:]
 
 
 # --- elementary functions, in units in the last place ---------------------------------------------------------------

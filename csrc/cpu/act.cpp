@@ -35,7 +35,7 @@ Tensor act(Tensor s, std::optional<Tensor> g, std::string name, double param, in
     factor = static_cast<const char*>(laid_out_as(out, *g, room));
   }
   char* to = static_cast<char*>(out.mutable_data_ptr());
-  torch::stable::parallel_for(0, n, kShare, [&](int64_t i, int64_t end) {
+  parallel(n, kShare, [&](int64_t i, int64_t end) {
     kernels().act(type, f, from + i * size, factor ? factor + i * size : nullptr, to + i * size, end - i, param);
   });
   return out;
@@ -49,7 +49,7 @@ Tensor mul_constant(Tensor x, double c) {
   const char* from = static_cast<const char*>(laid_out_as(out, x, out));
   char* to = static_cast<char*>(out.mutable_data_ptr());
   const Elementwise f = type == Type::f64 ? kernels().scale_float64 : kernels().scale_float32;
-  torch::stable::parallel_for(0, n, kShare, [&](int64_t i, int64_t end) {
+  parallel(n, kShare, [&](int64_t i, int64_t end) {
     kernels().act(type, f, from + i * size, nullptr, to + i * size, end - i, c);
   });
   return out;

@@ -195,7 +195,7 @@ struct Product {
     if (count == 1 || tasks == 1)
       body(0, tasks);
     else
-      parallel(tasks, body);
+      parallel(tasks, 1, body);
   }
 };
 

@@ -71,8 +71,8 @@ extern const Kernels kKernels;
 // The number of threads that a parallel call will use, 1 inside one.
 int threads();
 
-// Calls body(begin, end, context) for ranges that together are [0, n), on several threads.
-void parallel(int64_t n, void (*body)(int64_t begin, int64_t end, void* context), void* context);
+// Calls body(begin, end, context) for ranges that together are [0, n), of at least `grain`, on several threads.
+void parallel(int64_t n, int64_t grain, void (*body)(int64_t begin, int64_t end, void* context), void* context);
 
 // Scratch memory of this thread, aligned to a cache line, good until its next call with the same slot.
 void* scratch(int slot, int64_t bytes);
@@ -80,9 +80,9 @@ constexpr int kSlotOfA = 0, kSlotOfB = 1, kSlotOfPanel = 2, kSlotOfPartial = 3, 
               kSlots = 6;
 
 template <class Body>
-void parallel(int64_t n, const Body& body) {
+void parallel(int64_t n, int64_t grain, const Body& body) {
   parallel(
-      n, [](int64_t begin, int64_t end, void* context) { (*static_cast<const Body*>(context))(begin, end); },
+      n, grain, [](int64_t begin, int64_t end, void* context) { (*static_cast<const Body*>(context))(begin, end); },
       const_cast<Body*>(&body));
 }
 

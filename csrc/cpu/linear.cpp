@@ -74,7 +74,7 @@ void gz_and_sum(Type type, Elementwise f, const void* s, const void* gy, void* g
   const int64_t size = size_of(type), width = type == Type::f64 ? 8 : 4, chunks = (m + kRowsPerSum - 1) / kRowsPerSum;
   char* partial = sum ? static_cast<char*>(scratch(kSlotOfSums, chunks * n * width)) : nullptr;
   const int64_t grain = 1 + 65536 / (kRowsPerSum * n + 1);
-  torch::stable::parallel_for(0, chunks, grain, [&](int64_t chunk, int64_t end) {
+  parallel(chunks, grain, [&](int64_t chunk, int64_t end) {
     for (; chunk < end; chunk++) {
       const int64_t row = chunk * kRowsPerSum, at = row * n * size;
       kernels().gz_and_sum(type, f, static_cast<const char*>(s) + at, static_cast<const char*>(gy) + at,

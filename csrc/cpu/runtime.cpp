@@ -1,5 +1,6 @@
 // Threads and memory for the kernels: torch's threads, and scratch that is kept from call to call, as fresh pages cost
 // more than what is written to them.
+#include <pthread.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <cstdlib>
@@ -33,12 +34,17 @@ struct Buffer {
 
 thread_local Buffer buffers[kSlots];
 
+// The child of a fork has none of the threads that OpenMP believes in, and would wait for them for ever.
+bool is_forked = false;
+const int at_fork = pthread_atfork(nullptr, nullptr, [] { is_forked = true; });
+
 }  // namespace
 
-int threads() { return int(torch::stable::get_num_threads()); }
+int threads() { return is_forked ? 1 : int(torch::stable::get_num_threads()); }
 
-void parallel(int64_t n, void (*body)(int64_t, int64_t, void*), void* context) {
-  torch::stable::parallel_for(0, n, 1, [=](int64_t begin, int64_t end) { body(begin, end, context); });
+void parallel(int64_t n, int64_t grain, void (*body)(int64_t, int64_t, void*), void* context) {
+  if (is_forked) return body(0, n, context);
+  torch::stable::parallel_for(0, n, grain, [=](int64_t begin, int64_t end) { body(begin, end, context); });
 }
 
 void* scratch(int slot, int64_t bytes) { return buffers[slot].at_least(bytes); }
