@@ -3,11 +3,9 @@
 
 namespace fusegrad {
 
-template <class Scalar>
-struct Coefficients;
+template <class Scalar> struct Coefficients;
 
-template <>
-struct Coefficients<float> {
+template <> struct Coefficients<float> {
   // (e^r - 1 - r) / r^2, |r| <= log(2) / 2
   static constexpr float exp[] = {
       5.00000001e-1f, 1.66666667e-1f, 4.16664627e-2f, 8.33331067e-3f, 1.39339001e-3f, 1.98912685e-4f,
@@ -43,8 +41,7 @@ struct Coefficients<float> {
   };
 };
 
-template <>
-struct Coefficients<double> {
+template <> struct Coefficients<double> {
   // (e^r - 1 - r) / r^2, |r| <= log(2) / 2
   static constexpr double exp[] = {
       5.0e-1,

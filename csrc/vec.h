@@ -9,8 +9,7 @@
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
-template <class T>
-struct Vector {
+template <class T> struct Vector {
   typedef T type __attribute__((vector_size(FUSEGRAD_VECTOR_BYTES)));
 };
 using F32 = Vector<float>::type;
@@ -18,10 +17,8 @@ using F64 = Vector<double>::type;
 
 // What goes with a vector of floating-point numbers: its scalar, integers of the same size, and constants of the
 // format.
-template <class V>
-struct Traits;
-template <>
-struct Traits<F32> {
+template <class V> struct Traits;
+template <> struct Traits<F32> {
   using Scalar = float;
   using Int = Vector<int32_t>::type;
   static constexpr int kMantissa = 23, kBias = 127;
@@ -30,8 +27,7 @@ struct Traits<F32> {
   static constexpr float kExpMin = -104, kExpMax = 89;  // where e^x has become 0 and infinity
   static constexpr float kTanhEnd = 10;                 // where tanh has rounded to 1
 };
-template <>
-struct Traits<F64> {
+template <> struct Traits<F64> {
   using Scalar = double;
   using Int = Vector<int64_t>::type;
   static constexpr int kMantissa = 52, kBias = 1023;
@@ -40,29 +36,20 @@ struct Traits<F64> {
   static constexpr double kExpMin = -746, kExpMax = 710;
   static constexpr double kTanhEnd = 20;
 };
-template <class V>
-using ScalarOf = typename Traits<V>::Scalar;
-template <class V>
-using IntOf = typename Traits<V>::Int;
-template <class V>
-constexpr int kLanes = sizeof(V) / sizeof(ScalarOf<V>);
+template <class V> using ScalarOf = typename Traits<V>::Scalar;
+template <class V> using IntOf = typename Traits<V>::Int;
+template <class V> constexpr int kLanes = sizeof(V) / sizeof(ScalarOf<V>);
 
-template <class V>
-inline V all(ScalarOf<V> x) {
+template <class V> inline V all(ScalarOf<V> x) {
   return x - V{};  // not V{} + x, which would lose the sign of -0
 }
-template <class V>
-inline V load(const ScalarOf<V>* from) {
+template <class V> inline V load(const ScalarOf<V>* from) {
   V v;
   __builtin_memcpy(&v, from, sizeof v);
   return v;
 }
-template <class V>
-inline void store(ScalarOf<V>* to, V v) {
-  __builtin_memcpy(to, &v, sizeof v);
-}
-template <class To, class From>
-inline To bits(From v) {
+template <class V> inline void store(ScalarOf<V>* to, V v) { __builtin_memcpy(to, &v, sizeof v); }
+template <class To, class From> inline To bits(From v) {
   static_assert(sizeof(To) == sizeof(From), "a bit pattern keeps its size");
   To to;
   __builtin_memcpy(&to, &v, sizeof to);

@@ -19,18 +19,14 @@ struct Half {
 };
 
 // The vector that numbers of type T are computed in.
-template <class T>
-struct Computed {
+template <class T> struct Computed {
   using V = F32;
 };
-template <>
-struct Computed<double> {
+template <> struct Computed<double> {
   using V = F64;
 };
-template <class T>
-using VectorFor = typename Computed<T>::V;
-template <class T>
-using ScalarFor = ScalarOf<VectorFor<T>>;
+template <class T> using VectorFor = typename Computed<T>::V;
+template <class T> using ScalarFor = ScalarOf<VectorFor<T>>;
 
 typedef uint32_t U32 __attribute__((vector_size(FUSEGRAD_VECTOR_BYTES)));
 typedef uint16_t U16 __attribute__((vector_size(FUSEGRAD_VECTOR_BYTES / 2)));
@@ -85,21 +81,18 @@ inline F32 load_as(const T* from) {
   __builtin_memcpy(&h, from, sizeof h);
   return widen(h, T{});
 }
-template <class T>
-inline void store_as(T* to, F32 v) {
+template <class T> inline void store_as(T* to, F32 v) {
   const U16 h = narrow(v, T{});
   __builtin_memcpy(to, &h, sizeof h);
 }
 
 // The first n < lanes of a vector; the rest is 0.
-template <class T>
-inline VectorFor<T> load_some(const T* from, int64_t n) {
+template <class T> inline VectorFor<T> load_some(const T* from, int64_t n) {
   T buffer[kLanes<VectorFor<T>>] = {};
   __builtin_memcpy(buffer, from, n * sizeof(T));
   return load_as(buffer);
 }
-template <class T>
-inline void store_some(T* to, VectorFor<T> v, int64_t n) {
+template <class T> inline void store_some(T* to, VectorFor<T> v, int64_t n) {
   T buffer[kLanes<VectorFor<T>>];
   store_as(buffer, v);
   __builtin_memcpy(to, buffer, n * sizeof(T));
@@ -107,20 +100,15 @@ inline void store_some(T* to, VectorFor<T> v, int64_t n) {
 
 inline float to_scalar(float x) { return x; }
 inline double to_scalar(double x) { return x; }
-template <class T>
-inline float to_scalar(T x) {
-  return load_some(&x, 1)[0];
-}
+template <class T> inline float to_scalar(T x) { return load_some(&x, 1)[0]; }
 
-template <class T>
-void widen_row(const T* from, ScalarFor<T>* to, int64_t n) {
+template <class T> void widen_row(const T* from, ScalarFor<T>* to, int64_t n) {
   using V = VectorFor<T>;
   int64_t i = 0;
   for (; i + kLanes<V> <= n; i += kLanes<V>) store<V>(to + i, load_as(from + i));
   if (i < n) store_some(to + i, load_some(from + i, n - i), n - i);
 }
-template <class T>
-void narrow_row(const ScalarFor<T>* from, T* to, int64_t n) {
+template <class T> void narrow_row(const ScalarFor<T>* from, T* to, int64_t n) {
   using V = VectorFor<T>;
   int64_t i = 0;
   for (; i + kLanes<V> <= n; i += kLanes<V>) store_as(to + i, load<V>(from + i));
@@ -128,8 +116,7 @@ void narrow_row(const ScalarFor<T>* from, T* to, int64_t n) {
 }
 
 // Calls f with a value of the type that t stands for.
-template <class F>
-void with_type(Type t, const F& f) {
+template <class F> void with_type(Type t, const F& f) {
   if (t == Type::f32) f(float{});
   if (t == Type::f64) f(double{});
   if (t == Type::bf16) f(BFloat16{});

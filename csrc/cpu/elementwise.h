@@ -10,8 +10,7 @@ namespace FUSEGRAD_ISA {
 
 constexpr int64_t kBlock = 1024;  // elements: three blocks of float32 are 12 KiB
 
-template <class A, int kOrder, class V>
-inline V apply(V s, V g, ScalarOf<V> param) {
+template <class A, int kOrder, class V> inline V apply(V s, V g, ScalarOf<V> param) {
   if constexpr (kOrder == 0) return A::value(s, param);
   if constexpr (kOrder == 1) return A::first(g, s, param);
   if constexpr (kOrder == 2) return g * A::second(s, param);
@@ -32,18 +31,15 @@ void elementwise(const void* s_, const void* g_, void* out_, int64_t n, double p
     store_some(out + i, apply<A, kOrder>(load_some(s + i, n - i), g ? load_some(g + i, n - i) : one, param), n - i);
 }
 
-template <class A>
-constexpr Activation kernels_of() {
+template <class A> constexpr Activation kernels_of() {
   return {A::kName,
           A::kKeepsInput,
           {elementwise<A, 0, F32>, elementwise<A, 1, F32>, elementwise<A, 2, F32>, elementwise<A, 3, F32>},
           {elementwise<A, 0, F64>, elementwise<A, 1, F64>, elementwise<A, 2, F64>, elementwise<A, 3, F64>}};
 }
 
-template <class L>
-struct Table;
-template <class... As>
-struct Table<List<As...>> {
+template <class L> struct Table;
+template <class... As> struct Table<List<As...>> {
   static constexpr Activation kEntries[] = {kernels_of<As>()...};
 };
 
@@ -113,10 +109,7 @@ void sum_rows(Type type, const void* rows_, void* sum_, int64_t m, int64_t n) {
 }
 
 struct Scale {
-  template <class V>
-  static V value(V x, ScalarOf<V> c) {
-    return x * c;
-  }
+  template <class V> static V value(V x, ScalarOf<V> c) { return x * c; }
 };
 
 }  // namespace FUSEGRAD_ISA

@@ -79,8 +79,7 @@ void* scratch(int slot, int64_t bytes);
 constexpr int kSlotOfA = 0, kSlotOfB = 1, kSlotOfPanel = 2, kSlotOfPartial = 3, kSlotOfGz = 4, kSlotOfSums = 5,
               kSlots = 6;
 
-template <class Body>
-void parallel(int64_t n, int64_t grain, const Body& body) {
+template <class Body> void parallel(int64_t n, int64_t grain, const Body& body) {
   parallel(
       n, grain, [](int64_t begin, int64_t end, void* context) { (*static_cast<const Body*>(context))(begin, end); },
       const_cast<Body*>(&body));

@@ -7,18 +7,14 @@
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
-template <int... I>
-struct Indices {};
-template <int N, int... I>
-struct Count : Count<N - 1, N - 1, I...> {};
-template <int... I>
-struct Count<0, I...> {
+template <int... I> struct Indices {};
+template <int N, int... I> struct Count : Count<N - 1, N - 1, I...> {};
+template <int... I> struct Count<0, I...> {
   using type = Indices<I...>;
 };
 
 // Of two rows a, b of blocks of H lanes: {a0 b0 a2 b2 ...} if not odd, {a1 b1 a3 b3 ...} if odd.
-template <int H, bool kOdd, class V, int... I>
-inline V exchange(V a, V b, Indices<I...>) {
+template <int H, bool kOdd, class V, int... I> inline V exchange(V a, V b, Indices<I...>) {
   constexpr int n = kLanes<V>;
 #if defined(__clang__)
   return __builtin_shufflevector(a, b, ((I / H % 2 ? n + I - H : I) + (kOdd ? H : 0))...);
@@ -28,8 +24,7 @@ inline V exchange(V a, V b, Indices<I...>) {
 }
 
 // Transposes a square of n x n lanes in registers: exchanges the off-diagonal blocks of halves, quarters, ...
-template <int H, class V>
-inline void transpose(V* rows) {
+template <int H, class V> inline void transpose(V* rows) {
   constexpr int n = kLanes<V>;
   using All = typename Count<n>::type;
 #pragma GCC unroll 16

@@ -24,8 +24,7 @@ constexpr long kSteps = 20000;
 
 using Loop = double (*)();  // runs kSteps steps, returns the flops done
 
-template <class Scalar, int Bytes>
-[[gnu::always_inline]] inline double multiply_add() {
+template <class Scalar, int Bytes> [[gnu::always_inline]] inline double multiply_add() {
   typedef Scalar Vector __attribute__((vector_size(Bytes)));
   Vector sum[kChains];
   for (int i = 0; i < kChains; i++) sum[i] = Vector{} + Scalar(i);
@@ -41,23 +40,12 @@ template <class Scalar, int Bytes>
   return 2.0 * kChains * kSteps * (Bytes / sizeof(Scalar));
 }
 
-template <class Scalar>
-double portable() {
-  return multiply_add<Scalar, 16>();
-}
+template <class Scalar> double portable() { return multiply_add<Scalar, 16>(); }
 
 #if defined(__x86_64__)
-template <class Scalar>
-FUSEGRAD_TARGET("avx2,fma")
-double avx2() {
-  return multiply_add<Scalar, 32>();
-}
+template <class Scalar> FUSEGRAD_TARGET("avx2,fma") double avx2() { return multiply_add<Scalar, 32>(); }
 
-template <class Scalar>
-FUSEGRAD_TARGET("avx512f")
-double avx512() {
-  return multiply_add<Scalar, 64>();
-}
+template <class Scalar> FUSEGRAD_TARGET("avx512f") double avx512() { return multiply_add<Scalar, 64>(); }
 
 FUSEGRAD_TARGET("avx512f,avx512bf16") double avx512_bf16() {
   __m512 sum[kChains];
@@ -76,8 +64,7 @@ FUSEGRAD_TARGET("avx512f,avx512bf16") double avx512_bf16() {
 }
 #endif
 
-template <class Scalar>
-Loop widest() {
+template <class Scalar> Loop widest() {
 #if defined(__x86_64__)
   const std::string isa = capability();
   if (isa.rfind("avx512", 0) == 0) return avx512<Scalar>;

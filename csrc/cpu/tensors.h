@@ -33,8 +33,7 @@ inline Type type_of(const char* op, const Tensor& t) {
 }
 
 // The kernels read all tensors of a call as of the type of the first.
-template <class... Ts>
-Type common_type(const char* op, const Tensor& first, const Ts&... others) {
+template <class... Ts> Type common_type(const char* op, const Tensor& first, const Ts&... others) {
   STD_TORCH_CHECK(((others.scalar_type() == first.scalar_type()) && ...), op, ": the dtypes differ");
   return type_of(op, first);
 }
@@ -103,8 +102,7 @@ inline Elementwise derivative(const Activation& a, int64_t order, Type type) {
 }
 
 // The op `name` of torch or of the reference, on tensors and what else it takes.
-template <class... Args>
-Tensor call(const char* name, const Args&... args) {
+template <class... Args> Tensor call(const char* name, const Args&... args) {
   using torch::stable::detail::from;
   StableIValue stack[] = {from(args)...};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack, TORCH_ABI_VERSION));
