@@ -164,12 +164,16 @@ bool all_right(const Kernels& kernels, int rounds) {
 
 int main(int count, char** arguments) {
   const int rounds = count > 1 ? std::atoi(arguments[1]) : 500;
-  bool right = all_right(portable::kKernels, rounds);
+  std::vector<const Kernels*> there = {&portable::kKernels};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) right &= all_right(avx2::kKernels, rounds);
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
-    right &= all_right(avx512::kKernels, rounds);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) there.push_back(&avx2::kKernels);
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) there.push_back(&avx512::kKernels);
+  if (__builtin_cpu_supports("avx512bf16")) there.push_back(&avx512_bf16::kKernels);
 #endif
-  std::printf("%s\n", right ? "all right" : "WRONG");
-  return right ? 0 : 1;
+  for (const Kernels* kernels : there) {
+    const bool right = all_right(*kernels, rounds);
+    std::printf("%s: %s\n", kernels->isa, right ? "right" : "WRONG");
+    if (!right) return 1;
+  }
+  return 0;
 }

@@ -112,7 +112,7 @@ def test_small_layers_go_to_stock(name, monkeypatch):
         return y.detach()
 
     ours = {key: (call().detach(), third(call)) for key, call in calls.items()}
-    for size in ("SMALL_LAYER_IN_TRAINING", "SMALL_TENSOR_IN_TRAINING"):
+    for size in ("SMALL_LAYER", "SMALL_TENSOR_IN_TRAINING"):
         monkeypatch.setattr(backends, size, 1000)
     for key, call in calls.items():
         stock = REGISTRY[name].stock_derives_twice or key in ("linear", "constant")

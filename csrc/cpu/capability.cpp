@@ -20,7 +20,7 @@ const Isa& choose() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
-  static const Isa isas[] = {{"avx512_bf16", bf16, &avx512::kKernels},
+  static const Isa isas[] = {{"avx512_bf16", bf16, &avx512_bf16::kKernels},
                              {"avx512", avx512, &avx512::kKernels},
                              {"avx2", avx2, &avx2::kKernels},
                              {"portable", true, &portable::kKernels}};
@@ -55,13 +55,7 @@ const Isa& isa() {
 const char* capability() { return isa().name; }
 const Kernels& kernels() { return *isa().kernels; }
 
-bool torch_multiplies_faster(Type type) {
-  const std::string name = isa().name;
-  // there torch has instructions for bfloat16, of twice the rate of float32 or more: 770 to 860 GFLOP/s of 448 in
-  // float32, on two Zen 5 cores
-  if (name == "avx512_bf16") return type == Type::bf16;
-  // not measured on any such processor; the kernels serve where FUSEGRAD_CPU asks for them
-  return name == "portable" && !isa().forced;
-}
+// Not measured on any such processor; the kernels serve where FUSEGRAD_CPU asks for them.
+bool torch_multiplies_faster() { return std::string(isa().name) == "portable" && !isa().forced; }
 
 }  // namespace fusegrad

@@ -12,6 +12,6 @@ const char* capability();
 const Kernels& kernels();
 
 // Whether torch multiplies faster than these kernels do, so that it is asked to.
-bool torch_multiplies_faster(Type);
+bool torch_multiplies_faster();
 
 }  // namespace fusegrad

@@ -4,7 +4,7 @@
 #include "../vec.h"
 #include "kernels.h"
 
-#if defined(__F16C__)
+#if defined(FUSEGRAD_F16C)  // GCC 12 has no __F16C__ for a target that a pragma sets
 #include <immintrin.h>
 #endif
 
@@ -34,9 +34,9 @@ typedef uint16_t U16 __attribute__((vector_size(FUSEGRAD_VECTOR_BYTES / 2)));
 inline F32 widen(U16 h, BFloat16) { return bits<F32>(__builtin_convertvector(h, U32) << 16); }
 
 inline F32 widen(U16 h, Half) {
-#if defined(__AVX512F__)
-  return bits<F32>(_mm512_cvtph_ps(bits<__m256i>(h)));
-#elif defined(__F16C__)
+#if defined(FUSEGRAD_F16C) && FUSEGRAD_VECTOR_BYTES == 64
+  return bits<F32>(_mm512_maskz_cvtph_ps(0xffff, bits<__m256i>(h)));
+#elif defined(FUSEGRAD_F16C)
   return bits<F32>(_mm256_cvtph_ps(bits<__m128i>(h)));
 #else
   const U32 wide = __builtin_convertvector(h, U32);
@@ -55,9 +55,9 @@ inline U16 narrow(F32 x, BFloat16) {
 }
 
 inline U16 narrow(F32 x, Half) {
-#if defined(__AVX512F__)
-  return bits<U16>(_mm512_cvtps_ph(bits<__m512>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#elif defined(__F16C__)
+#if defined(FUSEGRAD_F16C) && FUSEGRAD_VECTOR_BYTES == 64
+  return bits<U16>(_mm512_maskz_cvtps_ph(0xffff, bits<__m512>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(FUSEGRAD_F16C)
   return bits<U16>(_mm256_cvtps_ph(bits<__m256>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #else
   const U32 u = bits<U32>(x), size = u & 0x7fffffff;

@@ -6,6 +6,7 @@
 #endif
 #define FUSEGRAD_ISA avx2
 #define FUSEGRAD_VECTOR_BYTES 32
+#define FUSEGRAD_F16C
 #include "isa.h"
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -7,6 +7,7 @@
 #endif
 #define FUSEGRAD_ISA avx512
 #define FUSEGRAD_VECTOR_BYTES 64
+#define FUSEGRAD_F16C
 #include "isa.h"
 #if defined(__clang__)
 #pragma clang attribute pop

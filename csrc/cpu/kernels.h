@@ -65,6 +65,9 @@ extern const Kernels kKernels;
 namespace avx512 {
 extern const Kernels kKernels;
 }
+namespace avx512_bf16 {
+extern const Kernels kKernels;
+}
 
 // --- what the kernels need of their surroundings: torch (runtime.cpp) or a plain program (tests/kernels.cpp) --------
 
@@ -76,8 +79,7 @@ void parallel(int64_t n, int64_t grain, void (*body)(int64_t begin, int64_t end,
 
 // Scratch memory of this thread, aligned to a cache line, good until its next call with the same slot.
 void* scratch(int slot, int64_t bytes);
-constexpr int kSlotOfA = 0, kSlotOfB = 1, kSlotOfPanel = 2, kSlotOfPartial = 3, kSlotOfGz = 4, kSlotOfSums = 5,
-              kSlots = 6;
+constexpr int kSlotOfA = 0, kSlotOfB = 1, kSlotOfPartial = 2, kSlotOfGz = 3, kSlotOfSums = 4, kSlots = 5;
 
 template <class Body> void parallel(int64_t n, int64_t grain, const Body& body) {
   parallel(

@@ -7,7 +7,7 @@ Tensor mm(Tensor a, Tensor b, bool trans_a, bool trans_b) {
   const Type type = common_type("mm", a, b);
   const int64_t m = a.size(trans_a), k = a.size(!trans_a), n = b.size(!trans_b);
   STD_TORCH_CHECK(b.size(trans_b) == k, "mm: the inner sizes ", k, " and ", b.size(trans_b), " differ");
-  if (torch_multiplies_faster(type)) {
+  if (torch_multiplies_faster()) {
     return call("aten::mm", trans_a ? torch::stable::transpose(a, 0, 1) : a,
                 trans_b ? torch::stable::transpose(b, 0, 1) : b);
   }
@@ -38,7 +38,7 @@ Tensor output(const Tensor& x, const Tensor& w) {
 Tensor linear(Tensor x, Tensor w, std::optional<Tensor> b) {
   const Rows rows(x);
   Gemm g = affine("linear", rows, w, b);
-  if (torch_multiplies_faster(g.type)) return dense(call("aten::linear", x, w, b));
+  if (torch_multiplies_faster()) return dense(call("aten::linear", x, w, b));
   Tensor y = output(x, w);
   g.c = y.mutable_data_ptr();
   kernels().gemm(g);
@@ -50,7 +50,7 @@ std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor w, std::optional<Tensor> 
   const Rows rows(x);
   Gemm g = affine("linear_act", rows, w, b);
   const Activation* a = activation(act);
-  if (a == nullptr || torch_multiplies_faster(g.type)) {
+  if (a == nullptr || torch_multiplies_faster()) {
     const Tensor z = linear(x, w, b);
     const bool keeps = keep && (a == nullptr || a->keeps_input);
     return {act == "identity" ? z : call("fusegrad::act", z, std::optional<Tensor>(), act, param, int64_t(0)),
@@ -98,7 +98,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_act_backward(Tensor gy, Tensor x, Tens
     gy = act_by_reference(s, gy, act, param, 1);
     act = "identity";
   }
-  const bool by_torch = torch_multiplies_faster(type);
+  const bool by_torch = torch_multiplies_faster();
   gy = dense(gy);
   s = dense(s);
   Tensor gx = need_x && !by_torch ? empty(x, shape_of(x)) : empty(x, {0});

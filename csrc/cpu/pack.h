@@ -37,49 +37,91 @@ template <int H, class V> inline void transpose(V* rows) {
   if constexpr (H > 1) transpose<H / 2>(rows);
 }
 
-// `count` <= W rows, the rest is zeros. `across` is the stride from row to row, `along` the one along k. Writes up to a
-// vector past the end of the panel.
-template <int W, class T>
-void pack_panel(const T* from, int64_t across, int64_t along, int count, int64_t k, ScalarFor<T>* to) {
+// How the numbers of a type are packed and multiplied: in words of kNumbers that follow one another along k.
+template <class T> struct Words {
   using V = VectorFor<T>;
-  constexpr int n = kLanes<V>;
-  int64_t done = 0;
-  if (across == 1 && count == W) {
-    for (; done < k; done++) {
-      const T* row = from + done * along;
-      int i = 0;
-#pragma GCC unroll 8
-      for (; i + n <= W; i += n) store<V>(to + done * W + i, load_as(row + i));
-      for (; i < W; i++) to[done * W + i] = to_scalar(row[i]);
-    }
-    return;
+  using Word = ScalarOf<V>;
+  static constexpr int kNumbers = 1;
+
+  static V along(const T* from) { return load_as(from); }            // a vector of words along k
+  static V across(const T* from, int64_t) { return load_as(from); }  // of a row each
+  static Word one(const T* from, int64_t, bool) { return to_scalar(*from); }
+  static V load(const Word* from) { return FUSEGRAD_ISA::load<V>(from); }
+  static V repeat(Word x) { return all<V>(x); }
+  static V add_product(V sum, V a, V b) { return sum + a * b; }
+};
+
+#if defined(FUSEGRAD_AVX512_BF16)
+// Pairs, for an instruction that adds two products to each sum.
+template <> struct Words<BFloat16> {
+  using V = F32;  // carries the bits
+  using Word = uint32_t;
+  static constexpr int kNumbers = 2;
+
+  static V along(const BFloat16* from) { return load(reinterpret_cast<const Word*>(from)); }
+  static V across(const BFloat16* from, int64_t along) {
+    U16 low, high;
+    __builtin_memcpy(&low, from, sizeof low);
+    __builtin_memcpy(&high, from + along, sizeof high);
+    return bits<V>(__builtin_convertvector(low, U32) | __builtin_convertvector(high, U32) << 16);
   }
-  if (along == 1) {
-    for (; done + n <= k; done += n) {
+  static Word one(const BFloat16* from, int64_t along, bool last) {
+    return from[0].bits | (last ? 0 : Word(from[along].bits) << 16);
+  }
+  static V load(const Word* from) {
+    V v;
+    __builtin_memcpy(&v, from, sizeof v);
+    return v;
+  }
+  static V repeat(Word x) { return bits<V>(U32{} + x); }
+  static V add_product(V sum, V a, V b) {
+    return bits<V>(_mm512_dpbf16_ps(bits<__m512>(sum), bits<__m512bh>(a), bits<__m512bh>(b)));
+  }
+};
+#endif
+
+// W rows of k numbers, as words; zeros for those past the `count` that there are. `across` is the stride from row to
+// row, `along` the one along k. Writes up to a vector past the end of the panel.
+template <int W, class T>
+void pack_panel(const T* from, int64_t across, int64_t along, int64_t count, int64_t k, typename Words<T>::Word* to) {
+  using P = Words<T>;
+  using V = typename P::V;
+  constexpr int n = kLanes<V>, kEach = P::kNumbers, kVectors = (W + n - 1) / n;
+  const auto put = [&](int64_t at, V v) __attribute__((always_inline)) { __builtin_memcpy(to + at, &v, sizeof v); };
+  const int64_t whole = k / kEach, words = (k + kEach - 1) / kEach;
+  int64_t done = 0;
+  if (across == 1 && count >= kVectors * n) {
+    for (; done < whole; done++) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kVectors; i++) put(done * W + i * n, P::across(from + done * kEach * along + i * n, along));
+    }
+  } else if (along == 1) {
+    for (; done + n <= whole; done += n) {
       // from the last group of rows to the first: each runs over into the next k, which is written later
-      for (int group = (W - 1) / n; group >= 0; group--) {
+      for (int group = kVectors - 1; group >= 0; group--) {
         V rows[n];
 #pragma GCC unroll 16
         for (int i = 0; i < n; i++) {
           const int row = group * n + i;
-          rows[i] = row < count ? load_as(from + row * across + done) : V{};
+          rows[i] = row < count ? P::along(from + row * across + done * kEach) : V{};
         }
         transpose<n / 2>(rows);
 #pragma GCC unroll 16
-        for (int i = 0; i < n; i++) store<V>(to + (done + i) * W + group * n, rows[i]);
+        for (int i = 0; i < n; i++) put((done + i) * W + group * n, rows[i]);
       }
     }
   }
-  for (; done < k; done++) {
-    for (int i = 0; i < W; i++) to[done * W + i] = i < count ? to_scalar(from[i * across + done * along]) : 0;
+  for (; done < words; done++) {
+    for (int i = 0; i < W; i++)
+      to[done * W + i] = i < count ? P::one(from + i * across + done * kEach * along, along, done == whole) : 0;
   }
 }
 
 // All rows of an operand, panel after panel.
 template <int W, class T>
-void pack(const T* from, int64_t across, int64_t along, int64_t count, int64_t k, ScalarFor<T>* to) {
-  for (int64_t i = 0; i < count; i += W)
-    pack_panel<W>(from + i * across, across, along, int(count - i < W ? count - i : W), k, to + i * k);
+void pack(const T* from, int64_t across, int64_t along, int64_t count, int64_t k, typename Words<T>::Word* to) {
+  const int64_t words = (k + Words<T>::kNumbers - 1) / Words<T>::kNumbers;
+  for (int64_t i = 0; i < count; i += W) pack_panel<W>(from + i * across, across, along, count - i, k, to + i * words);
 }
 
 }  // namespace FUSEGRAD_ISA

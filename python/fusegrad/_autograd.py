@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _AutoDispatchBelowADInplaceOrView, _will_engine_execute_node
+from torch._C import _AutoDispatchBelowADInplaceOrView, _is_any_autocast_enabled, _will_engine_execute_node
 from torch._C._functorch import peek_interpreter_stack
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
+from torch.compiler import is_compiling
 
-PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))  # subclasses have ways of their own
 
 
 def requires_grad(*tensors: Tensor | None) -> bool:
@@ -33,17 +34,15 @@ def requires_grad(*tensors: Tensor | None) -> bool:
 
 def in_plain_eager(*tensors: Tensor | None) -> bool:
     """Whether this is plain eager mode: outside of transforms, and no autocast."""
-    return not torch._C._is_any_autocast_enabled() and outside_transforms(*tensors)
+    return outside_transforms(*tensors) and not _is_any_autocast_enabled()
 
 
 def outside_transforms(*tensors: Tensor | None) -> bool:
     """Whether there is no compiler, torch.func, forward mode or tensor subclass."""
-    if torch.compiler.is_compiling() or peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
-        return False
     for t in tensors:
-        if t is not None and type(t) not in PLAIN:
+        if type(t) not in PLAIN:
             return False
-    return True
+    return peek_interpreter_stack() is None and forward_ad._current_level < 0 and not is_compiling()
 
 
 def one_kernel(*tensors: Tensor) -> bool:
@@ -55,7 +54,7 @@ def one_kernel(*tensors: Tensor) -> bool:
 
 def keeps_for_backward(*tensors: Tensor | None) -> bool:
     """Whether a call should keep what a derivative needs. If this is wrong, it is only computed again."""
-    return requires_grad(*tensors) or not (torch.compiler.is_compiling() or in_plain_eager(*tensors))
+    return requires_grad(*tensors) or not (is_compiling() or in_plain_eager(*tensors))
 
 
 def wanted(ctx, tensors: int) -> list[bool]:
@@ -129,13 +128,21 @@ def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, ru
 
     library.impl(unqualified(op), kernel, "Autograd")
     count = sum("Tensor" in str(a.type) for a in op._schema.arguments)
+    kernel_of_op = below_autograd(op)
 
     def call(*args):
         tensors = args[:count]
         if not in_plain_eager(*tensors):
             return op(*args)
-        if requires_grad(*tensors):
-            return apply(*args)
+        return apply(*args) if requires_grad(*tensors) else kernel_of_op(*args)
+
+    return call
+
+
+def below_autograd(op: torch._ops.OpOverload) -> Callable:
+    """The op without its derivative: right in plain eager mode where nothing needs one."""
+
+    def call(*args):
         with _AutoDispatchBelowADInplaceOrView():
             return op(*args)
 

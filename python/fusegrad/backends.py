@@ -8,9 +8,10 @@ call costs more than the arithmetic goes to stock torch, before any op is called
 from __future__ import annotations
 
 import warnings
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, strided
 
 from . import ops, reference
 from ._autograd import has_kernel, in_plain_eager, requires_grad
@@ -34,20 +35,31 @@ def serving(op: str, device: str = "cpu") -> str:
     return device if has_kernel(op, device) else "reference"
 
 
-# Where stock and these ops take equally long on two cores of a Zen 3, Python 3.11 (2026-11-23), rounded up. In plain
-# eager mode only: a compiler or a transform sees the same ops at all sizes.
-SMALL_LAYER, SMALL_LAYER_IN_TRAINING = 2**18, 2**21  # multiplications
+# Up to where stock's forward and backward are as fast as the ops', whose derivatives are called through Python: on two
+# cores of a Zen 3, Python 3.11 (2026-11-23). In plain eager mode only: a compiler or a transform sees the same ops at
+# all sizes.
+SMALL_LAYER = 2**21  # multiplications
 SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
 
 
-def layer_is_small(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
-    """Whether stock torch computes this layer faster."""
-    if torch.compiler.is_compiling():  # no guards on sizes
-        return False
-    size = x.numel() * w.shape[0]
-    if size > SMALL_LAYER_IN_TRAINING or not x.is_cpu:
-        return False
-    return (size <= SMALL_LAYER or requires_grad(x, w, b)) and in_plain_eager(x, w, b)
+# How a layer is computed: by the C++ kernel, with nothing between; by stock torch, which is faster; or by the op, in
+# any mode, on any device. The first two refuse what does not fit.
+Way = Literal["kernel", "stock", "op"]
+
+
+def way_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Way:
+    """What is best for these arguments, of which nothing is known yet."""
+    if not in_plain_eager(x, w, b) or x is None or w is None:
+        return "op"
+    if not (x.is_cpu and w.is_cpu and (b is None or b.is_cpu)) or x.layout is not strided or x.is_nested:
+        return "op"
+    if not requires_grad(x, w, b):
+        return "kernel" if _C is not None else "op"
+    if w.dim() != 2 or x.numel() * w.shape[0] > SMALL_LAYER:
+        return "op"
+    # stock takes complex numbers too, and broadcasts a bias
+    fits = w.dtype in ops.DTYPES and (b is None or (b.dim() == 1 and b.numel() == w.shape[0]))
+    return "stock" if fits else "op"
 
 
 def tensor_is_small(x: Tensor) -> bool:

@@ -64,9 +64,9 @@ def _info(console: Console, args: argparse.Namespace) -> int:
         serves.add_row(op, *(backends.serving(op, device) for device in _devices()))
     console.print(serves)
     console.print(
-        f"\nOn a CPU, outside of compilers and transforms, stock torch runs what is small: layers of up to "
-        f"{backends.SMALL_LAYER:,} multiplications ({backends.SMALL_LAYER_IN_TRAINING:,} where a gradient is needed), "
-        f"tensors of up to {backends.SMALL_TENSOR:,} ({backends.SMALL_TENSOR_IN_TRAINING:,}) elements.",
+        f"\nOn a CPU, outside of compilers and transforms, stock torch runs what is small: tensors of up to "
+        f"{backends.SMALL_TENSOR:,} elements ({backends.SMALL_TENSOR_IN_TRAINING:,} where a gradient is needed), and, "
+        f"where a gradient is needed, layers of up to {backends.SMALL_LAYER:,} multiplications.",
         highlight=False,
     )
     return 0

@@ -1,7 +1,8 @@
 """The functions that a user calls. Arguments are checked here, once, and then the op is called.
 
 All are differentiable as often as you like, in backward and forward mode, under torch.func, torch.compile,
-torch.export, autocast, and with distributed tensors. Nested tensors take stock torch's path, with its derivatives.
+torch.export, autocast, and with distributed tensors. Nested and sparse tensors take stock torch's path, with its
+derivatives.
 """
 
 import torch
@@ -9,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from ._autograd import keeps_for_backward
+from ._autograd import below_autograd, keeps_for_backward
 from .activations import as_float, lookup
-from .backends import layer_is_small, tensor_is_small
+from .backends import tensor_is_small, way_of_layer
+from .ops import DTYPES
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _NAMES = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
+
+_linear_act_kernel, _linear_kernel = below_autograd(ops.OPS["linear_act"]), below_autograd(ops.OPS["linear"])
 
 
 def linear_act(
@@ -54,8 +57,16 @@ def linear_act(
         return linear(x, w, b)
     a = lookup("linear_act", act)
     value = a.default if param is None else a.check("linear_act", param)
+    try:
+        way = way_of_layer(x, w, b)
+        if way == "kernel":
+            return _linear_act_kernel(x, w, b, act, value, False)[0]
+        if way == "stock" and a.stock_derives_twice:
+            return a.value(F.linear(x, w, b), value)
+    except RuntimeError:
+        pass  # refused: what follows says why
     _check_linear("linear_act", x, w, b)
-    if x.is_nested or (a.stock_derives_twice and layer_is_small(x, w, b)):
+    if not _is_strided(x, w):
         return a.value(F.linear(x, w, b), value)
     return ops.linear_act(x, w, b, act, value, keeps_for_backward(x, w, b))[0]
 
@@ -85,8 +96,16 @@ def linear(
     >>> fg.linear(torch.ones(3), torch.ones(2, 3), torch.ones(2))
     tensor([4., 4.])
     """
+    try:
+        way = way_of_layer(x, w, b)
+        if way == "kernel":
+            return _linear_kernel(x, w, b)
+        if way == "stock":
+            return F.linear(x, w, b)
+    except RuntimeError:
+        pass
     _check_linear("linear", x, w, b)
-    if x.is_nested or layer_is_small(x, w, b):
+    if not _is_strided(x, w):
         return F.linear(x, w, b)
     return ops.linear(x, w, b)
 
@@ -203,6 +222,11 @@ def mul_constant(
 
 def _shape(t: Tensor) -> tuple[int, ...]:
     return tuple(t.shape)
+
+
+def _is_strided(*tensors: Tensor) -> bool:
+    """Whether the ops know the layout: what is nested, sparse or MKL-DNN's own takes stock torch's path."""
+    return all(t.layout is torch.strided and not t.is_nested for t in tensors)
 
 
 def _check_tensor(op: str, name: str, t: Tensor) -> None:

@@ -21,6 +21,8 @@ from torch import Tensor
 from ._autograd import differentiable, one_kernel, wanted
 from .activations import REGISTRY
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
 library = torch.library.Library("fusegrad", "DEF")
 SCHEMAS = (
     "act(Tensor s, Tensor? g, str act, float param, int order) -> Tensor",

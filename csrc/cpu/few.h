@@ -1,0 +1,164 @@
+// Products that are bound by reading or writing a matrix once, and pack nothing.
+#pragma once
+
+#include "blocked.h"
+
+namespace fusegrad {
+namespace FUSEGRAD_ISA {
+
+constexpr int64_t kFewRows = 8, kFewColumns = 3, kFewSteps = 2;  // of c, of c, and of k: measured on a Zen 3
+
+// --- few rows: y = x w^T is bound by reading w, once, in its own order ---------------------------------------------
+
+constexpr int kDotRows = 4, kDotColumns = FUSEGRAD_VECTOR_BYTES == 64 ? 6 : 3;
+
+// The sum of the lanes of each of n vectors: a transposition that adds on the way.
+template <int H, class V> inline V sums_of_lanes(V* rows) {
+  using All = typename Count<kLanes<V>>::type;
+#pragma GCC unroll 16
+  for (int i = 0; i < H; i++)
+    rows[i] = exchange<H, false>(rows[i], rows[i + H], All{}) + exchange<H, true>(rows[i], rows[i + H], All{});
+  if constexpr (H > 1) return sums_of_lanes<H / 2>(rows);
+  return rows[0];
+}
+
+// Bits that keep the last r lanes of a vector, where read from `lanes + r` on.
+template <class V> struct LastLanes {
+  decltype(IntOf<V>{}[0] + 0) lanes[2 * kLanes<V>] = {};
+  constexpr LastLanes() {
+    for (int i = kLanes<V>; i < 2 * kLanes<V>; i++) lanes[i] = -1;
+  }
+};
+template <class V> constexpr LastLanes<V> kLast;
+
+template <int kRows, int kColumns, class T>
+inline void dot(const T* a, int64_t a_row, const T* b, int64_t b_column, int64_t k, ScalarFor<T>* to, int64_t ld) {
+  using V = VectorFor<T>;
+  constexpr int n = kLanes<V>, kGroups = (kRows * kColumns + n - 1) / n;
+  V sum[kGroups * n];
+#pragma GCC unroll 32
+  for (int q = 0; q < kGroups * n; q++) sum[q] = V{};
+  const auto step = [&](auto&& read) __attribute__((always_inline)) {
+    V column[kColumns];
+#pragma GCC unroll 6
+    for (int j = 0; j < kColumns; j++) column[j] = read(b + j * b_column);
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; i++) {
+      const V row = read(a + i * a_row);
+#pragma GCC unroll 6
+      for (int j = 0; j < kColumns; j++) sum[i * kColumns + j] += row * column[j];
+    }
+  };
+  int64_t p = 0;
+  for (; p + n <= k; p += n) step([&](const T* from) __attribute__((always_inline)) { return load_as(from + p); });
+  if (p < k && k >= n) {  // the last n once more, those that are done already as zeros
+    const auto rest = bits<IntOf<V>>(load<V>(reinterpret_cast<const ScalarFor<T>*>(kLast<V>.lanes + (k - p))));
+    step([&](const T* from)
+             __attribute__((always_inline)) { return bits<V>(bits<IntOf<V>>(load_as(from + k - n)) & rest); });
+  } else if (p < k) {
+    step([&](const T* from) __attribute__((always_inline)) { return load_some(from + p, k); });
+  }
+  ScalarFor<T> sums[kGroups * n];
+#pragma GCC unroll 24
+  for (int q = 0; q < kGroups; q++) store<V>(sums + q * n, sums_of_lanes<n / 2>(sum + q * n));
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; i++)
+#pragma GCC unroll 6
+    for (int j = 0; j < kColumns; j++) to[i * ld + j] = sums[i * kColumns + j];
+}
+
+// Tiles of few columns pass through a strip of kNR, so that the epilogue is the same.
+template <class T> struct DotProduct {
+  using V = VectorFor<T>;
+  using S = ScalarOf<V>;
+  Product<T> whole;
+
+  template <int kColumns> void rows(int64_t i, int64_t count, int64_t j, S* to) const {
+    const Gemm& g = whole.g;
+    const T* b = static_cast<const T*>(g.b.data) + j * g.b.column;
+    int64_t r = 0;
+    for (; r + kDotRows <= count; r += kDotRows)
+      dot<kDotRows, kColumns>(a(i + r), g.a.row, b, g.b.column, g.k, to + r * kNR<V>, kNR<V>);
+    for (; r < count; r++) dot<1, kColumns>(a(i + r), g.a.row, b, g.b.column, g.k, to + r * kNR<V>, kNR<V>);
+  }
+  const T* a(int64_t i) const { return static_cast<const T*>(whole.g.a.data) + i * whole.g.a.row; }
+
+  void block(int64_t i, int64_t count, int64_t j, int64_t columns) const {
+    alignas(64) S tile[kMC * kNR<V>];
+    int64_t q = 0;
+    for (; q + kDotColumns <= columns; q += kDotColumns) rows<kDotColumns>(i, count, j + q, tile + q);
+    for (; q < columns; q++) rows<1>(i, count, j + q, tile + q);
+    whole.finish(tile, i, j, count, columns, true, true);
+  }
+
+  void run(int count) const {
+    const Gemm& g = whole.g;
+    const int64_t panels = ceil_div(g.n, kNR<V>), blocks = ceil_div(g.m, kMC);
+    Product<T>::share(count, panels * blocks, [&](int64_t from, int64_t to) {
+      for (int64_t task = from; task < to; task++) {
+        const int64_t j = task / blocks * kNR<V>, i = task % blocks * kMC;
+        block(i, least(kMC, g.m - i), j, least(kNR<V>, g.n - j));
+      }
+    });
+  }
+};
+
+// --- few rows of c, or few numbers to a sum: bound by reading b or writing c, once, row by row ----------------------
+
+constexpr int kSteps = 8;            // rows of b at a time
+constexpr int64_t kRowBlock = 2048;  // columns of c, that stay in L1
+
+// to = factors b or to += factors b, of n columns.
+template <int kCount, class V> inline void combine(const ScalarOf<V>* factors, int64_t stride, const ScalarOf<V>* b,
+                                                   int64_t b_row, int64_t n, ScalarOf<V>* to, bool add) {
+  V factor[kCount];
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; i++) factor[i] = all<V>(factors[i * stride]);
+  const auto sum = [&](int64_t j, auto&& read, V from) __attribute__((always_inline)) {
+    V s = factor[0] * read(b + j);
+#pragma GCC unroll 8
+    for (int i = 1; i < kCount; i++) s += factor[i] * read(b + i * b_row + j);
+    return add ? from + s : s;
+  };
+  int64_t j = 0;
+  for (; j + kLanes<V> <= n; j += kLanes<V>)
+    store<V>(to + j,
+             sum(j, [&](const ScalarOf<V>* p) __attribute__((always_inline)) { return load<V>(p); }, load<V>(to + j)));
+  if (j < n) {
+    const auto rest = [&](const ScalarOf<V>* p) __attribute__((always_inline)) { return load_some(p, n - j); };
+    store_some(to + j, sum(j, rest, load_some(to + j, n - j)), n - j);
+  }
+}
+
+template <class T> struct RowProduct {
+  using V = VectorFor<T>;
+  const Gemm& g;
+
+  void block(int64_t i, int64_t rows, int64_t j, int64_t columns) const {
+    const T *a = static_cast<const T*>(g.a.data) + i * g.a.row, *b = static_cast<const T*>(g.b.data) + j;
+    T* c = static_cast<T*>(g.c) + i * g.n + j;
+    const auto steps = [&](auto kernel, int64_t p) __attribute__((always_inline)) {
+      for (int64_t r = 0; r < rows; r++)
+        kernel(a + r * g.a.row + p * g.a.column, g.a.column, b + p * g.b.row, g.b.row, columns, c + r * g.n, p > 0);
+    };
+    int64_t p = 0;
+    for (; p + kSteps <= g.k; p += kSteps) steps(combine<kSteps, V>, p);
+    for (; p + 2 <= g.k; p += 2) steps(combine<2, V>, p);
+    if (p < g.k) steps(combine<1, V>, p);
+  }
+
+  void run(int count) const {
+    const int64_t parts = g.m <= kFewRows ? count : 1;
+    const int64_t width = least(ceil_div(ceil_div(g.n, parts), kNR<V>) * kNR<V>, kRowBlock);
+    const int64_t panels = ceil_div(g.n, width), rows = ceil_div(g.m, ceil_div(g.m, kMC)), blocks = ceil_div(g.m, rows);
+    Product<T>::share(count, panels * blocks, [&](int64_t from, int64_t to) {
+      for (int64_t task = from; task < to; task++) {
+        const int64_t j = task / blocks * width, i = task % blocks * rows;
+        block(i, least(rows, g.m - i), j, least(width, g.n - j));
+      }
+    });
+  }
+};
+
+}  // namespace FUSEGRAD_ISA
+}  // namespace fusegrad

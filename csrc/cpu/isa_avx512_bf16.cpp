@@ -1,0 +1,16 @@
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,avx512bf16"))), \
+                             apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,avx512bf16")
+#endif
+#define FUSEGRAD_ISA avx512_bf16
+#define FUSEGRAD_VECTOR_BYTES 64
+#define FUSEGRAD_F16C
+#define FUSEGRAD_AVX512_BF16
+#include "isa.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

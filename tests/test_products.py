@@ -1,0 +1,134 @@
+"""Products of the sizes that are blocked, packed and shared by threads: exact sums, errors, and 2^31 elements.
+
+What is small and of odd strides is in test_layouts.py.
+"""
+
+import os
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fusegrad as fg
+from fusegrad import ops
+
+from cases import DEVICE, DTYPES
+
+# around the tile, the block of rows, the chain and the block of k, of all instruction sets
+sizes = st.sampled_from((1, 4, 9, 16, 31, 63, 100, 129, 145, 193, 257, 385, 520, 1025))
+
+
+@contextmanager
+def threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
+def integers(generator, *shape):
+    """Numbers whose products and sums are exact in every dtype that adds in float32."""
+    return torch.randint(-2, 3, shape, generator=generator).double()
+
+
+def laid_out(t, transposed, dtype):
+    """The matrix in a dtype, its rows adjacent or its columns."""
+    t = t.to(DEVICE, dtype)
+    return t.mT.contiguous().mT if transposed else t.contiguous()
+
+
+@settings(max_examples=150, deadline=None)
+@given(sizes, sizes, sizes, st.tuples(st.booleans(), st.booleans()), st.sampled_from(DTYPES), st.integers(1, 4))
+def test_products_of_integers_are_exact(m, k, n, transposed, dtype, count):
+    """Every element is summed once, and none twice: for any size, layout, dtype and number of threads."""
+    g = torch.Generator().manual_seed(m * n + k)
+    x, w, b = integers(g, m, k), integers(g, n, k), integers(g, n)
+    args = laid_out(x, transposed[0], dtype), laid_out(w, transposed[1], dtype), b.to(DEVICE, dtype)
+    with threads(count):
+        y, kept = ops.linear_act(*args, "relu_squared", 0.0, True)
+    z = F.linear(x, w, b)
+    assert torch.equal(kept.cpu(), z.to(dtype))
+    assert torch.equal(y.cpu(), z.relu().square().to(dtype))
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes, sizes, sizes, st.sampled_from(DTYPES), st.tuples(*[st.booleans()] * 3), st.integers(1, 4))
+def test_gradients_of_integers_are_exact(m, k, n, dtype, needed, count):
+    g = torch.Generator().manual_seed(m * n + k)
+    gy, x, w, s = integers(g, m, n), integers(g, m, k), integers(g, n, k), integers(g, m, n)
+    args = (t.to(DEVICE, dtype) for t in (gy, x, w, s))
+    with threads(count):
+        grads = ops.linear_act_backward(*args, "square", 0.0, *needed)
+    gz = 2 * s * gy
+    for got, truth, need in zip(grads, (gz @ w, gz.mT @ x, gz.sum(0)), needed, strict=True):
+        if need:
+            assert torch.equal(got.cpu(), truth.to(dtype))
+        else:
+            assert got.numel() == 0
+
+
+# how the numbers of x and w are made hard to sum: factors along k
+HARD = {
+    "random": lambda k: torch.ones(k),
+    "growing": lambda k: torch.logspace(-6, 6, k),
+    "shrinking": lambda k: torch.logspace(6, -6, k),
+    "alternating": lambda k: torch.tensor([1e6, 1e-6]).repeat(k)[:k],
+    "one large": lambda k: torch.cat((torch.tensor([1e8]), torch.ones(k - 1))),
+}
+
+
+@pytest.mark.parametrize("k", (70, 1000, 5000))
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize("how", [*HARD, "positive", "cancelling"])
+def test_errors_of_hard_sums(how, dtype, k):
+    """In the mean at most twice those of stock, against sums of twice the precision."""
+    g = torch.Generator().manual_seed(k)
+    x, w = (torch.randn(s, k, generator=g, dtype=torch.float64) for s in (120, 130))
+    if how == "positive":
+        x, w = x.abs(), w.abs()
+    elif how == "cancelling":  # each term is followed by nearly its negative
+        x[:, 1::2] = -x[:, : k // 2 * 2 : 2] * (1 + 1e-4)
+        w[:, 1::2] = w[:, : k // 2 * 2 : 2]
+    else:
+        x = x * HARD[how](k)
+    x, w = (t.to(dtype) for t in (x, w))
+    truth = x.numpy().astype(np.longdouble) @ w.numpy().astype(np.longdouble).T
+    mine, stock = (
+        np.abs(fn(x.to(DEVICE), w.to(DEVICE)).cpu().numpy().astype(np.longdouble) - truth)
+        for fn in (fg.linear, F.linear)
+    )
+    assert (mine**2).mean() <= 4 * (stock**2).mean()
+    assert mine.max() <= 3 * stock.max()
+
+
+def gibibytes():
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(gibibytes() < 20, reason="takes 18 GiB of memory")
+def test_more_than_2_to_the_31_elements():
+    """Indices and offsets have 64 bits: bfloat16, where that takes the least memory."""
+    m, n, k = 2**16 + 3, 2**15 + 16, 2
+    g = torch.Generator().manual_seed(0)
+    x, w, b = (integers(g, *s).to(DEVICE, torch.bfloat16) for s in ((m, k), (n, k), (n,)))
+    assert m * n > 2**31
+    y, kept = ops.linear_act(x, w, b, "square", 0.0, True)
+    picked = torch.cat((torch.arange(5), torch.randint(m, (200,), generator=g), torch.arange(m - 5, m)))
+    z = F.linear(x[picked].double(), w.double(), b.double())
+    assert torch.equal(kept[picked].double(), z) and torch.equal(y[picked].double(), z.square())
+    assert y[-1, -1].double() == z[-1, -1].square()
+    del y
+    twice = fg.mul_constant(kept, 2.0)
+    assert torch.equal(twice[picked].double(), 2 * z)
+    del twice
+    assert torch.equal(ops.act(kept, None, "square", 0.0, 0)[picked].double(), z.square())
+    gx, _, gb = ops.linear_act_backward(kept, x, w, kept, "relu", 0.0, True, False, True)
+    gz = kept[picked].double().relu()
+    torch.testing.assert_close(gx[picked].double(), gz @ w.double(), rtol=2**-8, atol=0)
+    columns = slice(n - 7, n)
+    torch.testing.assert_close(gb[columns].double(), kept[:, columns].double().relu().sum(0), rtol=2**-8, atol=0)
