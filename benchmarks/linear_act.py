@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from .harness import Case, Step
+from .harness import Case, Step, gradients
 from .providers import needs_autograd, network, normal
 
 ACTS = ("gelu_tanh", "gelu", "relu", "silu", "tanh")
@@ -56,7 +56,9 @@ def _build(
             return (layer(x),)
 
     def forward_and_backward() -> tuple[torch.Tensor, ...]:
+        x.grad = w.grad = b.grad = None
         y = layer(x)
-        return y.detach(), *torch.autograd.grad(y, (x, w, b), gy)
+        y.backward(gy)
+        return y.detach(), *gradients((x, w, b))
 
     return Step(forward_and_backward if backward else forward, (x, w, b, gy))

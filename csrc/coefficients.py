@@ -23,6 +23,7 @@ def exp_q(r):
 
 
 P = mp.mpf(3) / 10
+LAST = {24: mp.sqrt(88.1), 53: mp.sqrt(709.2)}  # the x, by bits, after which e^{-x^2} is no normal number
 
 
 def erfcx_q(t):
@@ -58,8 +59,8 @@ FITS = {
         "(e^r - 1 - r) / r^2, |r| <= log(2) / 2",
     ),
     "erfcx": (
-        series(erfcx_q, P / mp.sqrt(mp.pi)), (mp.mpf(0), mp.mpf(1)), mp.mpf(0.5),
-        "e^{x^2} erfc(x) / t in t = 1 / (1 + 0.3 x), 0 <= x",
+        erfcx_q, lambda bits: (1 / (1 + P * LAST[bits]), mp.mpf(1)), mp.mpf(0.5),
+        "e^{x^2} erfc(x) / t in t = 1 / (1 + 0.3 x), 0 <= x, up to where e^{-x^2} is no normal number",
     ),
     "log1p": (
         series(log1p_q, mp.mpf(2) / 3), (mp.mpf(0), mp.mpf(1) / 9 + 0.0001), mp.mpf(1) / 18,
@@ -99,7 +100,7 @@ def main():
     for name, bits in TYPES.items():
         print(f"template <>\nstruct Coefficients<{name}> {{")
         for function, (f, interval, weight, says) in FITS.items():
-            found = fit(f, *interval, mp.mpf(2) ** (-bits - 4) / weight)
+            found = fit(f, *(interval(bits) if callable(interval) else interval), mp.mpf(2) ** (-bits - 4) / weight)
             print(f"  // {says}")
             print(f"  static constexpr {name} {function}[] = {{")
             for c in found:

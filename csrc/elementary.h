@@ -14,11 +14,20 @@ double cos(double);
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
+// Estrin's scheme: halves that do not wait for one another. powers: x, x^2, x^4, ...
+template <int kFrom, int kCount, class V, class C> inline V terms(const V* powers, const C* c) {
+  if constexpr (kCount == 1) {
+    return all<V>(c[kFrom]);
+  } else {
+    constexpr int kLog = 31 - __builtin_clz(kCount - 1), kLow = 1 << kLog;
+    return terms<kFrom, kLow>(powers, c) + terms<kFrom + kLow, kCount - kLow>(powers, c) * powers[kLog];
+  }
+}
 template <class V, class C, int N> inline V polynomial(V x, const C (&c)[N]) {
-  V sum = all<V>(c[N - 1]);
-#pragma GCC unroll 32
-  for (int i = N - 2; i >= 0; i--) sum = sum * x + c[i];
-  return sum;
+  V powers[5] = {x};
+#pragma GCC unroll 4
+  for (int i = 1; i < 5; i++) powers[i] = powers[i - 1] * powers[i - 1];
+  return terms<0, N>(powers, c);
 }
 
 template <class V> inline V abs(V x) {
@@ -63,6 +72,14 @@ template <class V> inline V exp(V x) {
   return (1 + e.p) * power_of_two<V>(half) * power_of_two<V>(e.n - half);
 }
 
+// e^x for x <= 0, but 0 where that is no normal number; 1 ulp.
+template <class V> inline V exp_or_zero(V x) {
+  x = x < Traits<V>::kExpNormal ? all<V>(Traits<V>::kExpNormal) : x;
+  const Exponent<V> e(x);
+  const V scale = power_of_two<V>(e.n);
+  return scale + scale * e.p;
+}
+
 // e^x - 1 for x <= 80, which is all that the activations need; 2 ulp.
 template <class V> inline V expm1(V x) {
   const Exponent<V> e(clamp(x, ScalarOf<V>(-50), ScalarOf<V>(80)));
@@ -102,9 +119,9 @@ template <class V> struct Normal {
   V density, above;
   inline explicit Normal(V z) {
     using S = ScalarOf<V>;
-    const V e = exp(S(-0.5) * z * z), t = 1 / (1 + abs(z) * S(0.3 * 0.70710678118654752));  // 0.3 sqrt(1/2)
-    density = e * S(0.39894228040143268);                                                   // 1 / sqrt(2 pi)
-    above = S(0.5) * e * t * polynomial(t, Coefficients<S>::erfcx);
+    const V e = exp_or_zero(S(-0.5) * z * z), t = 1 / (1 + abs(z) * S(0.3 * 0.70710678118654752));  // 0.3 sqrt(1/2)
+    density = e * S(0.39894228040143268);                                                           // 1 / sqrt(2 pi)
+    above = e * (S(0.5) * t * polynomial(t, Coefficients<S>::erfcx));
   }
 };
 

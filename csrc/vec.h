@@ -25,6 +25,7 @@ template <> struct Traits<F32> {
   static constexpr float kRound = 0x1.8p23f;  // adding it leaves the nearest integer in the lowest bits
   static constexpr float kLn2High = 0x1.62e4p-1f, kLn2Low = 0x1.7f7d1cp-20f;
   static constexpr float kExpMin = -104, kExpMax = 89;  // where e^x has become 0 and infinity
+  static constexpr float kExpNormal = -88.03f;          // nearest to 2^-127, which has the bits of 0
   static constexpr float kTanhEnd = 10;                 // where tanh has rounded to 1
 };
 template <> struct Traits<F64> {
@@ -34,6 +35,7 @@ template <> struct Traits<F64> {
   static constexpr double kRound = 0x1.8p52;
   static constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;
   static constexpr double kExpMin = -746, kExpMax = 710;
+  static constexpr double kExpNormal = -709.09;
   static constexpr double kTanhEnd = 20;
 };
 template <class V> using ScalarOf = typename Traits<V>::Scalar;

@@ -149,7 +149,7 @@ bool all_right(const Kernels& kernels, int rounds) {
           std::vector<char> out(s.size());
           const Elementwise f =
               (t == Type::f64 ? kernels.activations[a].float64 : kernels.activations[a].float32)[order];
-          kernels.act(t, f, s.data(), order ? g.data() : nullptr, out.data(), n, 1);
+          kernels.act(t, f, {1, n, s.data(), 0, order ? g.data() : nullptr, 0, out.data(), 0}, 1);
           for (int64_t i = 0; i < n; i++)
             if (std::isnan(value(t, out.data(), i))) {
               std::printf("%s: %s, order %d: NaN at %g\n", kernels.isa, kernels.activations[a].name, order,

@@ -5,16 +5,58 @@ namespace {
 
 constexpr int64_t kShare = 16384;  // elements: less is not worth a second thread
 
-// s as a tensor laid out as `out`, which may become it.
-const void* laid_out_as(const Tensor& out, const Tensor& s, Tensor& room) {
-  const auto same = [&] {
-    for (int64_t i = 0; i < s.dim(); i++)
-      if (s.size(i) > 1 && s.stride(i) != out.stride(i)) return false;
-    return true;
-  };
-  if (same()) return s.const_data_ptr();
-  torch::stable::copy_(room, s);
-  return room.const_data_ptr();
+bool laid_out_alike(const Tensor& a, const Tensor& b) {
+  for (int64_t i = 0; i < a.dim(); i++)
+    if (a.size(i) > 1 && a.stride(i) != b.stride(i)) return false;
+  return true;
+}
+
+// A tensor in the order of another one: as it is where it is laid out alike, or in rows of adjacent numbers while the
+// other is contiguous; else a copy.
+struct Ordered {
+  Tensor tensor;
+  bool in_rows = false;
+  int64_t row = 0;
+
+  Ordered(const Tensor& t, const Tensor& like) : tensor(t) {
+    if (laid_out_alike(t, like)) return;
+    if (like.is_contiguous()) {
+      const Rows rows(t);
+      in_rows = rows.operand.column == 1 && rows.operand.row != rows.k;
+      tensor = in_rows ? rows.tensor : dense(t);
+      row = rows.operand.row;
+    } else {
+      tensor = torch::stable::empty_like(like);
+      torch::stable::copy_(tensor, t);
+    }
+  }
+};
+
+// A tensor of f(s, g), laid out as torch would.
+Tensor elementwise(Type type, Elementwise f, const Tensor& s, const std::optional<Tensor>& g, double param) {
+  Tensor out = s.is_contiguous() ? empty(s, shape_of(s)) : torch::stable::empty_like(s);
+  const int64_t size = size_of(type), numel = out.numel();
+  if (numel == 0) return out;
+  const Ordered first(s, out), second(g ? *g : s, out);
+  const bool in_rows = first.in_rows || second.in_rows;
+  const int64_t n = in_rows ? out.size(out.dim() - 1) : 1, rows = numel / n;
+  const auto row_of = [&](const Ordered& t) { return t.in_rows ? t.row : n; };
+  const char* from = static_cast<const char*>(first.tensor.const_data_ptr());
+  const char* factor = g ? static_cast<const char*>(second.tensor.const_data_ptr()) : nullptr;
+  char* to = static_cast<char*>(out.mutable_data_ptr());
+  parallel(rows, kShare / n + 1, [&](int64_t i, int64_t end) {
+    Sheet sheet{end - i,
+                n,
+                from + i * row_of(first) * size,
+                row_of(first),
+                factor ? factor + i * row_of(second) * size : nullptr,
+                row_of(second),
+                to + i * n * size,
+                n};
+    if (!in_rows) sheet.rows = 1, sheet.n = end - i;
+    kernels().act(type, f, sheet, param);
+  });
+  return out;
 }
 
 Tensor act(Tensor s, std::optional<Tensor> g, std::string name, double param, int64_t order) {
@@ -23,36 +65,12 @@ Tensor act(Tensor s, std::optional<Tensor> g, std::string name, double param, in
   const Type type = g ? common_type("act", s, *g) : type_of("act", s);
   const Activation* a = activation(name);
   if (a == nullptr) return act_by_reference(s, g, name, param, order);
-  Tensor out = s.is_contiguous() ? empty(s, shape_of(s)) : torch::stable::empty_like(s);
-  const int64_t n = out.numel(), size = size_of(type);
-  if (n == 0) return out;
-  const Elementwise f = derivative(*a, order, type);
-  const char* from = static_cast<const char*>(laid_out_as(out, s, out));
-  const char* factor = nullptr;
-  Tensor room = out;
-  if (g) {
-    if (from == out.const_data_ptr()) room = torch::stable::empty_like(s);
-    factor = static_cast<const char*>(laid_out_as(out, *g, room));
-  }
-  char* to = static_cast<char*>(out.mutable_data_ptr());
-  parallel(n, kShare, [&](int64_t i, int64_t end) {
-    kernels().act(type, f, from + i * size, factor ? factor + i * size : nullptr, to + i * size, end - i, param);
-  });
-  return out;
+  return elementwise(type, derivative(*a, order, type), s, g, param);
 }
 
 Tensor mul_constant(Tensor x, double c) {
   const Type type = type_of("mul_constant", x);
-  Tensor out = x.is_contiguous() ? empty(x, shape_of(x)) : torch::stable::empty_like(x);
-  const int64_t n = out.numel(), size = size_of(type);
-  if (n == 0) return out;
-  const char* from = static_cast<const char*>(laid_out_as(out, x, out));
-  char* to = static_cast<char*>(out.mutable_data_ptr());
-  const Elementwise f = type == Type::f64 ? kernels().scale_float64 : kernels().scale_float32;
-  parallel(n, kShare, [&](int64_t i, int64_t end) {
-    kernels().act(type, f, from + i * size, nullptr, to + i * size, end - i, c);
-  });
-  return out;
+  return elementwise(type, type == Type::f64 ? kernels().scale_float64 : kernels().scale_float32, x, {}, c);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fusegrad, CPU, m) {

@@ -24,11 +24,10 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-// c = a b or c += a b, of a tile of kRows by kVectors and k words.
-template <int kRows, int kVectors, class P> void multiply(int64_t k, const typename P::Word* a,
-                                                          const typename P::Word* b, ScalarOf<typename P::V>* c,
-                                                          int64_t ldc, bool add) {
-  using V = typename P::V;
+// c = a b + bias or c += a b + bias, of a tile of kRows by kVectors and k words.
+template <int kRows, int kVectors, class P, class V = typename P::V, class S = ScalarOf<V>>
+void multiply(int64_t k, const typename P::Word* a, const typename P::Word* b, const S* bias, S* c, int64_t ldc,
+              bool add) {
   V sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++)
@@ -53,11 +52,17 @@ template <int kRows, int kVectors, class P> void multiply(int64_t k, const typen
     for (int u = 0; u < 4; u++) step();
   }
   for (; k > 0; k--) step();
+  if (bias) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; i++)
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; j++) sum[i][j] += load<V>(bias + j * kLanes<V>);
+  }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++)
 #pragma GCC unroll 2
     for (int j = 0; j < kVectors; j++) {
-      ScalarOf<V>* to = c + i * ldc + j * kLanes<V>;
+      S* to = c + i * ldc + j * kLanes<V>;
       store<V>(to, add ? load<V>(to) + sum[i][j] : sum[i][j]);
     }
 }
@@ -86,7 +91,14 @@ template <class T> struct Product {
   static constexpr bool kDirect = sizeof(T) == sizeof(S);  // c itself can hold partial sums
 
   T* row(void* base, int64_t i) const { return static_cast<T*>(base) + (first + i) * g.n; }
-  bool fuses() const { return g.bias || g.activation || g.kept; }
+
+  // The bias of columns [j, j + columns), as many as a tile has; nullptr if there is none.
+  const S* bias_of(int64_t j, int64_t columns, S* room) const {
+    if (!g.bias) return nullptr;
+    for (int64_t q = 0; q < kNR<V>; q++)
+      room[q] = q < columns ? to_scalar(static_cast<const T*>(g.bias)[(j + q) * g.bias_stride]) : 0;
+    return room;
+  }
 
   // What is left to do with sums of `rows` x `columns` at (i, j), kNR<V> apart, in L1.
   void finish(S* tile, int64_t i, int64_t j, int64_t rows, int64_t columns, bool begins, bool ends) const {
@@ -99,15 +111,12 @@ template <class T> struct Product {
         __builtin_memcpy(partial + (i + r) * g.n + j, tile + r * ld, columns * sizeof(S));
       return;
     }
-    if (g.bias) {
-      S bias[ld] = {};
-      for (int64_t q = 0; q < columns; q++) bias[q] = to_scalar(static_cast<const T*>(g.bias)[(j + q) * g.bias_stride]);
-      for (int64_t r = 0; r < rows; r++) add_row(tile + r * ld, bias, columns);
-    }
     if (g.kept) {
       for (int64_t r = 0; r < rows; r++) narrow_row(tile + r * ld, row(g.kept, i + r) + j, columns);
     }
-    if (g.activation) g.activation(tile, nullptr, tile, rows * ld, g.param);
+    if (g.activation && kDirect && columns == ld)
+      return g.activation({rows, ld, tile, ld, nullptr, 0, row(g.c, i) + j, g.n}, g.param);
+    if (g.activation) g.activation({1, rows * ld, tile, 0, nullptr, 0, tile, 0}, g.param);
     for (int64_t r = 0; r < rows; r++) narrow_row(tile + r * ld, row(g.c, i + r) + j, columns);
   }
 
@@ -123,15 +132,16 @@ template <class T> struct Product {
     alignas(64) S tile[kMC * kNR<V>];
     const int vectors = columns > kLanes<V> ? 2 : 1;
     const bool whole = columns == vectors * kLanes<V>;
-    const bool direct = whole && (ends ? kDirect && !fuses() : true);
+    const bool direct = whole && (ends ? kDirect && !g.activation && !g.kept : true);
+    S room[kNR<V>];
+    const S* bias = ends ? bias_of(j, columns, room) : nullptr;
     S* to = direct ? partial + i * g.n + j : tile;
     const int64_t ld = direct ? g.n : kNR<V>;
     for (int64_t r = 0; r < rows; r += kMR) {
-      const int64_t count = least(kMR, rows - r);
-      const auto multiply = kKernel<P>.tile[vectors - 1][count - 1];
+      const auto multiply = kKernel<P>.tile[vectors - 1][least(kMR, rows - r) - 1];
       for (int64_t q = 0; q < k; q += kChain)
-        multiply(least(kChain, k - q), a + r * k + q * kMR, b + q * kNR<V>, to + r * ld, ld,
-                 q > 0 || (direct && !begins));
+        multiply(least(kChain, k - q), a + r * k + q * kMR, b + q * kNR<V>, q + kChain >= k ? bias : nullptr,
+                 to + r * ld, ld, q > 0 || (direct && !begins));
     }
     if (!direct) finish(tile, i, j, rows, columns, begins, ends);
   }

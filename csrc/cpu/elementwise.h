@@ -17,18 +17,26 @@ template <class A, int kOrder, class V> inline V apply(V s, V g, ScalarOf<V> par
   if constexpr (kOrder == 3) return g * A::third(s, param);
 }
 
+// The last n < lanes of a row. Apart, as its calls of memcpy would take the registers of the loop.
 template <class A, int kOrder, class V>
-void elementwise(const void* s_, const void* g_, void* out_, int64_t n, double param_) {
+__attribute__((noinline)) void rest_of_row(const ScalarOf<V>* s, const ScalarOf<V>* g, ScalarOf<V>* out, int64_t n,
+                                           ScalarOf<V> param) {
+  store_some(out, apply<A, kOrder>(load_some(s, n), g ? load_some(g, n) : all<V>(1), param), n);
+}
+
+template <class A, int kOrder, class V> void elementwise(const Sheet& sheet, double param_) {
   using S = ScalarOf<V>;
-  const S *s = static_cast<const S*>(s_), *g = static_cast<const S*>(g_);
-  S* out = static_cast<S*>(out_);
+  const Sheet by = sheet;  // in registers: `out` could change what `sheet` refers to
   const S param = S(param_);
+  const S *s = static_cast<const S*>(by.s), *g = static_cast<const S*>(by.g);
+  S* out = static_cast<S*>(by.out);
   const V one = all<V>(1);
-  int64_t i = 0;
-  for (; i + kLanes<V> <= n; i += kLanes<V>)
-    store<V>(out + i, apply<A, kOrder>(load<V>(s + i), g ? load<V>(g + i) : one, param));
-  if (i < n)
-    store_some(out + i, apply<A, kOrder>(load_some(s + i, n - i), g ? load_some(g + i, n - i) : one, param), n - i);
+  for (int64_t r = 0; r < by.rows; r++, s += by.s_row, g += by.g ? by.g_row : 0, out += by.out_row) {
+    int64_t i = 0;
+    for (; i + kLanes<V> <= by.n; i += kLanes<V>)
+      store<V>(out + i, apply<A, kOrder>(load<V>(s + i), by.g ? load<V>(g + i) : one, param));
+    if (i < by.n) rest_of_row<A, kOrder, V>(s + i, by.g ? g + i : nullptr, out + i, by.n - i, param);
+  }
 }
 
 template <class A> constexpr Activation kernels_of() {
@@ -43,19 +51,20 @@ template <class... As> struct Table<List<As...>> {
   static constexpr Activation kEntries[] = {kernels_of<As>()...};
 };
 
-void act(Type type, Elementwise f, const void* s_, const void* g_, void* out_, int64_t n, double param) {
-  if (type == Type::f32 || type == Type::f64) return f(s_, g_, out_, n, param);
+void act(Type type, Elementwise f, const Sheet& sheet, double param) {
+  if (type == Type::f32 || type == Type::f64) return f(sheet, param);
   with_type(type, [&](auto t) {
     using T = decltype(t);
     if constexpr (sizeof(T) == 2) {
-      const T *s = static_cast<const T*>(s_), *g = static_cast<const T*>(g_);
-      alignas(64) float sf[kBlock], gf[kBlock];
-      for (int64_t i = 0; i < n; i += kBlock) {
-        const int64_t size = n - i < kBlock ? n - i : kBlock;
-        widen_row(s + i, sf, size);
-        if (g) widen_row(g + i, gf, size);
-        f(sf, g ? gf : nullptr, sf, size, param);
-        narrow_row(sf, static_cast<T*>(out_) + i, size);
+      alignas(64) float s[kBlock], g[kBlock];
+      for (int64_t r = 0; r < sheet.rows; r++) {
+        for (int64_t i = 0; i < sheet.n; i += kBlock) {
+          const int64_t n = sheet.n - i < kBlock ? sheet.n - i : kBlock;
+          widen_row(static_cast<const T*>(sheet.s) + r * sheet.s_row + i, s, n);
+          if (sheet.g) widen_row(static_cast<const T*>(sheet.g) + r * sheet.g_row + i, g, n);
+          f({1, n, s, 0, sheet.g ? g : nullptr, 0, s, 0}, param);
+          narrow_row(s, static_cast<T*>(sheet.out) + r * sheet.out_row + i, n);
+        }
       }
     }
   });
@@ -79,7 +88,7 @@ void gz_and_sum(Type type, Elementwise f, const void* s_, const void* gy_, void*
         const int64_t at = i * n + j;
         if (f && i % rows == 0) {
           const int64_t block = n < kBlock ? (m - i < rows ? m - i : rows) * n : size;
-          act(type, f, s + at, gy + at, gz + at, block, param);
+          act(type, f, {1, block, s + at, 0, gy + at, 0, gz + at, 0}, param);
         }
         if (!sum) continue;
         const T* from = (f ? gz : gy) + at;

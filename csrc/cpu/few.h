@@ -88,6 +88,9 @@ template <class T> struct DotProduct {
     int64_t q = 0;
     for (; q + kDotColumns <= columns; q += kDotColumns) rows<kDotColumns>(i, count, j + q, tile + q);
     for (; q < columns; q++) rows<1>(i, count, j + q, tile + q);
+    S room[kNR<V>];
+    const S* bias = whole.bias_of(j, columns, room);
+    for (int64_t r = 0; bias && r < count; r++) whole.add_row(tile + r * kNR<V>, bias, columns);
     whole.finish(tile, i, j, count, columns, true, true);
   }
 

@@ -9,9 +9,20 @@ enum class Type { f32, f64, bf16, f16 };
 
 constexpr int64_t size_of(Type t) { return t == Type::f64 ? 8 : t == Type::f32 ? 4 : 2; }
 
-// out[i] = order 0: act(s[i]); else g[i] D_order(s[i]), g = nullptr standing for ones. All three are float32 or all
-// float64. out may be s or g.
-using Elementwise = void (*)(const void* s, const void* g, void* out, int64_t n, double param);
+// What an elementwise kernel works on: rows of n adjacent numbers, with what lies between the starts of rows, in
+// numbers.
+struct Sheet {
+  int64_t rows, n;
+  const void* s;
+  int64_t s_row;
+  const void* g;  // nullptr stands for ones
+  int64_t g_row;
+  void* out;  // may be s or g
+  int64_t out_row;
+};
+
+// out = order 0: act(s); else g D_order(s). All three are float32 or all float64.
+using Elementwise = void (*)(const Sheet&, double param);
 
 constexpr int kOrders = 4;  // 0 to 3
 
@@ -43,8 +54,8 @@ struct Gemm {
 struct Kernels {
   const char* isa;
   void (*gemm)(const Gemm&);
-  // out = g D_order(s) or act(s), all contiguous, on this thread.
-  void (*act)(Type, Elementwise, const void* s, const void* g, void* out, int64_t n, double param);
+  // The same for a sheet of any one type, on this thread.
+  void (*act)(Type, Elementwise, const Sheet&, double param);
   // gz = gy D_1(s), (m, n) contiguous, and the sum of its rows in float32 or float64, on this thread. Without a
   // function gz is gy, and not written; sum may be nullptr.
   void (*gz_and_sum)(Type, Elementwise, const void* s, const void* gy, void* gz, void* sum, int64_t m, int64_t n,
