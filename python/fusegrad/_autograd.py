@@ -93,11 +93,12 @@ def above_autograd():
     return torch._C._ForceDispatchKeyGuard(_DEFAULT_ON, _DEFAULT_OFF)
 
 
-def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, rule: type) -> Callable:
+def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, rule: type) -> Any:
     """Make `rule` (setup_context, backward, jvp) the derivative of `op`, in every mode. Its tensors come first.
 
-    Returns the op as a function that takes the shortest way: in plain eager mode past the dispatcher's autograd.
-    The kernel itself never skips the Function: inside a compiled graph Python does not see that forward mode is on.
+    Returns the op as a function that takes the shortest way: in plain eager mode past the dispatcher's autograd. For
+    who knows already that this is plain eager mode it has `apply`, with a derivative, and `kernel`, without. The op's
+    own kernel never skips the Function: inside a compiled graph Python does not see that forward mode is on.
     """
 
     # Below ADInplaceOrView too: a kernel may return a view of what it made (F.linear does for some ranks), and a view
@@ -128,24 +129,18 @@ def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, ru
 
     library.impl(unqualified(op), kernel, "Autograd")
     count = sum("Tensor" in str(a.type) for a in op._schema.arguments)
-    kernel_of_op = below_autograd(op)
 
-    def call(*args):
-        tensors = args[:count]
-        if not in_plain_eager(*tensors):
-            return op(*args)
-        return apply(*args) if requires_grad(*tensors) else kernel_of_op(*args)
-
-    return call
-
-
-def below_autograd(op: torch._ops.OpOverload) -> Callable:
-    """The op without its derivative: right in plain eager mode where nothing needs one."""
-
-    def call(*args):
+    def below_autograd(*args):
         with _AutoDispatchBelowADInplaceOrView():
             return op(*args)
 
+    def call(*args) -> Any:
+        tensors = args[:count]
+        if not in_plain_eager(*tensors):
+            return op(*args)
+        return apply(*args) if requires_grad(*tensors) else below_autograd(*args)
+
+    vars(call).update(apply=apply, kernel=below_autograd)
     return call
 
 

@@ -38,25 +38,25 @@ def serving(op: str, device: str = "cpu") -> str:
 # Up to where stock's forward and backward are as fast as the ops', whose derivatives are called through Python: on two
 # cores of a Zen 3, Python 3.11 (2026-11-23). In plain eager mode only: a compiler or a transform sees the same ops at
 # all sizes.
-SMALL_LAYER = 2**21  # multiplications
+SMALL_LAYER = 2**19  # multiplications
 SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
 
 
-# How a layer is computed: by the C++ kernel, with nothing between; by stock torch, which is faster; or by the op, in
-# any mode, on any device. The first two refuse what does not fit.
-Way = Literal["kernel", "stock", "op"]
+# How a layer is computed: by the C++ kernel, with nothing between; by the autograd.Function over it; by stock torch,
+# which is faster; or by the op, in any mode, on any device. All but the last refuse what does not fit.
+Way = Literal["kernel", "function", "stock", "op"]
 
 
 def way_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Way:
     """What is best for these arguments, of which nothing is known yet."""
-    if not in_plain_eager(x, w, b) or x is None or w is None:
+    if _C is None or not in_plain_eager(x, w, b) or x is None or w is None:
         return "op"
     if not (x.is_cpu and w.is_cpu and (b is None or b.is_cpu)) or x.layout is not strided or x.is_nested:
         return "op"
     if not requires_grad(x, w, b):
-        return "kernel" if _C is not None else "op"
+        return "kernel"
     if w.dim() != 2 or x.numel() * w.shape[0] > SMALL_LAYER:
-        return "op"
+        return "function"
     # stock takes complex numbers too, and broadcasts a bias
     fits = w.dtype in ops.DTYPES and (b is None or (b.dim() == 1 and b.numel() == w.shape[0]))
     return "stock" if fits else "op"

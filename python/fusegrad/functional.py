@@ -10,14 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from ._autograd import below_autograd, keeps_for_backward
+from ._autograd import keeps_for_backward
 from .activations import as_float, lookup
 from .backends import tensor_is_small, way_of_layer
 from .ops import DTYPES
 
 _NAMES = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
-
-_linear_act_kernel, _linear_kernel = below_autograd(ops.OPS["linear_act"]), below_autograd(ops.OPS["linear"])
 
 
 def linear_act(
@@ -60,7 +58,9 @@ def linear_act(
     try:
         way = way_of_layer(x, w, b)
         if way == "kernel":
-            return _linear_act_kernel(x, w, b, act, value, False)[0]
+            return ops.linear_act.kernel(x, w, b, act, value, False)[0]
+        if way == "function":
+            return ops.linear_act.apply(x, w, b, act, value, True)[0]
         if way == "stock" and a.stock_derives_twice:
             return a.value(F.linear(x, w, b), value)
     except RuntimeError:
@@ -99,7 +99,9 @@ def linear(
     try:
         way = way_of_layer(x, w, b)
         if way == "kernel":
-            return _linear_kernel(x, w, b)
+            return ops.linear.kernel(x, w, b)
+        if way == "function":
+            return ops.linear.apply(x, w, b)
         if way == "stock":
             return F.linear(x, w, b)
     except RuntimeError:

@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._autograd import differentiable, one_kernel, wanted
+from ._autograd import differentiable, in_plain_eager, one_kernel, wanted
 from .activations import REGISTRY
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -172,6 +172,8 @@ def linear_backward(
 ) -> tuple[Tensor | None, ...]:
     """Of y = act(x w^T + b): gx, gw, gb, each if this backward wants it."""
     needed = wanted(ctx, 3)
+    if in_plain_eager(gy, x, w, s) and not torch.is_grad_enabled():
+        return present(linear_act_backward.kernel(gy, x, w, s, name, param, *needed), needed)
     if one_kernel(gy, x, w, s):
         return present(linear_act_backward(gy, x, w, s, name, param, *needed), needed)
     return gradients(gy if name == "identity" else act(s, gy, name, param, 1), x, w, needed)
