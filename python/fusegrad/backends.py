@@ -38,7 +38,7 @@ def serving(op: str, device: str = "cpu") -> str:
 # Up to where stock's forward and backward are as fast as the ops', whose derivatives are called through Python: on two
 # cores of a Zen 3, Python 3.11 (2026-11-23). In plain eager mode only: a compiler or a transform sees the same ops at
 # all sizes.
-SMALL_LAYER = 2**19  # multiplications
+SMALL_LAYER = 2**18  # multiplications
 SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
 
 
