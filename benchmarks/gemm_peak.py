@@ -12,7 +12,7 @@ import fusegrad as fg
 from .harness import Case, Step
 from .providers import Cannot, normal
 
-SECONDS = 0.4  # for each case
+SECONDS = 1.0  # for each case
 # (m, n, k) of y (m, n) = x (m, k) w^T: squares, wide, tall, deep, odd, few rows
 SIZES = {
     "cpu": (
