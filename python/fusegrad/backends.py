@@ -51,7 +51,9 @@ def way_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Way:
     """What is best for these arguments, of which nothing is known yet."""
     if _C is None or not in_plain_eager(x, w, b) or x is None or w is None:
         return "op"
-    if not (x.is_cpu and w.is_cpu and (b is None or b.is_cpu)) or x.layout is not strided or x.is_nested:
+    if not (x.is_cpu and w.is_cpu and (b is None or b.is_cpu)):
+        return "op"
+    if x.layout is not strided or w.layout is not strided or x.is_nested:
         return "op"
     if not requires_grad(x, w, b):
         return "kernel"
