@@ -31,8 +31,9 @@ template <class V> struct LastLanes {
 };
 template <class V> constexpr LastLanes<V> kLast;
 
-template <int kRows, int kColumns, class T>
-inline void dot(const T* a, int64_t a_row, const T* b, int64_t b_column, int64_t k, ScalarFor<T>* to, int64_t ld) {
+// to = a b or to += a b, of kRows by kColumns.
+template <int kRows, int kColumns, class T> inline void dot(const T* a, int64_t a_row, const T* b, int64_t b_column,
+                                                            int64_t k, ScalarFor<T>* to, int64_t ld, bool add) {
   using V = VectorFor<T>;
   constexpr int n = kLanes<V>, kGroups = (kRows * kColumns + n - 1) / n;
   V sum[kGroups * n];
@@ -64,7 +65,7 @@ inline void dot(const T* a, int64_t a_row, const T* b, int64_t b_column, int64_t
 #pragma GCC unroll 4
   for (int i = 0; i < kRows; i++)
 #pragma GCC unroll 6
-    for (int j = 0; j < kColumns; j++) to[i * ld + j] = sums[i * kColumns + j];
+    for (int j = 0; j < kColumns; j++) to[i * ld + j] = (add ? to[i * ld + j] : 0) + sums[i * kColumns + j];
 }
 
 // Tiles of few columns pass through a strip of kNR, so that the epilogue is the same.
@@ -73,25 +74,32 @@ template <class T> struct DotProduct {
   using S = ScalarOf<V>;
   Product<T> whole;
 
-  template <int kColumns> void rows(int64_t i, int64_t count, int64_t j, S* to) const {
+  template <int kRows, int kColumns> void tile(int64_t i, int64_t j, S* to) const {
     const Gemm& g = whole.g;
     const T* b = static_cast<const T*>(g.b.data) + j * g.b.column;
+    constexpr int64_t kPiece = kChain * kLanes<V>;
+    int64_t p = 0;
+    do {
+      dot<kRows, kColumns>(a(i) + p, g.a.row, b + p, g.b.column, least(kPiece, g.k - p), to, kNR<V>, p > 0);
+      p += kPiece;
+    } while (p < g.k);
+  }
+  template <int kColumns> void rows(int64_t i, int64_t count, int64_t j, S* to) const {
     int64_t r = 0;
-    for (; r + kDotRows <= count; r += kDotRows)
-      dot<kDotRows, kColumns>(a(i + r), g.a.row, b, g.b.column, g.k, to + r * kNR<V>, kNR<V>);
-    for (; r < count; r++) dot<1, kColumns>(a(i + r), g.a.row, b, g.b.column, g.k, to + r * kNR<V>, kNR<V>);
+    for (; r + kDotRows <= count; r += kDotRows) tile<kDotRows, kColumns>(i + r, j, to + r * kNR<V>);
+    for (; r < count; r++) tile<1, kColumns>(i + r, j, to + r * kNR<V>);
   }
   const T* a(int64_t i) const { return static_cast<const T*>(whole.g.a.data) + i * whole.g.a.row; }
 
   void block(int64_t i, int64_t count, int64_t j, int64_t columns) const {
-    alignas(64) S tile[kMC * kNR<V>];
+    alignas(64) S sums[kMC * kNR<V>];
     int64_t q = 0;
-    for (; q + kDotColumns <= columns; q += kDotColumns) rows<kDotColumns>(i, count, j + q, tile + q);
-    for (; q < columns; q++) rows<1>(i, count, j + q, tile + q);
+    for (; q + kDotColumns <= columns; q += kDotColumns) rows<kDotColumns>(i, count, j + q, sums + q);
+    for (; q < columns; q++) rows<1>(i, count, j + q, sums + q);
     S room[kNR<V>];
     const S* bias = whole.bias_of(j, columns, room);
-    for (int64_t r = 0; bias && r < count; r++) whole.add_row(tile + r * kNR<V>, bias, columns);
-    whole.finish(tile, i, j, count, columns, true, true);
+    for (int64_t r = 0; bias && r < count; r++) whole.add_row(sums + r * kNR<V>, bias, columns);
+    whole.finish(sums, i, j, count, columns, true, true);
   }
 
   void run(int count) const {
@@ -108,8 +116,9 @@ template <class T> struct DotProduct {
 
 // --- few rows of c, or few numbers to a sum: bound by reading b or writing c, once, row by row ----------------------
 
-constexpr int kSteps = 8;            // rows of b at a time
-constexpr int64_t kRowBlock = 2048;  // columns of c, that stay in L1
+constexpr int kSteps = 8;                   // rows of b at a time
+constexpr int64_t kRowChain = 96 * kSteps;  // rows of b that are added to one another before they are to the rest
+constexpr int64_t kRowBlock = 2048;         // columns of c, that stay in L1
 
 // to = factors b or to += factors b, of n columns.
 template <int kCount, class V> inline void combine(const ScalarOf<V>* factors, int64_t stride, const ScalarOf<V>* b,
@@ -138,16 +147,29 @@ template <class T> struct RowProduct {
   const Gemm& g;
 
   void block(int64_t i, int64_t rows, int64_t j, int64_t columns) const {
-    const T *a = static_cast<const T*>(g.a.data) + i * g.a.row, *b = static_cast<const T*>(g.b.data) + j;
     T* c = static_cast<T*>(g.c) + i * g.n + j;
-    const auto steps = [&](auto kernel, int64_t p) __attribute__((always_inline)) {
+    add_up(i, rows, j, columns, 0, least(kRowChain, g.k), c, g.n);
+    if (g.k <= kRowChain) return;
+    T* piece = static_cast<T*>(scratch(kSlotOfA, rows * columns * int64_t(sizeof(T))));
+    for (int64_t p = kRowChain; p < g.k; p += kRowChain) {
+      add_up(i, rows, j, columns, p, least(p + kRowChain, g.k), piece, columns);
+      for (int64_t r = 0; r < rows; r++) Product<T>::add_row(c + r * g.n, piece + r * columns, columns);
+    }
+  }
+
+  // to = a b over k in [p, end).
+  void add_up(int64_t i, int64_t rows, int64_t j, int64_t columns, int64_t p, int64_t end, T* to, int64_t ld) const {
+    const T *a = static_cast<const T*>(g.a.data) + i * g.a.row, *b = static_cast<const T*>(g.b.data) + j;
+    bool add = false;
+    const auto step = [&](auto kernel, int64_t count) __attribute__((always_inline)) {
       for (int64_t r = 0; r < rows; r++)
-        kernel(a + r * g.a.row + p * g.a.column, g.a.column, b + p * g.b.row, g.b.row, columns, c + r * g.n, p > 0);
+        kernel(a + r * g.a.row + p * g.a.column, g.a.column, b + p * g.b.row, g.b.row, columns, to + r * ld, add);
+      add = true;
+      p += count;
     };
-    int64_t p = 0;
-    for (; p + kSteps <= g.k; p += kSteps) steps(combine<kSteps, V>, p);
-    for (; p + 2 <= g.k; p += 2) steps(combine<2, V>, p);
-    if (p < g.k) steps(combine<1, V>, p);
+    while (p + kSteps <= end) step(combine<kSteps, V>, kSteps);
+    while (p + 2 <= end) step(combine<2, V>, 2);
+    if (p < end) step(combine<1, V>, 1);
   }
 
   void run(int count) const {
