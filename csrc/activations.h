@@ -71,7 +71,7 @@ template <class V> V elu(V z, P<V> alpha, P<V> scale, P<V> width) {
   return z <= 0 ? expm1(z / width) * (alpha * scale) : z * scale;
 }
 template <class V> V elu_first(V g, V y, P<V> alpha, P<V> scale, P<V> width) {
-  return y <= 0 ? g * (y + alpha * scale) / width : g * scale;
+  return y > 0 ? g * scale : g * (y + alpha * scale) / width;  // NaN is NaN
 }
 
 struct Elu {
@@ -320,7 +320,7 @@ struct Hardswish {
   template <class V> static V value(V z, P<V>) { return z * clamp(z + 3, 0, 6) / 6; }
   template <class V> static V first(V g, V z, P<V>) {
     const V inside = g * (z / 3 + c<V>(0.5));
-    return z <= -3 ? V{} : z < 3 ? inside : g;
+    return z >= 3 ? g : z <= -3 ? V{} : inside;
   }
   template <class V> static V second(V z, P<V>) { return (z > -3) & (z < 3) ? all<V>(c<V>(1) / 3) : V{}; }
   template <class V> static V third(V, P<V>) { return V{}; }

@@ -83,12 +83,12 @@ def test_extreme_arguments(case, dtype):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_nan_in_nan_out(case):
-    z = torch.tensor([math.nan, 1.0], device=DEVICE)
+    z = torch.tensor([math.nan, 1.0], device=DEVICE).repeat_interleave(32)  # torch's loop over the last few loses some
     ours = derivatives(lambda z: fg.act(z, case.name, case.param), z, 1)
     stock = derivatives(case.stock, z, 1)
     for mine, theirs in zip(ours, stock, strict=True):
         assert mine.isnan().tolist() == theirs.isnan().tolist()
-    assert ours[0].isnan().tolist() == [True, False]
+    assert ours[0].isnan().tolist() == [True] * 32 + [False] * 32
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)

@@ -39,7 +39,16 @@ def test_linear(op, case):
         raised.match(pattern)
 
 
+many = torch.randn(3, 2, 4, device=DEVICE).transpose(0, 1)  # torch converts the bias for such an input
+learnt = w.clone().requires_grad_()
 CALLS = {
+    "bias of integers": (
+        lambda: fg.linear(many, learnt, torch.arange(5, device=DEVICE)),
+        TypeError,
+        "b has dtype torch.int64",
+    ),
+    "bias of another dtype": (lambda: fg.linear_act(many, learnt, b.double(), act="relu"), TypeError, "float64"),
+    "op of two shapes": (lambda: torch.ops.fusegrad.act(x, b, "relu", 0.0, 1), RuntimeError, "s and g differ in shape"),
     "unknown act": (lambda: fg.linear_act(x, w, act="geluu"), ValueError, "unknown act 'geluu'; known: .*gelu"),
     "act is no name": (lambda: fg.act(x, ["relu"]), ValueError, r"act: unknown act \['relu'\]"),
     "param for none": (lambda: fg.linear_act(x, w, act="tanh", param=1.0), ValueError, "'tanh' takes no param"),

@@ -141,5 +141,22 @@ def test_badly_scaled_inputs():
         error_within_twice(fg.linear(x, w), F.linear(x, w), truth, torch.float32)
 
 
+@pytest.mark.parametrize("order", (0, 1))
+def test_layouts_of_act(order):
+    """As torch's: rows of a wider tensor, short rows, channels last, dimensions of one element, other layouts of g."""
+    wide = torch.randn(6, 5, 40, device=DEVICE)
+    image = torch.randn(2, 7, 4, 3, device=DEVICE).to(memory_format=torch.channels_last)
+    for s in (wide[..., :33], wide[..., :3], wide[:, 2], wide[:, :, 0], image, image[:, :, :1, :1], image[..., 1:]):
+        for g in (
+            torch.randn_like(s),
+            torch.randn(s.mT.shape, device=DEVICE).mT,
+            torch.ones((), device=DEVICE).expand_as(s),
+        ):
+            given = None if order == 0 else g
+            y = ops.act(s, given, "square", 0.0, order)
+            assert y.stride() == torch.empty_like(s).stride()
+            assert torch.equal(y, s.square() if order == 0 else 2 * s * g)
+
+
 def test_every_activation_is_drawn():
     assert {c.name for c in CASES} == set(REGISTRY)

@@ -100,9 +100,8 @@ template <class T> struct Product {
     return room;
   }
 
-  // What is left to do with sums of `rows` x `columns` at (i, j), kNR<V> apart, in L1.
-  void finish(S* tile, int64_t i, int64_t j, int64_t rows, int64_t columns, bool begins, bool ends) const {
-    constexpr int64_t ld = kNR<V>;
+  // What is left to do with sums of `rows` x `columns` at (i, j), `ld` apart, in L1.
+  void finish(S* tile, int64_t ld, int64_t i, int64_t j, int64_t rows, int64_t columns, bool begins, bool ends) const {
     if (!begins) {
       for (int64_t r = 0; r < rows; r++) add_row(tile + r * ld, partial + (i + r) * g.n + j, columns);
     }
@@ -136,14 +135,14 @@ template <class T> struct Product {
     S room[kNR<V>];
     const S* bias = ends ? bias_of(j, columns, room) : nullptr;
     S* to = direct ? partial + i * g.n + j : tile;
-    const int64_t ld = direct ? g.n : kNR<V>;
+    const int64_t ld = direct ? g.n : vectors * kLanes<V>;
     for (int64_t r = 0; r < rows; r += kMR) {
       const auto multiply = kKernel<P>.tile[vectors - 1][least(kMR, rows - r) - 1];
       for (int64_t q = 0; q < k; q += kChain)
         multiply(least(kChain, k - q), a + r * k + q * kMR, b + q * kNR<V>, q + kChain >= k ? bias : nullptr,
                  to + r * ld, ld, q > 0 || (direct && !begins));
     }
-    if (!direct) finish(tile, i, j, rows, columns, begins, ends);
+    if (!direct) finish(tile, ld, i, j, rows, columns, begins, ends);
   }
 
   static int64_t words(int64_t k) { return ceil_div(k, P::kNumbers); }
@@ -162,7 +161,7 @@ template <class T> struct Product {
 
   // Rows [i, i + m) and columns [j, j + n) of c, by this thread.
   void part(int64_t i0, int64_t m, int64_t j0, int64_t n) const {
-    const int64_t mc = round_up(ceil_div(m, ceil_div(m, kMC)), kMR), nc = kBytesOfB / kBytesOfK;
+    const int64_t mc = round_up(ceil_div(m, ceil_div(m, kMC)), kMR), nc = kBytesOfB / kBytesOfK / kNR<V> * kNR<V>;
     const int64_t kc = round_up(ceil_div(g.k, ceil_div(g.k, kKC<T>)), P::kNumbers);
     for (int64_t j = j0; j < j0 + n; j += nc) {
       const int64_t columns = least(nc, j0 + n - j);

@@ -1,5 +1,5 @@
-// Activations of contiguous numbers: a kernel for each activation and order, in float32 and in float64; 16-bit numbers
-// pass through float32 by blocks that stay in L1.
+// Activations of rows of adjacent numbers: a kernel for each activation and order, in float32 and in float64; 16-bit
+// numbers pass through float32 by blocks that stay in L1.
 #pragma once
 
 #include "../activations.h"
@@ -8,7 +8,7 @@
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
-constexpr int64_t kBlock = 1024;  // elements: three blocks of float32 are 12 KiB
+constexpr int64_t kBlock = 1024;  // elements: two blocks of float32 are 8 KiB
 
 template <class A, int kOrder, class V> inline V apply(V s, V g, ScalarOf<V> param) {
   if constexpr (kOrder == 0) return A::value(s, param);

@@ -93,13 +93,14 @@ template <class T> struct DotProduct {
 
   void block(int64_t i, int64_t count, int64_t j, int64_t columns) const {
     alignas(64) S sums[kMC * kNR<V>];
+    if (columns < kNR<V>) __builtin_memset(sums, 0, count * kNR<V> * sizeof(S));  // the activation sees it all
     int64_t q = 0;
     for (; q + kDotColumns <= columns; q += kDotColumns) rows<kDotColumns>(i, count, j + q, sums + q);
     for (; q < columns; q++) rows<1>(i, count, j + q, sums + q);
     S room[kNR<V>];
     const S* bias = whole.bias_of(j, columns, room);
     for (int64_t r = 0; bias && r < count; r++) whole.add_row(sums + r * kNR<V>, bias, columns);
-    whole.finish(sums, i, j, count, columns, true, true);
+    whole.finish(sums, kNR<V>, i, j, count, columns, true, true);
   }
 
   void run(int count) const {

@@ -59,8 +59,8 @@ def way_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Way:
         return "kernel"
     if w.dim() != 2 or x.numel() * w.shape[0] > SMALL_LAYER:
         return "function"
-    # stock takes complex numbers too, and broadcasts a bias
-    fits = w.dtype in ops.DTYPES and (b is None or (b.dim() == 1 and b.numel() == w.shape[0]))
+    # stock takes complex numbers too, and broadcasts and converts a bias
+    fits = w.dtype in ops.DTYPES and (b is None or (b.dim() == 1 and b.numel() == w.shape[0] and b.dtype == w.dtype))
     return "stock" if fits else "op"
 
 

@@ -64,7 +64,8 @@ def linear_act(
         if way == "stock" and a.stock_derives_twice:
             return a.value(F.linear(x, w, b), value)
     except RuntimeError:
-        pass  # refused: what follows says why
+        _check_linear("linear_act", x, w, b)  # says what does not fit
+        raise
     _check_linear("linear_act", x, w, b)
     if not _is_strided(x, w):
         return a.value(F.linear(x, w, b), value)
@@ -105,7 +106,8 @@ def linear(
         if way == "stock":
             return F.linear(x, w, b)
     except RuntimeError:
-        pass
+        _check_linear("linear", x, w, b)
+        raise
     _check_linear("linear", x, w, b)
     if not _is_strided(x, w):
         return F.linear(x, w, b)
