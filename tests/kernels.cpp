@@ -153,7 +153,7 @@ bool all_right(const Kernels& kernels, int rounds) {
           kernels.act(t, f, {1, n, s.data(), 0, order ? g.data() : nullptr, 0, out.data(), 0}, 1);
           const int64_t row = n / 3, size = size_of(t);
           kernels.act(t, f, {3, row, s.data(), row, order ? g.data() : nullptr, row, again.data(), row}, 1);
-          if (std::memcmp(out.data(), again.data(), 3 * row * size) != 0) {
+          if (row > 0 && std::memcmp(out.data(), again.data(), 3 * row * size) != 0) {
             std::printf("%s: %s, order %d: rows differ from one\n", kernels.isa, kernels.activations[a].name, order);
             return false;
           }
