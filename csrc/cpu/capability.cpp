@@ -14,7 +14,7 @@ struct Isa {
   bool forced = false;
 };
 
-const Isa& choose() {
+const Isa& choose(const char* forced) {
 #if defined(__x86_64__)
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -27,7 +27,6 @@ const Isa& choose() {
 #else
   static const Isa isas[] = {{"portable", true, &portable::kKernels}};
 #endif
-  const char* forced = std::getenv("FUSEGRAD_CPU");
   if (forced == nullptr || *forced == 0) {
     for (const Isa& isa : isas)
       if (isa.available) return isa;
@@ -42,8 +41,8 @@ const Isa& choose() {
 
 const Isa& isa() {
   static const Isa chosen = [] {
-    Isa best = choose();
     const char* forced = std::getenv("FUSEGRAD_CPU");
+    Isa best = choose(forced);
     best.forced = forced != nullptr && *forced != 0;
     return best;
   }();
@@ -56,6 +55,9 @@ const char* capability() { return isa().name; }
 const Kernels& kernels() { return *isa().kernels; }
 
 // Not measured on any such processor; the kernels serve where FUSEGRAD_CPU asks for them.
-bool torch_multiplies_faster() { return std::string(isa().name) == "portable" && !isa().forced; }
+bool torch_multiplies_faster() {
+  static const bool is_faster = std::string(isa().name) == "portable" && !isa().forced;
+  return is_faster;
+}
 
 }  // namespace fusegrad
