@@ -6,13 +6,13 @@
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
-constexpr double kSerialCycles = 40000;  // less is not worth a second thread
+constexpr double kSerialCycles = 50000;  // less is not worth a second thread
 constexpr int64_t kPartialRows = 4096;   // of 16-bit results, whose partial sums need room
 
 void gemm(const Gemm& g) {
   if (g.m == 0 || g.n == 0) return;
   const double m = double(g.m), n = double(g.n), k = double(g.k), lanes = g.type == Type::f64 ? 8 : 16;
-  const double cycles = (m * n * k + m * n + n * k + m * k) / lanes;  // on AVX2; others are not far from it
+  const double cycles = (m * n * k + (m * n + n * k + m * k) / 2) / lanes;  // on AVX2; others are not far from it
   const int count = cycles < kSerialCycles ? 1 : threads();
   with_type(g.type, [&](auto t) {
     using T = decltype(t);
