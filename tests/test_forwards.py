@@ -129,7 +129,7 @@ def adds_to_its_input(self, x):
 def bare_except(self, x):
     try:
         return torch.tanh(self.a(x[..., :3]))
-    except:  # noqa: E722
+    except:  # noqa: E722  (as users write it)
         return torch.tanh(self.b(x))
 
 

@@ -31,7 +31,7 @@ aten = torch.ops.aten
 def as_float(number: object) -> float | None:
     """A real number, NumPy's included, as the float that an op takes; None for all else."""
     real = isinstance(number, (numbers.Real, torch.SymInt, torch.SymFloat)) and not isinstance(number, bool)
-    return float(number) if real else None  # type: ignore[arg-type]
+    return float(number) if real else None  # type: ignore[arg-type]  # it is real
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ._autograd import has_kernel, in_plain_eager, requires_grad
 try:
     from . import _C
 except ImportError as e:
-    _C = None  # type: ignore[assignment]
+    _C = None  # type: ignore[assignment]  # it was a module
     warnings.warn(
         f"fusegrad: no C++ extension ({e}); every op runs on the PyTorch reference. To build it, install a C++20 "
         "compiler and run: pip install --no-build-isolation --force-reinstall --no-deps fusegrad",

@@ -9,7 +9,7 @@ from .activations import lookup
 
 def _is_device(act: object) -> bool:
     try:
-        return act is not None and torch.device(act) is not None  # type: ignore[call-overload]
+        return act is not None and torch.device(act) is not None  # type: ignore[call-overload]  # any object may come
     except (RuntimeError, TypeError):
         return False
 
