@@ -33,6 +33,14 @@ typedef uint16_t U16 __attribute__((vector_size(FUSEGRAD_VECTOR_BYTES / 2)));
 
 inline F32 widen(U16 h, BFloat16) { return bits<F32>(__builtin_convertvector(h, U32) << 16); }
 
+// Every other one of a row of numbers, those in the upper or those in the lower halves of words of 32 bits: a mask or a
+// shift, where neighbours take a shuffle and a shift.
+template <bool kUpper> inline F32 load_every_other(const BFloat16* from) {
+  U32 pairs;
+  __builtin_memcpy(&pairs, from, sizeof pairs);
+  return bits<F32>(kUpper ? pairs & 0xffff0000 : pairs << 16);
+}
+
 inline F32 widen(U16 h, Half) {
 #if defined(FUSEGRAD_F16C) && FUSEGRAD_VECTOR_BYTES == 64
   return bits<F32>(_mm512_maskz_cvtph_ps(0xffff, bits<__m256i>(h)));

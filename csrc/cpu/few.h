@@ -31,6 +31,9 @@ template <class V> struct LastLanes {
 };
 template <class V> constexpr LastLanes<V> kLast;
 
+template <class T> constexpr bool kIsBFloat16 = false;
+template <> inline constexpr bool kIsBFloat16<BFloat16> = true;
+
 // to = a b or to += a b, of kRows by kColumns.
 template <int kRows, int kColumns, class T> inline void dot(const T* a, int64_t a_row, const T* b, int64_t b_column,
                                                             int64_t k, ScalarFor<T>* to, int64_t ld, bool add) {
@@ -51,6 +54,12 @@ template <int kRows, int kColumns, class T> inline void dot(const T* a, int64_t 
     }
   };
   int64_t p = 0;
+  if constexpr (kIsBFloat16<T>) {
+    for (; p + 2 * n <= k; p += 2 * n) {
+      step([&](const T* from) __attribute__((always_inline)) { return load_every_other<false>(from + p); });
+      step([&](const T* from) __attribute__((always_inline)) { return load_every_other<true>(from + p); });
+    }
+  }
   for (; p + n <= k; p += n) step([&](const T* from) __attribute__((always_inline)) { return load_as(from + p); });
   if (p < k && k >= n) {  // the last n once more, those that are done already as zeros
     const auto rest = bits<IntOf<V>>(load<V>(reinterpret_cast<const ScalarFor<T>*>(kLast<V>.lanes + (k - p))));
