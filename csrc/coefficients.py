@@ -1,10 +1,13 @@
-"""Fits the polynomials of csrc/elementary.h and prints csrc/coefficients.h.
+"""Fits the polynomials of csrc/elementary.h and kernels/elementary.py, and prints them for either language.
 
-    python csrc/coefficients.py > csrc/coefficients.h
+    python csrc/coefficients.py cpp > csrc/coefficients.h
+    python csrc/coefficients.py triton > kernels/coefficients.py
 
 Each is the interpolant at Chebyshev nodes (close to the best polynomial) of least degree whose error, weighed as it
 enters the function, is under a sixteenth of the rounding error of the type. Needs mpmath, which torch brings along.
 """
+
+import sys
 
 import mpmath as mp
 
@@ -94,21 +97,48 @@ def digits(c, bits):
     return mp.nstr(c, 9 if bits == 24 else 17, min_fixed=0, max_fixed=0)
 
 
-def main():
+def coefficients(function, bits):
+    f, interval, weight, _ = FITS[function]
+    return fit(f, *(interval(bits) if callable(interval) else interval), mp.mpf(2) ** (-bits - 4) / weight)
+
+
+def cpp():
     print("// Made by csrc/coefficients.py: coefficients of rising powers.")
     print("#pragma once\n\nnamespace fusegrad {\n\ntemplate <class Scalar>\nstruct Coefficients;\n")
     for name, bits in TYPES.items():
         print(f"template <>\nstruct Coefficients<{name}> {{")
-        for function, (f, interval, weight, says) in FITS.items():
-            found = fit(f, *(interval(bits) if callable(interval) else interval), mp.mpf(2) ** (-bits - 4) / weight)
+        for function, (*_, says) in FITS.items():
             print(f"  // {says}")
             print(f"  static constexpr {name} {function}[] = {{")
-            for c in found:
+            for c in coefficients(function, bits):
                 print(f"      {digits(c, bits)}{'f' if bits == 24 else ''},")
             print("  };")
         print("};\n")
     print("}  // namespace fusegrad")
 
 
+TRITON = '''"""Made by csrc/coefficients.py: the polynomials of elementary.py, for float64 and for float32."""
+
+import triton.language as tl
+from triton import jit
+
+
+@jit
+def polynomial(x, c):  # c: of rising powers
+    y = x * c[len(c) - 1] + c[len(c) - 2]
+    for i in tl.static_range(len(c) - 2):
+        y = y * x + c[len(c) - 3 - i]
+    return y'''
+
+
+def triton():
+    print(TRITON)
+    for function, (*_, says) in FITS.items():
+        print(f"\n\n@jit\ndef {function}_series(x):\n    # {says}")
+        for head, bits in (("if x.dtype == tl.float64:", 53), ("else:", 24)):
+            values = ", ".join(digits(c, bits) for c in coefficients(function, bits))
+            print(f"    {head}\n        return polynomial(x, ({values}))")
+
+
 if __name__ == "__main__":
-    main()
+    {"cpp": cpp, "triton": triton}[sys.argv[1]]()

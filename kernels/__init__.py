@@ -1,1 +1,19 @@
-"""GPU kernels in Triton, without autograd. None yet."""
+"""GPU kernels in Triton, without autograd, each op in the file of its name. Importing this imports no Triton.
+
+elementary, coefficients    exp, tanh, ... of blocks
+activations                 every activation, orders 0 to 3
+act                         elementwise passes
+passes                      what follows a matrix product, and what comes before its derivatives
+gemm                        matrix products with an epilogue
+linear_act                  the layer and its backward, by cuBLAS and a pass or by gemm
+choice, tables/             which of them, measured by `python -m fusegrad tune`
+interpreter                 the same on CPU tensors, without a GPU
+"""
+
+# op: the module that computes it. What is left out is a plain product, which cuBLAS computes for the reference.
+SERVED = {
+    "act": "act",
+    "linear_act": "linear_act",
+    "linear_act_backward": "linear_act",
+    "mul_constant": "act",
+}

@@ -1,6 +1,9 @@
 """fusegrad: fused linear and elementwise layers for PyTorch, differentiable as often as you like, in every mode."""
 
-from . import _autocast, _flops, _vmap, backends, nn  # noqa: F401  (the first three register)
+from . import backends  # first, as it may tell Triton to interpret, and _flops imports what imports Triton
+
+# isort: split
+from . import _autocast, _flops, _vmap, nn  # noqa: F401  (the first three register)
 from .activations import REGISTRY
 from .convert import fuse, unfuse
 from .explain import explain

@@ -7,27 +7,68 @@ call costs more than the arithmetic goes to stock torch, before any op is called
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import os
 import warnings
-from typing import Literal
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, strided
 
 from . import ops, reference
 from ._autograd import has_kernel, in_plain_eager, requires_grad
+from .kernels import SERVED
 
-try:
-    from . import _C
-except ImportError as e:
-    _C = None  # type: ignore[assignment]  # it was a module
-    warnings.warn(
-        f"fusegrad: no C++ extension ({e}); every op runs on the PyTorch reference. To build it, install a C++20 "
-        "compiler and run: pip install --no-build-isolation --force-reinstall --no-deps fusegrad",
-        stacklevel=2,
-    )
+# FUSEGRAD_BACKEND=triton: the Triton kernels serve CPU tensors, by Triton's interpreter. To test them without a GPU.
+INTERPRETED = os.environ.get("FUSEGRAD_BACKEND") == "triton"
+
+_C: Any = None
+if not INTERPRETED:
+    try:
+        from . import _C
+    except ImportError as e:
+        warnings.warn(
+            f"fusegrad: no C++ extension ({e}); every op runs on the PyTorch reference. To build it, install a C++20 "
+            "compiler and run: pip install --no-build-isolation --force-reinstall --no-deps fusegrad",
+            stacklevel=2,
+        )
 
 for name in ops.OPS:
     ops.library.impl(name, getattr(reference, name), "CompositeExplicitAutograd")
+
+
+def _triton(op: str) -> Callable:
+    """The op by its Triton kernel, which is imported when it is first called; by the reference what that can't take."""
+    plain = getattr(reference, op)
+
+    @cache
+    def kernel() -> Callable:
+        if INTERPRETED:
+            importlib.import_module("fusegrad.kernels.interpreter").repair()
+        return getattr(importlib.import_module(f"fusegrad.kernels.{SERVED[op]}"), op)
+
+    def call(*args):
+        return (kernel() if args[0].dtype in ops.DTYPES and _is_new_enough(args[0].device) else plain)(*args)
+
+    return call
+
+
+@cache
+def _is_new_enough(device: torch.device) -> bool:
+    """Whether Triton compiles for a GPU: NVIDIA's from 8.0 (Ampere) on, and AMD's."""
+    return device.type == "cpu" or bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+if importlib.util.find_spec("triton") is not None:
+    if INTERPRETED:
+        os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+    for name in SERVED:
+        ops.library.impl(name, _triton(name), "CPU" if INTERPRETED else "CUDA")  # which is the key of HIP too
+elif INTERPRETED:
+    raise ImportError("FUSEGRAD_BACKEND=triton, but there is no triton: pip install triton")
 
 
 def serving(op: str, device: str = "cpu") -> str:

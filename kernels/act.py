@@ -1,0 +1,93 @@
+"""act and mul_constant: a function of each element, in one pass."""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton import jit
+
+from .activations import ACTIVATIONS, scale
+from .launch import OPTIONS, blocks, on_device, sheet_of
+
+
+@jit
+def apply(s, g, p, D: tl.constexpr, ORDER: tl.constexpr):
+    """g D_ORDER(s)."""
+    if ORDER == 0:
+        return D(s, p)
+    elif ORDER == 1:
+        return D(g, s, p)
+    else:
+        return g * D(s, p)
+
+
+@jit
+def tile(columns, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Rows and columns of this program's tile."""
+    across = tl.cdiv(columns, BLOCK_N)
+    pid = tl.program_id(0)
+    row = (pid // across).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+    column = (pid % across).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    return row, column
+
+
+@jit
+def act_kernel(
+    s_ptr,
+    g_ptr,
+    out_ptr,
+    param: tl.float64,
+    rows,
+    columns,
+    s_row,
+    s_column,
+    g_row,
+    g_column,
+    out_row,
+    out_column,
+    D: tl.constexpr,
+    ORDER: tl.constexpr,
+    HAS_G: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    W: tl.constexpr = tl.float64 if s_ptr.dtype.element_ty == tl.float64 else tl.float32
+    row, column = tile(columns, BLOCK_M, BLOCK_N)
+    inside = (row < rows) & (column < columns)
+    s = tl.load(s_ptr + row * s_row + column * s_column, inside, other=0.0).to(W)
+    if HAS_G:
+        g = tl.load(g_ptr + row * g_row + column * g_column, inside, other=0.0).to(W)
+    else:
+        g = tl.full([BLOCK_M, BLOCK_N], 1.0, W)
+    y = apply(s, g, tl.full([], param, W), D, ORDER)
+    tl.store(out_ptr + row * out_row + column * out_column, y.to(out_ptr.dtype.element_ty), inside)
+
+
+def launch(d: Any, s: Tensor, g: Tensor | None, out: Tensor, param: float, order: int) -> Tensor:
+    """out = g D_order(s), of tensors of one shape, for the kernel d of D_order. out may be s."""
+    if out.numel() == 0:
+        return out
+    inputs: tuple[Tensor, ...] = (s,) if g is None else (s, g)
+    rows, columns, ((*of_out,), (*of_s,), *rest), inputs = sheet_of(out, *inputs)
+    of_g = rest[0] if rest else of_s
+    block_m, block_n = blocks(rows, columns)
+    grid = (triton.cdiv(rows, block_m) * triton.cdiv(columns, block_n),)
+    with on_device(out):
+        act_kernel[grid](
+            inputs[0], inputs[-1], out, param, rows, columns, *of_s, *of_g, *of_out,
+            D=d, ORDER=order, HAS_G=g is not None, BLOCK_M=block_m, BLOCK_N=block_n, **OPTIONS,
+        )  # fmt: skip
+    return out
+
+
+def act(s: Tensor, g: Tensor | None, act: str, param: float, order: int) -> Tensor:
+    """g D_order(s), laid out as s."""
+    if order not in (0, 1, 2, 3) or (order == 0 and g is not None):
+        raise ValueError(f"act: order must be 0 (without g), 1, 2 or 3, got order {order}, g {g is not None}")
+    return launch(ACTIVATIONS[act][order], s, g, torch.empty_like(s), param, order)
+
+
+def mul_constant(x: Tensor, c: float) -> Tensor:
+    return launch(scale, x, None, torch.empty_like(x), c, 0)

@@ -1,0 +1,53 @@
+"""How a layer is computed on a GPU: by a table for each family of GPUs, made by `python -m fusegrad tune`.
+
+A table, tables/<family>.csv, has a row for each measured layer: dtype, m, k, n and the fastest way. A layer that is not
+there goes the way of the nearest that is, if no size of it is more than twice or less than half; else by cuBLAS and a
+pass. The ways, which all make the same numbers up to rounding:
+
+    stock     torch's own kernels, one for each step
+    cublas    the product by cuBLAS, and one pass for what follows
+    triton    one kernel, gemm.linear_act
+"""
+
+import csv
+import math
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple, cast, get_args
+
+import torch
+
+Way = Literal["stock", "cublas", "triton"]
+WAYS: tuple[Way, ...] = get_args(Way)
+TABLES = Path(__file__).parent / "tables"
+REACH = 2.0  # how far a measurement speaks for other sizes: this factor in each
+
+
+class Row(NamedTuple):
+    dtype: str
+    m: int
+    k: int
+    n: int
+    way: Way
+
+
+def read(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = csv.DictReader(file)
+        return [Row(r["dtype"], int(r["m"]), int(r["k"]), int(r["n"]), cast(Way, r["way"])) for r in rows]
+
+
+@cache
+def table(family: str) -> list[Row]:
+    return read(TABLES / f"{family}.csv")
+
+
+@cache
+def way_of(family: str, dtype: torch.dtype, m: int, k: int, n: int) -> Way:
+    """The way of x w^T with x (m, k) and w (n, k)."""
+    name = str(dtype).removeprefix("torch.")
+    far = lambda row: max(abs(math.log(a / b)) for a, b in zip((m, k, n), (row.m, row.k, row.n), strict=True))
+    near = min((row for row in table(family) if row.dtype == name), key=far, default=None)
+    return near.way if near is not None and far(near) <= math.log(REACH) else "cublas"
