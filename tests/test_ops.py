@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd import grad, gradcheck, gradgradcheck
+from torch.autograd import forward_ad, grad, gradcheck, gradgradcheck
 
 import fusegrad as fg
 from fusegrad import ops
@@ -107,6 +107,13 @@ def in_every_mode(fn, composed, args, batches):
     torch.testing.assert_close(fn(*args), composed(*args))
     assert gradcheck(fn, args, check_forward_ad=True, check_batched_grad=True)
     assert gradgradcheck(fn, args, check_fwd_over_rev=True)
+    for i, t in enumerate(args):  # one tangent alone: that of an output may be zero
+        alone = lambda fn, i=i: lambda t: fn(*args[:i], t, *args[i + 1 :])
+        jvps = (torch.func.jvp(alone(f), (t,), (torch.ones_like(t),)) for f in (fn, composed))
+        torch.testing.assert_close(*jvps)
+        with forward_ad.dual_level():
+            outputs = alone(fn)(forward_ad.make_dual(t, torch.ones_like(t)))
+            assert all(forward_ad.unpack_dual(out).tangent is not None for out in outputs)
     for dims in batches:
         batched = [a if d is None else torch.stack([a, a + 1], d) for a, d in zip(args, dims, strict=True)]
         torch.testing.assert_close(torch.vmap(fn, dims)(*batched), torch.vmap(composed, dims)(*batched))

@@ -215,7 +215,7 @@ class ActBackward(torch.autograd.Function):
             t_gg = total(low(tgy), high(ts, gy, k))
         if need_y:
             t_y = total(low(tg), high(ts, g, k))
-        return t_gs, t_gg, t_y
+        return tangents((t_gs, t_gg, t_y), (s, s, s), ctx.needed)
 
 
 class MM(torch.autograd.Function):
@@ -274,6 +274,12 @@ def gradients(gz: Tensor, x: Tensor, w: Tensor, needed: list[bool]) -> tuple[Ten
 def present(grads, needed) -> tuple[Tensor | None, ...]:
     """The gradients that were asked for: an op returns an empty tensor for another."""
     return tuple(g if n else None for g, n in zip(grads, needed, strict=True))
+
+
+def tangents(found, like, needed) -> tuple[Tensor | None, ...]:
+    """Those of an op with several outputs, zeros where none was found: torch fails on None for one that is there."""
+    triples = zip(found, like, needed, strict=True)
+    return tuple(torch.zeros_like(t) if f is None and n else f for f, t, n in triples)
 
 
 def linear_jvp(x: Tensor, w: Tensor, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None) -> Tensor | None:
@@ -400,7 +406,7 @@ class LinearActBackward(torch.autograd.Function):
             )
         if need_b and tz is not None:
             t_gb = rows(tz).sum(0)
-        return t_gx, t_gw, t_gb
+        return tangents((t_gx, t_gw, t_gb), (x, w, w.new_empty(w.shape[0])), ctx.needed)
 
 
 class MulConstant(torch.autograd.Function):
