@@ -380,7 +380,10 @@ class LinearActBackward(torch.autograd.Function):
         ggx, ggw, ggb = present((ggx, ggw, ggb), ctx.needed)
         need_x, need_w = need_x and ggw is not None, need_w and ggx is not None
         g = linear_jvp(x, w, ggx, ggw, ggb) if need_gy or need_s else None
-        d_s, d_gy, gz = act_gradients(g, s, gy, ctx.act, ctx.param, 1, (need_s, need_gy, need_x or need_w))
+        if ctx.act == "identity":  # D_1 is 1
+            d_s, d_gy, gz = None, g if need_gy else None, gy
+        else:
+            d_s, d_gy, gz = act_gradients(g, s, gy, ctx.act, ctx.param, 1, (need_s, need_gy, need_x or need_w))
         d_x = mm(rows(gz), ggw, False, False).reshape(x.shape) if need_x else None
         d_w = mm(rows(gz), rows(ggx), True, False) if need_w else None
         return d_gy, d_x, d_w, d_s, None, None, None, None, None
@@ -390,8 +393,11 @@ class LinearActBackward(torch.autograd.Function):
         gy, x, w, s = ctx.saved_tensors
         need_x, need_w, need_b = ctx.needed
         need_gz = (need_x and tw is not None) or (need_w and tx is not None)
-        tz_s, _, gz = act_gradients(ts, s, gy, ctx.act, ctx.param, 1, (True, False, need_gz))
-        tz = total(None if tgy is None else act(s, tgy, ctx.act, ctx.param, 1), tz_s)
+        if ctx.act == "identity":
+            tz, gz = tgy, gy
+        else:
+            tz_s, _, gz = act_gradients(ts, s, gy, ctx.act, ctx.param, 1, (True, False, need_gz))
+            tz = total(None if tgy is None else act(s, tgy, ctx.act, ctx.param, 1), tz_s)
         t_gx = t_gw = t_gb = None
         if need_x:
             t_gx = total(
