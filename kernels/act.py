@@ -72,7 +72,7 @@ def launch(d: Any, s: Tensor, g: Tensor | None, out: Tensor, param: float, order
     inputs: tuple[Tensor, ...] = (s,) if g is None else (s, g)
     rows, columns, ((*of_out,), (*of_s,), *rest), inputs = sheet_of(out, *inputs)
     of_g = rest[0] if rest else of_s
-    block_m, block_n = blocks(rows, columns)
+    block_m, block_n = blocks(rows, columns, out.itemsize)
     grid = (triton.cdiv(rows, block_m) * triton.cdiv(columns, block_n),)
     with on_device(out):
         act_kernel[grid](
