@@ -10,7 +10,7 @@ from .act import apply, tile
 from .activations import ACTIVATIONS
 from .launch import OPTIONS, blocks, on_device
 
-BLOCK_M, ROW_BYTES = 16, 256  # the tile of gz_and_sum
+BLOCK_M, ROW_BYTES, WARPS = 32, 256, 8  # the tile of gz_and_sum; with half of it sin spills on sm_90
 PROGRAMS = 1024  # at least so many, where there are rows enough, keep a large GPU busy
 
 
@@ -142,6 +142,7 @@ def gz_and_sum(
     with on_device(gy):
         gz_and_sum_kernel[(triton.cdiv(n, block_n), parts)](
             gy if s is None else s, gy, gz, sums, param, m, n, part, *gy.stride(),
-            D=ACTIVATIONS[act].first, HAS_D=s is not None, SUM=need_sum, BLOCK_M=BLOCK_M, BLOCK_N=block_n, **OPTIONS,
+            D=ACTIVATIONS[act].first, HAS_D=s is not None, SUM=need_sum, BLOCK_M=BLOCK_M, BLOCK_N=block_n,
+            **OPTIONS | {"num_warps": WARPS},
         )  # fmt: skip
         return gz, add_up(sums, gy.dtype) if need_sum else gy.new_empty(0)
