@@ -13,6 +13,7 @@ interpreter                 the same on CPU tensors, without a GPU
 # op: the module that computes it. What is left out is a plain product, which cuBLAS computes for the reference.
 SERVED = {
     "act": "act",
+    "act_backward": "act",
     "linear_act": "linear_act",
     "linear_act_backward": "linear_act",
     "mul_constant": "act",

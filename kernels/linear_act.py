@@ -26,6 +26,9 @@ def linear_act(
 ) -> tuple[Tensor, Tensor]:  # (..., n) twice; the second is empty unless an input is kept
     keep = keep and REGISTRY[act].keeps_input
     (n, k), lead = w.shape, x.shape[:-1]
+    if x.shape[-1] != k or (b is not None and b.shape != (n,)):
+        shapes = [None if t is None else tuple(t.shape) for t in (x, w, b)]
+        raise RuntimeError("linear_act: the shapes do not fit: x {}, w {}, b {}".format(*shapes))
     m = math.prod(lead)
     way = "stock" if act == "identity" or 0 in (m, n, k) else way_of(gemm.family(x.device), x.dtype, m, k, n)
     rows = x.reshape(m, k) if way == "triton" else x

@@ -3,7 +3,7 @@
 //   g++ -O1 -g -std=c++17 -fsanitize=address,undefined -Icsrc tests/kernels.cpp csrc/cpu/isa_*.cpp -lpthread
 //
 // Products of all types, layouts and sizes around the tiles, with every epilogue, against sums in float64; activations
-// for NaN and for rows. Exits with 1 at the first wrong number.
+// for NaN and for rows, and their backward passes against them. Exits with 1 at the first wrong number.
 #include "cpu/kernels.h"
 
 #include <cmath>
@@ -130,6 +130,33 @@ bool right(const Kernels& kernels, const Case& c, std::mt19937& random) {
   return true;
 }
 
+// The backward pass of an activation, of two rows of n numbers, against the activation's own derivatives.
+bool backward_right(const Kernels& kernels, const Activation& a, int order, Type t, int64_t n, std::mt19937& random) {
+  const auto gy = random_numbers(t, 2 * n, random), s = random_numbers(t, 2 * n, random),
+             g = random_numbers(t, 2 * n, random);
+  const Elementwise* act = t == Type::f64 ? a.float64 : a.float32;
+  std::vector<char> d(s.size()), next(s.size()), out[3] = {d, d, d};
+  kernels.act(t, act[order], {1, 2 * n, s.data(), 0, nullptr, 0, d.data(), 0}, 1);
+  kernels.act(t, act[order + 1], {1, 2 * n, s.data(), 0, nullptr, 0, next.data(), 0}, 1);
+  for (int needed = 1; needed < 8; needed++) {
+    BackwardSheet sheet{2, n, {gy.data(), s.data(), g.data()}, {n, n, n}, {}};
+    for (int k = 0; k < 3; k++) sheet.out[k] = needed >> k & 1 ? out[k].data() : nullptr;
+    kernels.act_backward(t, (t == Type::f64 ? a.backward_float64 : a.backward_float32)[order - 1], sheet, 1);
+    for (int64_t i = 0; i < 2 * n; i++) {
+      const double gy_i = value(t, gy.data(), i), g_i = value(t, g.data(), i), d_i = value(t, d.data(), i);
+      const double want[] = {gy_i * g_i * value(t, next.data(), i), gy_i * d_i, g_i * d_i};
+      for (int k = 0; k < 3; k++) {
+        const double got = value(t, out[k].data(), i);
+        if (!(needed >> k & 1) || std::fabs(got - want[k]) <= tolerance(t) * (1 + std::fabs(want[k]))) continue;
+        std::printf("%s: %s, backward of order %d, type %d: output %d of %ld is %g, not %g\n", kernels.isa, a.name,
+                    order, int(t), k, long(i), got, want[k]);
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
 bool all_right(const Kernels& kernels, int rounds) {
   std::mt19937 random(1);
   const int64_t sizes[] = {0, 1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 100, 145, 170, 257, 300};
@@ -164,6 +191,11 @@ bool all_right(const Kernels& kernels, int rounds) {
               return false;
             }
         }
+  for (int a = 0; a < kernels.count; a++)
+    for (int order = 1; order <= kBackwardOrders; order++)
+      for (Type t : {Type::f32, Type::f64, Type::bf16, Type::f16})
+        for (int64_t n : {0, 1, 3, 8, 17, 1030})
+          if (!backward_right(kernels, kernels.activations[a], order, t, n, random)) return false;
   return true;
 }
 

@@ -84,6 +84,18 @@ def test_no_more_matrix_products_than_stock(act, use, frozen):
     assert run(split, USES[use], frozen) <= stock
 
 
+@pytest.mark.parametrize("act", ("tanh", "silu"))
+def test_a_second_backward_multiplies_nothing_on_its_own(act):
+    """What is elementwise in it is one op: of a layer, and of its two halves."""
+    for layer in (Case(act).linear_act, lambda x, w, b: fg.act(fg.linear(x, w, b), act)):
+        args = leaves()
+        gy = torch.randn(5, 4, dtype=torch.float64, device=DEVICE)
+        (gx,) = grad(layer(*args), args[0], gy.requires_grad_(), create_graph=True)
+        with Count() as count:
+            grad(gx, (*args, gy), torch.ones_like(gx))
+        assert count.names.count("act_backward") == 1 and "mul" not in count.names
+
+
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("act", ("tanh", "silu"))
 def test_the_flop_counter_counts_no_more_than_for_stock(act, use):

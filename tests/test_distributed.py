@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 import fusegrad as fg
+from fusegrad import ops
 
 RANKS = 2
 close = torch.testing.assert_close
@@ -107,6 +108,7 @@ def every_placement(mesh):
     for act, stock in (("silu", F.silu), ("tanh", torch.tanh)):
         same(lambda *a: fg.linear_act(*a, act=act), lambda *a: stock(F.linear(*a)), x, w, b)
         same(lambda z: fg.act(z, act), stock, x)
+    same(lambda s, g: ops.act(s, g, "tanh", 0.0, 1), lambda s, g: g * (1 - s * s), x, x + 1)
     same(lambda a, b: fg.mm(a, b, trans_b=True), lambda a, b: a @ b.mT, x, w)
     same(lambda a, b: fg.mm(a, b, trans_a=True), lambda a, b: a.mT @ b, x, torch.randn(4, 8, dtype=torch.float64))
     same(lambda x: fg.mul_constant(x, 0.5), lambda x: x * 0.5, x)

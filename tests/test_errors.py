@@ -49,6 +49,11 @@ CALLS = {
     ),
     "bias of another dtype": (lambda: fg.linear_act(many, learnt, b.double(), act="relu"), TypeError, "float64"),
     "op of two shapes": (lambda: torch.ops.fusegrad.act(x, b, "relu", 0.0, 1), RuntimeError, "s and g differ in shape"),
+    "backward of two shapes": (
+        lambda: torch.ops.fusegrad.act_backward(x, b, x, "relu", 0.0, 1, True, True, True),
+        RuntimeError,
+        "gy, s and g differ in shape",
+    ),
     "unknown act": (lambda: fg.linear_act(x, w, act="geluu"), ValueError, "unknown act 'geluu'; known: .*gelu"),
     "act is no name": (lambda: fg.act(x, ["relu"]), ValueError, r"act: unknown act \['relu'\]"),
     "param for none": (lambda: fg.linear_act(x, w, act="tanh", param=1.0), ValueError, "'tanh' takes no param"),

@@ -242,3 +242,23 @@ def test_blocks_and_tails_of_act(case):
             y = ops.act(s, None, case.name, case.value, order)
             single = ops.act(s[:: max(1, n // 50)].contiguous(), None, case.name, case.value, order)
             torch.testing.assert_close(y[:: max(1, n // 50)], single, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32), ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_blocks_and_tails_of_act_backward(case, dtype):
+    """Sizes around the vector and what a thread takes, with NaN and infinity in all places, against act."""
+    generator = torch.Generator().manual_seed(0)
+    for n in (1, 7, 1023, 1025, 40000):
+        gy, s, g = (torch.randn(n, generator=generator, dtype=dtype) for _ in range(3))
+        s = s / max(1.0, case.value / 3)
+        for i, special in enumerate((math.nan, math.inf)):
+            for k, t in enumerate((gy, s, g)):
+                t[3 * i + k :: 61] = special
+        d = lambda g, order: ops.act(s, g, case.name, case.value, order)
+        for order in (1, 2):
+            expected = d(gy * g, order + 1), d(gy, order), d(g, order)
+            for needed in ((True, True, True), (True, False, False), (False, True, True)):
+                outputs = ops.act_backward(gy, s, g, case.name, case.value, order, *needed)
+                for out, want, need in zip(outputs, expected, needed, strict=True):
+                    torch.testing.assert_close(out, want if need else out.new_empty(0), equal_nan=True)

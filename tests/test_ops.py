@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import threading
 from fractions import Fraction
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd import grad, gradcheck, gradgradcheck
+from torch.autograd import forward_ad, grad, gradcheck, gradgradcheck
 
 import fusegrad as fg
 from fusegrad import ops
@@ -45,6 +46,12 @@ def samples():
             "linear_act_backward",
             (gy.detach(), x, w, kept.requires_grad_(), *args),
         )
+        gy, kept, g = torch.rand(3, 3, 4, device=DEVICE)
+        args = gy.requires_grad_(), kept.requires_grad_(), g.requires_grad_()
+        for order in (1, 2):
+            yield "act_backward", (*args, case.name, case.value, order, True, True, True)
+            transposed = (t.detach().mT for t in args)
+            yield "act_backward", (*transposed, case.name, case.value, order, True, False, False)
         yield "act_nth", (s, torch.rand_like(s).requires_grad_(), case.name, case.value, 4)
 
 
@@ -73,11 +80,42 @@ def test_the_fused_backward_is_differentiable_in_every_mode(act, needed):
         rows = gz.reshape(6, 4)
         return present((gz @ w, rows.mT @ x.reshape(6, 5), rows.sum(0)))
 
+    in_every_mode(fn, composed, args, ((0, 0, None, 0), (0, None, None, 0), (None, 0, None, None)))
+
+
+@pytest.mark.parametrize("order", (1, 2))
+@pytest.mark.parametrize("needed", list(itertools.product((False, True), repeat=3))[1:], ids=str)
+@pytest.mark.parametrize("act", ("tanh", "silu", "relu"))
+def test_the_backward_of_act_is_differentiable_in_every_mode(act, needed, order):
+    generator = torch.Generator().manual_seed(0)
+    args = tuple(torch.randn(2, 3, generator=generator, dtype=torch.float64).to(DEVICE) for _ in range(3))
+    args = tuple(t.requires_grad_() for t in args)
+    present = lambda outputs: tuple(t for t, n in zip(outputs, needed, strict=True) if n)
+    fn = lambda *args: present(OPS["act_backward"](*args, act, 0.0, order, *needed))
+    d = lambda s, order: ops.act(s, None, act, 0.0, order)
+    composed = lambda gy, s, g: present((gy * g * d(s, order + 1), gy * d(s, order), g * d(s, order)))
+    in_every_mode(fn, composed, args, ((0, 0, 0), (0, None, None), (None, 1, None), (1, None, 0)))
+    agree = lambda compute: torch.testing.assert_close(compute(fn), compute(composed))
+    twice = lambda fn: torch.func.hessian(lambda *args: sum(t.sin().sum() for t in fn(*args)), argnums=(0, 1, 2))
+    agree(lambda fn: twice(fn)(*(t.detach() for t in args)))
+    with torch.autocast(DEVICE, torch.bfloat16):
+        agree(lambda fn: fn(*args))
+
+
+def in_every_mode(fn, composed, args, batches):
+    """A fused op against the ops that it does the work of."""
     torch.testing.assert_close(fn(*args), composed(*args))
     assert gradcheck(fn, args, check_forward_ad=True, check_batched_grad=True)
-    assert gradgradcheck(fn, args)
-    for dims in ((0, 0, None, 0), (0, None, None, 0), (None, 0, None, None)):
-        batched = [a if d is None else torch.stack([a, a + 1]) for a, d in zip(args, dims, strict=True)]
+    assert gradgradcheck(fn, args, check_fwd_over_rev=True)
+    for i, t in enumerate(args):  # one tangent alone: that of an output may be zero
+        alone = lambda fn, i=i: lambda t: fn(*args[:i], t, *args[i + 1 :])
+        jvps = (torch.func.jvp(alone(f), (t,), (torch.ones_like(t),)) for f in (fn, composed))
+        torch.testing.assert_close(*jvps)
+        with forward_ad.dual_level():
+            outputs = alone(fn)(forward_ad.make_dual(t, torch.ones_like(t)))
+            assert all(forward_ad.unpack_dual(out).tangent is not None for out in outputs)
+    for dims in batches:
+        batched = [a if d is None else torch.stack([a, a + 1], d) for a, d in zip(args, dims, strict=True)]
         torch.testing.assert_close(torch.vmap(fn, dims)(*batched), torch.vmap(composed, dims)(*batched))
 
 

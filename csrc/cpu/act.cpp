@@ -44,30 +44,43 @@ struct Ordered {
   }
 };
 
-// A tensor of f(s, g), laid out as torch would.
-Tensor map(Type type, Elementwise f, const Tensor& s, const std::optional<Tensor>& g, double param) {
-  Tensor out = is_plain(s) ? empty(s, shape_of(s)) : torch::stable::empty_like(s);
-  const int64_t size = size_of(type), numel = out.numel();
-  if (numel == 0) return out;
-  const Ordered first(s, out);
-  std::optional<Ordered> second;
-  if (g) second.emplace(*g, out);
-  const char* from = static_cast<const char*>(first.tensor.const_data_ptr());
-  const char* factor = g ? static_cast<const char*>(second->tensor.const_data_ptr()) : nullptr;
-  char* to = static_cast<char*>(out.mutable_data_ptr());
-  if (!first.in_rows && !(g && second->in_rows)) {
-    parallel(numel, kShare, [&](int64_t i, int64_t end) {
-      kernels().act(type, f,
-                    {1, end - i, from + i * size, 0, factor ? factor + i * size : nullptr, 0, to + i * size, 0}, param);
-    });
-    return out;
+// A tensor laid out as torch would that of a function of s.
+Tensor output(const Tensor& s) { return is_plain(s) ? empty(s, shape_of(s)) : torch::stable::empty_like(s); }
+
+// Part of the numbers of an output: rows of n, where they begin in it and in the operands, and from row to row there.
+template <size_t kCount> struct Part {
+  int64_t rows, n, offset;  // in bytes
+  const void* at[kCount];
+  int64_t row[kCount];
+};
+
+// Calls body for all parts, on several threads: rows if an operand is in rows, else all numbers as one.
+template <size_t kCount, class Body>
+void for_parts(const Tensor& out, int64_t size, const Ordered (&operands)[kCount], const Body& body) {
+  const char* data[kCount];
+  bool in_rows = false;
+  for (size_t k = 0; k < kCount; k++) {
+    data[k] = static_cast<const char*>(operands[k].tensor.const_data_ptr());
+    in_rows |= operands[k].in_rows;
   }
-  const int64_t n = out.size(out.dim() - 1), s_row = first.in_rows ? first.row : n,
-                g_row = g && second->in_rows ? second->row : n;
-  parallel(numel / n, kShare / n + 1, [&](int64_t i, int64_t end) {
-    kernels().act(type, f,
-                  {end - i, n, from + i * s_row * size, s_row, factor ? factor + i * g_row * size : nullptr, g_row,
-                   to + i * n * size, n},
+  const int64_t n = in_rows ? out.size(out.dim() - 1) : 1;
+  parallel(out.numel() / n, kShare / n + 1, [&](int64_t i, int64_t end) {
+    Part<kCount> part{in_rows ? end - i : 1, in_rows ? n : end - i, i * n * size, {}, {}};
+    for (size_t k = 0; k < kCount; k++) {
+      part.row[k] = operands[k].in_rows ? operands[k].row : n;
+      part.at[k] = data[k] + i * part.row[k] * size;
+    }
+    body(part);
+  });
+}
+
+// A tensor of f(s, g), or of f(s).
+Tensor map(Type type, Elementwise f, const Tensor& s, const Tensor* g, double param) {
+  Tensor out = output(s);
+  if (out.numel() == 0) return out;
+  char* to = static_cast<char*>(out.mutable_data_ptr());
+  for_parts(out, size_of(type), {{s, out}, {g ? *g : out, out}}, [&](const Part<2>& p) {
+    kernels().act(type, f, {p.rows, p.n, p.at[0], p.row[0], g ? p.at[1] : nullptr, p.row[1], to + p.offset, p.n},
                   param);
   });
   return out;
@@ -80,16 +93,51 @@ Tensor act(Tensor s, std::optional<Tensor> g, std::string name, double param, in
   STD_TORCH_CHECK(!g || shape_of(*g) == shape_of(s), "act: s and g differ in shape");
   const Activation* a = activation(name);
   if (a == nullptr) return act_by_reference(s, g, name, param, order);
-  return map(type, derivative(*a, order, type), s, g, param);
+  return map(type, derivative(*a, order, type), s, g ? &*g : nullptr, param);
+}
+
+// Of y = g D_order(s) along gy: gs = gy g D_{order+1}(s), gg = gy D_order(s), and y; empty if not needed.
+std::tuple<Tensor, Tensor, Tensor> act_backward(Tensor gy, Tensor s, Tensor g, std::string act, double param,
+                                                int64_t order, bool need_s, bool need_g, bool need_y) {
+  STD_TORCH_CHECK(order >= 1 && order <= kBackwardOrders, "act_backward: order must be 1 or 2, got ", order);
+  const Type type = common_type("act_backward", s, gy, g);
+  STD_TORCH_CHECK(shape_of(gy) == shape_of(s) && shape_of(g) == shape_of(s),
+                  "act_backward: gy, s and g differ in shape");
+  const Activation* a = activation(act);
+  if (a == nullptr) {
+    // the first derivative of exp, in terms of its output, is a product
+    const Tensor product = map(type, derivative(*activation("exp"), 1, type), gy, &g, 0);
+    return {need_s ? act_by_reference(s, product, act, param, order + 1) : empty(s, {0}),
+            need_g ? act_by_reference(s, gy, act, param, order) : empty(s, {0}),
+            need_y ? act_by_reference(s, g, act, param, order) : empty(s, {0})};
+  }
+  const bool needed[] = {need_s, need_g, need_y};
+  Tensor out[] = {need_s ? output(s) : empty(s, {0}), need_g ? output(s) : empty(s, {0}),
+                  need_y ? output(s) : empty(s, {0})};
+  const Tensor& like = out[need_s ? 0 : need_g ? 1 : 2];
+  if (like.numel() == 0) return {out[0], out[1], out[2]};
+  char* to[3];
+  for (int k = 0; k < 3; k++) to[k] = needed[k] ? static_cast<char*>(out[k].mutable_data_ptr()) : nullptr;
+  for_parts(like, size_of(type), {{gy, like}, {s, like}, {g, like}}, [&](const Part<3>& p) {
+    BackwardSheet sheet{p.rows, p.n, {}, {}, {}};
+    for (int k = 0; k < 3; k++) {
+      sheet.in[k] = p.at[k];
+      sheet.row[k] = p.row[k];
+      sheet.out[k] = to[k] ? to[k] + p.offset : nullptr;
+    }
+    kernels().act_backward(type, backward(*a, order, type), sheet, param);
+  });
+  return {out[0], out[1], out[2]};
 }
 
 Tensor mul_constant(Tensor x, double c) {
   const Type type = type_of("mul_constant", x);
-  return map(type, type == Type::f64 ? kernels().scale_float64 : kernels().scale_float32, x, {}, c);
+  return map(type, type == Type::f64 ? kernels().scale_float64 : kernels().scale_float32, x, nullptr, c);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fusegrad, CPU, m) {
   m.impl("act", TORCH_BOX(&act));
+  m.impl("act_backward", TORCH_BOX(&act_backward));
   m.impl("mul_constant", TORCH_BOX(&mul_constant));
 }
 

@@ -26,10 +26,24 @@ using Elementwise = void (*)(const Sheet&, double param);
 
 constexpr int kOrders = 4;  // 0 to 3
 
+// What the backward pass of y = g D_order(s) works on: rows as of a sheet, but those of the outputs follow one another.
+struct BackwardSheet {
+  int64_t rows, n;
+  const void* in[3];  // gy, s, g
+  int64_t row[3];     // of each
+  void* out[3];       // gs = gy g D_{order+1}(s), gg = gy D_order(s), y; nullptr if not needed
+};
+
+// The same for one row of whole vectors, all float32 or all float64; out[i] may be in[i].
+using ElementwiseBackward = void (*)(const void* const in[3], void* const out[3], int64_t n, double param);
+
+constexpr int kBackwardOrders = 2;  // 1 and 2, as they need the derivative above
+
 struct Activation {
   const char* name;
   bool keeps_input;  // for backward; else its output
   Elementwise float32[kOrders], float64[kOrders];
+  ElementwiseBackward backward_float32[kBackwardOrders], backward_float64[kBackwardOrders];
 };
 
 struct Operand {  // a matrix of any strides, in elements
@@ -56,6 +70,7 @@ struct Kernels {
   void (*gemm)(const Gemm&);
   // The same for a sheet of any one type, on this thread.
   void (*act)(Type, Elementwise, const Sheet&, double param);
+  void (*act_backward)(Type, ElementwiseBackward, const BackwardSheet&, double param);
   // gz = gy D_1(s), (m, n) contiguous, and the sum of its rows in float32 or float64, on this thread. Without a
   // function gz is gy, and not written; sum may be nullptr.
   void (*gz_and_sum)(Type, Elementwise, const void* s, const void* gy, void* gz, void* sum, int64_t m, int64_t n,

@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ._autograd import outside_transforms, under_autocast
 from .activations import REGISTRY
-from .ops import OPS, library, linear, linear_act, low_act, mm
+from .ops import OPS, act_backward, library, linear, linear_act, low_act, mm
 
 
 def _cast(device: str, dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -60,6 +60,13 @@ def _register(device: str) -> None:
     wide = lambda *tensors: _cast(device, torch.float32, *tensors)
     widens = lambda name: device == "cuda" and REGISTRY[name].widens
 
+    def elementwise(op, tensors):
+        def cast(*args):
+            given, name = args[:tensors], args[tensors]
+            return partial(op, *(wide(*given) if widens(name) else given), *args[tensors:])
+
+        return cast
+
     def wide_linear_act(x, w, b, name, param):
         y = low_act(*wide(linear(x, w, b)), None, name, param, 0)
         return y, y.new_empty(0)
@@ -69,7 +76,8 @@ def _register(device: str) -> None:
         return partial(wide_linear_act, *args) if widens(name) else partial(linear_act, *args, keep)
 
     casts: dict[str, Callable[..., Callable]] = {
-        "act": lambda s, g, name, *rest: partial(low_act, *(wide(s, g) if widens(name) else (s, g)), name, *rest),
+        "act": elementwise(low_act, 2),
+        "act_backward": elementwise(act_backward, 3),
         "mm": lambda a, b, *flags: partial(mm, *low(a, b), *flags),
         "linear": lambda x, w, b: partial(linear, *low(x, w, b)),
         "linear_act": linear_act_cast,

@@ -23,6 +23,12 @@ def _(s, g, act, param, order):
     return [([p], [p, _optional(g, p), None, None, None]) for p in options]
 
 
+@register_sharding(OPS["act_backward"])
+def _(gy, s, g, act, param, order, *needed):
+    options = [ALL, *(Shard(d) for d in range(s.ndim))]
+    return [([p if n else ALL for n in needed], [p, p, p, *[None] * 6]) for p in options]
+
+
 @register_sharding(OPS["mul_constant"])
 def _(x, c):
     return [([p], [p, None]) for p in (ALL, Partial(), *(Shard(d) for d in range(x.ndim)))]

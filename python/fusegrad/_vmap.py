@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .activations import REGISTRY
-from .ops import act, library, linear, linear_act, mm, mul_constant
+from .ops import act, act_backward, library, linear, linear_act, mm, mul_constant
 
 
 def _vmap(*names: str):
@@ -26,6 +26,12 @@ def front(info, t: Tensor, dim: int | None) -> Tensor:
 def _(info, dims, s, g, name, param, order):
     s = front(info, s, dims[0])
     return act(s, None if g is None else front(info, g, dims[1]), name, param, order), 0
+
+
+@_vmap("act_backward")
+def _(info, dims, gy, s, g, name, param, order, *needed):
+    gy, s, g = (front(info, t, dim) for t, dim in zip((gy, s, g), dims, strict=False))
+    return act_backward(gy, s, g, name, param, order, *needed), tuple(0 if n else None for n in needed)
 
 
 @_vmap("mm")

@@ -4,6 +4,7 @@ A rule is made of these ops and of plain aten only, so every order of every tran
 
     act(s, g?, act, param, order)               g * D_order(s), orders 0 to 3
     act_nth(s, g?, act, param, order)           the same for any order and entry, on the reference
+    act_backward(gy, s, g, ...)                act's gradients gs, gg and act itself, those that are needed
     mm(a, b, trans_a, trans_b)                  a b, each transposed first if asked
     linear(x, w, b?)                            x w^T + b
     linear_act(x, w, b?, act, param, keep)      y = act(x w^T + b), and what backward needs of it
@@ -14,6 +15,7 @@ How they run under vmap, autocast and the flop counter: _vmap.py, _autocast.py, 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +29,9 @@ library = torch.library.Library("fusegrad", "DEF")
 SCHEMAS = (
     "act(Tensor s, Tensor? g, str act, float param, int order) -> Tensor",
     "act_nth(Tensor s, Tensor? g, str act, float param, int order) -> Tensor",
+    # orders 1 and 2; an output that is not needed is empty
+    "act_backward(Tensor gy, Tensor s, Tensor g, str act, float param, int order, "
+    "bool need_s, bool need_g, bool need_y) -> (Tensor gs, Tensor gg, Tensor y)",
     "mm(Tensor a, Tensor b, bool trans_a, bool trans_b) -> Tensor",
     "linear(Tensor x, Tensor w, Tensor? b) -> Tensor",
     # keep: whether y comes with what backward needs; if not, backward computes it again
@@ -44,6 +49,28 @@ OPS = {name: getattr(torch.ops.fusegrad, name).default for name in (s.split("(")
 def act(s: Tensor, g: Tensor | None, name: str, param: float, order: int) -> Tensor:
     """g * D_order(s), by the op that serves the order."""
     return (low_act if order <= 3 else act_nth)(s, g, name, param, order)
+
+
+def act_gradients(
+    gy: Tensor | None,  # shape of s; None stands for zeros
+    s: Tensor,
+    g: Tensor | None,  # shape of s; None stands for ones
+    name: str,
+    param: float,
+    order: int,
+    needed: tuple[bool, ...],
+) -> tuple[Any, ...]:  # tensors; None for zeros, and where not needed
+    """Of y = g D_order(s) along gy: gs = gy g D_{order+1}(s), gg = gy D_order(s), and y itself, each if needed."""
+    need_s, need_g, need_y = needed
+    if gy is None:
+        return None, None, act(s, g, name, param, order) if need_y else None
+    if need_s and g is not None and order <= 2:
+        return present(act_backward(gy, s, g, name, param, order, *needed), needed)
+    return (
+        act(s, gy if g is None else gy * g, name, param, order + 1) if need_s else None,
+        act(s, gy, name, param, order) if need_g else None,
+        act(s, g, name, param, order) if need_y else None,
+    )
 
 
 def total(*terms: Tensor | None) -> Tensor | None:
@@ -71,6 +98,11 @@ def _fake(*names: str):
 @_fake("act", "act_nth")
 def _(s, g, act, param, order):
     return torch.empty_like(s)
+
+
+@_fake("act_backward")
+def _(gy, s, g, act, param, order, *needed):
+    return tuple(torch.empty_like(s) if n else s.new_empty(0) for n in needed)
 
 
 @_fake("mm")
@@ -123,17 +155,67 @@ class Act(torch.autograd.Function):
         if gy is None:
             return None, None, None, None, None
         s, g = ctx.saved_tensors
-        need_s, need_g = wanted(ctx, 2)
-        gs = act(s, gy if g is None else gy * g, ctx.act, ctx.param, ctx.order + 1) if need_s else None
-        gg = act(s, gy, ctx.act, ctx.param, ctx.order) if need_g else None
+        gs, gg, _ = act_gradients(gy, s, g, ctx.act, ctx.param, ctx.order, (*wanted(ctx, 2), False))
         return gs, gg, None, None, None
 
     @staticmethod
     def jvp(ctx, ts, tg, *_):
         s, g = ctx.saved_tensors
-        along_s = None if ts is None else act(s, ts if g is None else ts * g, ctx.act, ctx.param, ctx.order + 1)
+        along_s = act_gradients(ts, s, g, ctx.act, ctx.param, ctx.order, (True, False, False))[0]
         along_g = None if tg is None else act(s, tg, ctx.act, ctx.param, ctx.order)
         return total(along_s, along_g)
+
+
+class ActBackward(torch.autograd.Function):
+    """gs = gy g D_{k+1}(s), gg = gy D_k(s), y = g D_k(s).
+
+    Along a, b, c of these, with u = a g, the gradients are those of act: of u D_{k+1} along gy, of gy D_k along b, of
+    g D_k along c:
+
+        of       s               gy          g
+        a gs     gy u D_{k+2}    u D_{k+1}   a (gy D_{k+1})
+        b gg     b gy D_{k+1}    b D_k
+        c y      c g D_{k+1}                 c D_k
+    """
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        gy, s, g, ctx.act, ctx.param, ctx.order, *ctx.needed = inputs
+        ctx.save_for_backward(gy, s, g)
+        ctx.save_for_forward(gy, s, g)
+        ctx.mark_non_differentiable(*(t for t, n in zip(output, ctx.needed, strict=True) if not n))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, a, b, c):
+        gy, s, g = ctx.saved_tensors
+        need_gy, need_s, need_g = wanted(ctx, 3)
+        a, b, c = present((a, b, c), ctx.needed)
+        along = lambda t, g, order, *needed: act_gradients(t, s, g, ctx.act, ctx.param, order, needed)
+        s_a = gy_a = g_a = None
+        if a is not None:
+            u = a * g if need_s or need_gy else None
+            s_a, g_a, gy_a = along(gy, u, ctx.order + 1, need_s, need_g, need_gy)
+            g_a = a * g_a if need_g else None
+        s_b, gy_b, _ = along(b, gy, ctx.order, need_s, need_gy, False)
+        s_c, g_c, _ = along(c, g, ctx.order, need_s, need_g, False)
+        return total(gy_a, gy_b), total(s_a, s_b, s_c), total(g_a, g_c), None, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, tgy, ts, tg, *_):
+        gy, s, g = ctx.saved_tensors
+        k = ctx.order
+        low = lambda t: None if t is None else act(s, t, ctx.act, ctx.param, k)
+        high = lambda t, g, k: act_gradients(t, s, g, ctx.act, ctx.param, k, (True, False, False))[0]  # t g D_{k+1}
+        need_s, need_g, need_y = ctx.needed
+        t_gs = t_gg = t_y = None
+        if need_s:
+            t_gs = total(high(tgy, g, k), high(tg, gy, k), None if ts is None else high(ts, gy * g, k + 1))
+        if need_g:
+            t_gg = total(low(tgy), high(ts, gy, k))
+        if need_y:
+            t_y = total(low(tg), high(ts, g, k))
+        return tangents((t_gs, t_gg, t_y), (s, s, s), ctx.needed)
 
 
 class MM(torch.autograd.Function):
@@ -192,6 +274,12 @@ def gradients(gz: Tensor, x: Tensor, w: Tensor, needed: list[bool]) -> tuple[Ten
 def present(grads, needed) -> tuple[Tensor | None, ...]:
     """The gradients that were asked for: an op returns an empty tensor for another."""
     return tuple(g if n else None for g, n in zip(grads, needed, strict=True))
+
+
+def tangents(found, like, needed) -> tuple[Tensor | None, ...]:
+    """Those of an op with several outputs, zeros where none was found: torch fails on None for one that is there."""
+    triples = zip(found, like, needed, strict=True)
+    return tuple(torch.zeros_like(t) if f is None and n else f for f, t, n in triples)
 
 
 def linear_jvp(x: Tensor, w: Tensor, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None) -> Tensor | None:
@@ -290,25 +378,26 @@ class LinearActBackward(torch.autograd.Function):
         gy, x, w, s = ctx.saved_tensors
         need_gy, need_x, need_w, need_s = wanted(ctx, 4)
         ggx, ggw, ggb = present((ggx, ggw, ggb), ctx.needed)
+        need_x, need_w = need_x and ggw is not None, need_w and ggx is not None
         g = linear_jvp(x, w, ggx, ggw, ggb) if need_gy or need_s else None
-        d_gy = act(s, g, ctx.act, ctx.param, 1) if need_gy and g is not None else None
-        d_s = act(s, gy * g, ctx.act, ctx.param, 2) if need_s and g is not None else None
-        d_x = d_w = None
-        if (need_x and ggw is not None) or (need_w and ggx is not None):
-            gz = rows(act(s, gy, ctx.act, ctx.param, 1))
-            d_x = mm(gz, ggw, False, False).reshape(x.shape) if need_x and ggw is not None else None
-            d_w = mm(gz, rows(ggx), True, False) if need_w and ggx is not None else None
+        if ctx.act == "identity":  # D_1 is 1
+            d_s, d_gy, gz = None, g if need_gy else None, gy
+        else:
+            d_s, d_gy, gz = act_gradients(g, s, gy, ctx.act, ctx.param, 1, (need_s, need_gy, need_x or need_w))
+        d_x = mm(rows(gz), ggw, False, False).reshape(x.shape) if need_x else None
+        d_w = mm(rows(gz), rows(ggx), True, False) if need_w else None
         return d_gy, d_x, d_w, d_s, None, None, None, None, None
 
     @staticmethod
     def jvp(ctx, tgy, tx, tw, ts, *_):
         gy, x, w, s = ctx.saved_tensors
-        gz = act(s, gy, ctx.act, ctx.param, 1)
-        tz = total(
-            None if tgy is None else act(s, tgy, ctx.act, ctx.param, 1),
-            None if ts is None else act(s, gy * ts, ctx.act, ctx.param, 2),
-        )
         need_x, need_w, need_b = ctx.needed
+        need_gz = (need_x and tw is not None) or (need_w and tx is not None)
+        if ctx.act == "identity":
+            tz, gz = tgy, gy
+        else:
+            tz_s, _, gz = act_gradients(ts, s, gy, ctx.act, ctx.param, 1, (True, False, need_gz))
+            tz = total(None if tgy is None else act(s, tgy, ctx.act, ctx.param, 1), tz_s)
         t_gx = t_gw = t_gb = None
         if need_x:
             t_gx = total(
@@ -323,7 +412,7 @@ class LinearActBackward(torch.autograd.Function):
             )
         if need_b and tz is not None:
             t_gb = rows(tz).sum(0)
-        return t_gx, t_gw, t_gb
+        return tangents((t_gx, t_gw, t_gb), (x, w, w.new_empty(w.shape[0])), ctx.needed)
 
 
 class MulConstant(torch.autograd.Function):
@@ -343,7 +432,7 @@ class MulConstant(torch.autograd.Function):
         return None if tx is None else mul_constant(tx, ctx.c)
 
 
-low_act, act_nth, mm, linear, linear_act, linear_act_backward, mul_constant = (
-    differentiable(library, op, rule)
-    for op, rule in zip(OPS.values(), (Act, Act, MM, Linear, LinearAct, LinearActBackward, MulConstant), strict=True)
+RULES = (Act, Act, ActBackward, MM, Linear, LinearAct, LinearActBackward, MulConstant)
+low_act, act_nth, act_backward, mm, linear, linear_act, linear_act_backward, mul_constant = (
+    differentiable(library, op, rule) for op, rule in zip(OPS.values(), RULES, strict=True)
 )

@@ -6,6 +6,7 @@ say: what a matrix product makes is contiguous, what is elementwise is laid out 
 
 import math
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ def act(
         return _laid_out_as(s, a.value(s, param))
     if order == 1:
         return _laid_out_as(s, a.first(torch.ones_like(s) if g is None else g, s, param))
-    return _laid_out_as(s, _times(s, g, param, a.second if order == 2 else a.third))
+    return _laid_out_as(s, _times(s, param, a.second if order == 2 else a.third, g))
 
 
 def act_nth(
@@ -51,7 +52,29 @@ def act_nth(
     for _ in range(order - 3):
         fn = _derivative(fn)
     with above_autograd():
-        return _laid_out_as(s, _times(s, g, param, lambda s, _: fn(s)))
+        return _laid_out_as(s, _times(s, param, lambda s, _: fn(s), g))
+
+
+def act_backward(
+    gy: Tensor,  # any shape
+    s: Tensor,  # shape of gy
+    g: Tensor,  # shape of gy
+    act: str,
+    param: float,
+    order: int,
+    need_s: bool,
+    need_g: bool,
+    need_y: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # of y = g D_order(s) along gy: gs, gg, and y; empty where not needed
+    if order not in (1, 2):
+        raise ValueError(f"act_backward: order must be 1 or 2, got {order}")
+    a = REGISTRY[act]
+    next_ = a.second if order == 1 else a.third
+    return (
+        _laid_out_as(s, _times(s, param, next_, gy, g)) if need_s else s.new_empty(0),
+        _act(s, gy, act, param, order) if need_g else s.new_empty(0),
+        _act(s, g, act, param, order) if need_y else s.new_empty(0),
+    )
 
 
 _act = act  # which is the name of an argument, too
@@ -62,8 +85,8 @@ def _derivative(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 @wide
-def _times(s: Tensor, g: Tensor | None, param: float, d: Callable[[Tensor, float], Tensor]) -> Tensor:
-    return d(s, param) if g is None else d(s, param) * g
+def _times(s: Tensor, param: float, d: Callable[[Tensor, float], Tensor], *factors: Tensor | None) -> Tensor:
+    return reduce(torch.mul, (f for f in factors if f is not None), d(s, param))
 
 
 def _laid_out_as(s: Tensor, y: Tensor) -> Tensor:

@@ -1,0 +1,251 @@
+"""The Triton kernels, on a GPU, or by Triton's interpreter, in which the other tests run on them too."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fusegrad as fg
+from fusegrad import backends, ops, reference
+from fusegrad.activations import REGISTRY
+from fusegrad.kernels import SERVED
+
+from cases import CASES, DEFAULTS, DEVICE, DTYPES, Case
+
+pytest.importorskip("triton")
+SERVING = backends.INTERPRETED or DEVICE == "cuda"
+TESTS = Path(__file__).parent
+
+# the tests that run in the interpreter, and which of them: it takes 10 ms a launch, too long for numerical gradients
+INTERPRETED = {
+    "triton": "",
+    "activations": "",
+    "layouts": "",
+    "backward": "",
+    "errors": "",
+    "ops": "not every_mode and not opinfo",
+    "transforms": "test_linear_act or (linear_act and silu) or (act_of_linear and tanh and not numerical)",
+}
+
+
+@pytest.mark.skipif(SERVING, reason="the tests run on the kernels already")
+@pytest.mark.parametrize("name", INTERPRETED)
+def test_in_the_interpreter(name):
+    command = [sys.executable, "-m", "pytest", "-n0", str(TESTS / f"test_{name}.py"), "-k", INTERPRETED[name]]
+    done = subprocess.run(
+        command, env={**os.environ, "FUSEGRAD_BACKEND": "triton", "CI": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+served = pytest.mark.skipif(not SERVING, reason="runs in the interpreter, by the test above")
+on_gpu = pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU")
+
+
+def fresh(*shape, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, dtype=torch.float64, generator=generator).to(DEVICE, dtype)
+
+
+def assert_near(y, truth, stock, roundings=1):
+    """At most twice as far from the truth as stock is, and some roundings."""
+    error, of_stock = ((t.double() - truth).abs().max().item() for t in (y, stock))
+    if y.dtype == torch.float64:  # of which there is no truth
+        of_stock, roundings = 0, 100
+    assert y.shape == truth.shape
+    assert error <= 2 * of_stock + roundings * torch.finfo(y.dtype).eps * truth.abs().max().item()
+
+
+@served
+def test_every_op_has_a_kernel():
+    """But for products alone, which are cuBLAS's, and orders above the third."""
+    assert {op for op in ops.OPS if backends.serving(op, DEVICE) == "reference"} == {"act_nth", "linear", "mm"}
+    assert set(SERVED) | {"act_nth", "linear", "mm"} == set(ops.OPS)
+
+
+def test_the_kernels_know_the_registry():
+    code = "from fusegrad.kernels.activations import ACTIVATIONS; print(*ACTIVATIONS)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == [*REGISTRY]
+
+
+SIZES = ((5, 3, 4), (130, 70, 129), (1, 1, 1), (33, 64, 256))
+
+
+@pytest.fixture(params=("stock", "cublas", "triton"))
+def way(request, monkeypatch):
+    from fusegrad.kernels import linear_act
+
+    monkeypatch.setattr(linear_act, "way_of", lambda *args: request.param)
+    return request.param
+
+
+@served
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("act", ("gelu", "tanh"))
+def test_ways_of_a_layer(way, act, dtype, size):
+    """y, what is kept, and every gradient, with and without a bias; rows of x that do not follow one another."""
+    m, k, n = size
+    for bias in (True, False):
+        x = fresh(m, k + 8, dtype=dtype)[:, :k]
+        w, b, gy = fresh(n, k, dtype=dtype, seed=1), fresh(n, dtype=dtype, seed=2), fresh(m, n, dtype=dtype, seed=3)
+        b = b if bias else None
+        wide = [None if t is None else t.double() for t in (x, w, b)]
+        for keep in (True, False):
+            made = ops.OPS["linear_act"](x, w, b, act, 0.0, keep)
+            truth = reference.linear_act(*wide, act, 0.0, keep)
+            stock = reference.linear_act(x, w, b, act, 0.0, keep)
+            for t in zip(made, truth, stock, strict=True):
+                if t[1].numel():
+                    assert_near(*t)
+        s = stock[0] if not REGISTRY[act].keeps_input else reference.linear(x, w, b)
+        args = (gy, x, w, s)
+        made = ops.OPS["linear_act_backward"](*args, act, 0.0, True, True, True)
+        truth = reference.linear_act_backward(*(t.double() for t in args), act, 0.0, True, True, True)
+        stock = reference.linear_act_backward(*args, act, 0.0, True, True, True)
+        for t in zip(made, truth, stock, strict=True):
+            assert_near(*t)
+
+
+@served
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_epilogues(case):
+    """Every activation in both products with an epilogue."""
+    from fusegrad.kernels import gemm
+
+    m, k, n = 70, 33, 40
+    for dtype in (torch.float32, torch.bfloat16):
+        x, w, b = fresh(m, k, dtype=dtype), fresh(n, k, dtype=dtype, seed=1), fresh(n, dtype=dtype, seed=2)
+        y, kept = gemm.linear_act(x, w, b, case.name, case.value, True)
+        truth, stock = (reference.linear_act(*(t.to(d) for t in (x, w, b)), case.name, case.value, False)[0]
+                        for d in (torch.float64, dtype))  # fmt: skip
+        assert_near(y, truth, stock)
+        z = reference.linear(x, w, b)
+        assert_near(kept, reference.linear(x.double(), w.double(), b.double()), z)
+        s = z if REGISTRY[case.name].keeps_input else stock
+        gz, sums = gemm.mm_gz(x, w.T.contiguous(), s, case.name, case.value)
+        truth, stock = (reference.act(s.to(d), x.to(d) @ w.to(d).T, case.name, case.value, 1)
+                        for d in (torch.float64, dtype))  # fmt: skip
+        assert_near(gz, truth, stock)
+        assert_near(sums, gz.double().sum(0), gz.sum(0), 4)  # the interpreter adds them one by one
+
+
+@served
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", ((1, 1), (40, 5), (3, 300), (70, 130)), ids=str)
+def test_passes(shape, dtype):
+    from fusegrad.kernels import passes
+
+    m, n = shape
+    z, b, s = fresh(m, n, dtype=dtype), fresh(n, dtype=dtype, seed=1), fresh(m, n, dtype=dtype, seed=2)
+    sum_of = z.double() + b.double()
+    for keep in (False, True):
+        y, kept = passes.bias_act(z.clone(), b, "silu", 0.0, keep)
+        assert_near(y, torch.nn.functional.silu(sum_of), torch.nn.functional.silu(z + b))
+        if keep:
+            assert_near(kept, sum_of, z + b)
+    for gy in (z, fresh(1, dtype=dtype, seed=3).expand(m, n), fresh(n, m, dtype=dtype, seed=4).T):
+        stock = reference.act(s, gy, "silu", 0.0, 1)
+        gz, sums = passes.gz_and_sum(gy, s, "silu", 0.0, True)
+        assert_near(gz, reference.act(s.double(), gy.double(), "silu", 0.0, 1), stock)
+        assert_near(sums, gz.double().sum(0), stock.sum(0), 4)
+        assert torch.equal(sums, passes.gz_and_sum(gy, s, "silu", 0.0, True)[1])  # the same bits
+        same, sums = passes.gz_and_sum(gy, None, "identity", 0.0, True)
+        assert same is gy
+        assert_near(sums, gy.double().sum(0), gy.sum(0), 4)
+
+
+@served
+def test_sums_leave_out_what_is_no_number_elsewhere():
+    """exp and its like are not 0 where nothing was read."""
+    from fusegrad.kernels import gemm, passes
+
+    s, gy = fresh(3, 5), fresh(3, 5, seed=1)
+    for name in ("exp", "sigmoid", "softplus"):
+        _, sums = passes.gz_and_sum(gy, s, name, 1.0, True)
+        torch.testing.assert_close(sums, reference.act(s, gy, name, 1.0, 1).sum(0))
+        a, b = fresh(3, 8, dtype=torch.float32), fresh(8, 5, dtype=torch.float32, seed=1)
+        gz, sums = gemm.mm_gz(a, b, s.float(), name, 1.0)
+        torch.testing.assert_close(sums, gz.sum(0))
+
+
+@served
+@pytest.mark.parametrize("allowed, precision", ((True, "tf32"), (False, "ieee")))
+def test_products_use_tf32_where_torch_may(allowed, precision):
+    from fusegrad.kernels import gemm
+
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        assert gemm.precision(torch.float32) == precision
+        assert gemm.config_of("sm_90", torch.float32) == gemm.CONFIGS["sm_90"][precision]
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_the_table_decides(tmp_path, monkeypatch):
+    """The nearest measurement of the dtype speaks, up to a factor of two in each size; else cuBLAS and a pass."""
+    from fusegrad.kernels import choice
+
+    (tmp_path / "sm_90.csv").write_text("dtype,m,k,n,way\nbfloat16,1024,256,1024,triton\nbfloat16,16,256,64,stock\n")
+    monkeypatch.setattr(choice, "TABLES", tmp_path)
+    choice.table.cache_clear(), choice.way_of.cache_clear()
+    try:
+        way = lambda dtype, *size: choice.way_of("sm_90", dtype, *size)
+        assert way(torch.bfloat16, 1024, 256, 1024) == way(torch.bfloat16, 2048, 200, 600) == "triton"
+        assert way(torch.bfloat16, 10, 300, 64) == "stock"
+        assert way(torch.bfloat16, 4096, 256, 1024) == way(torch.float16, 1024, 256, 1024) == "cublas"
+        assert choice.way_of("sm_80", torch.bfloat16, 1024, 256, 1024) == "cublas"
+    finally:
+        choice.table.cache_clear(), choice.way_of.cache_clear()
+
+
+@on_gpu
+@pytest.mark.parametrize("case", CASES[:3], ids=str)
+def test_cuda_graphs(case: Case):
+    """Forward and backward are captured, and replayed on other numbers."""
+    x, w, b = fresh(64, 32), fresh(16, 32, seed=1), fresh(16, seed=2)
+    x, w, b = (t.float().requires_grad_() for t in (x, w, b))
+    step = lambda: torch.autograd.grad(case.linear_act(x, w, b).square().sum(), (x, w, b))
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        grads = step()
+    with torch.no_grad():
+        x.mul_(0.5)
+    graph.replay()
+    torch.testing.assert_close(grads, step())
+
+
+@on_gpu
+def test_streams_and_no_synchronisation():
+    """Work goes to the current stream, and nothing waits for it."""
+    x, w, b = (t.float().requires_grad_() for t in (fresh(64, 32), fresh(16, 32, seed=1), fresh(16, seed=2)))
+    fg.linear_act(x, w, b, act="gelu").sum().backward()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(10**7)
+            y = fg.linear_act(x * 2, w, b, act="gelu")
+            assert not stream.query()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    stream.synchronize()
+    torch.testing.assert_close(y, torch.nn.functional.gelu(torch.nn.functional.linear(x * 2, w, b)))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_another_device_than_the_current_one():
+    x, w, b = (t.to("cuda:1").float().requires_grad_() for t in (fresh(64, 32), fresh(16, 32, seed=1), fresh(16)))
+    y = fg.linear_act(x, w, b, act="gelu")
+    torch.testing.assert_close(y, torch.nn.functional.gelu(torch.nn.functional.linear(x, w, b)))
+    torch.autograd.grad(y.sum(), (x, w, b))
