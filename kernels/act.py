@@ -128,77 +128,6 @@ def act_backward_kernel(
     W: tl.constexpr = tl.float64 if s_ptr.dtype.element_ty == tl.float64 else tl.float32
     row, column = tile(columns, BLOCK_M, BLOCK_N)
     inside = (row < rows) & (column < columns)
-    gy = tl.load(gy_ptr + row * gy_row + column * gy_column, inside, other=0.0).to(W)
-    s = tl.load(s_ptr + row * s_row + column * s_column, inside, other=0.0).to(W)
-    g = tl.load(g_ptr + row * g_row + column * g_column, inside, other=0.0).to(W)
-    p = tl.full([], param, W)
-    at = row * out_row + column * out_column
-    if NEED_S:
-        tl.store(gs_ptr + at, apply(s, gy * g, p, NEXT, ORDER + 1).to(gs_ptr.dtype.element_ty), inside)
-    if NEED_G:
-        tl.store(gg_ptr + at, apply(s, gy, p, D, ORDER).to(gg_ptr.dtype.element_ty), inside)
-    if NEED_Y:
-        tl.store(y_ptr + at, apply(s, g, p, D, ORDER).to(y_ptr.dtype.element_ty), inside)
-
-
-def act_backward(
-    gy: Tensor, s: Tensor, g: Tensor, act: str, param: float, order: int, need_s: bool, need_g: bool, need_y: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of y = g D_order(s) along gy: gs, gg and y, laid out as s; empty where not needed."""
-    if order not in (1, 2):
-        raise ValueError(f"act_backward: order must be 1 or 2, got {order}")
-    needed = need_s, need_g, need_y
-    gs, gg, y = (torch.empty_like(s) if n else s.new_empty(0) for n in needed)
-    if s.numel() == 0 or not any(needed):
-        return gs, gg, y
-    out = gs if need_s else gg if need_g else y
-    rows, columns, ((*of_out,), (*of_gy,), (*of_s,), (*of_g,)), inputs = sheet_of(out, gy, s, g)
-    block_m, block_n = blocks(rows, columns)
-    grid = (triton.cdiv(rows, block_m) * triton.cdiv(columns, block_n),)
-    with on_device(out):
-        act_backward_kernel[grid](
-            *inputs, gs, gg, y, param, rows, columns, *of_gy, *of_s, *of_g, *of_out,
-            D=ACTIVATIONS[act][order], NEXT=ACTIVATIONS[act][order + 1], ORDER=order,
-            NEED_S=need_s, NEED_G=need_g, NEED_Y=need_y, BLOCK_M=block_m, BLOCK_N=block_n, **OPTIONS,
-        )  # fmt: skip
-    return gs, gg, y
-
-
-def mul_constant(x: Tensor, c: float) -> Tensor:
-    return launch(scale, x, None, torch.empty_like(x), c, 0)
-
-
-@jit
-def act_backward_kernel(
-    gy_ptr,
-    s_ptr,
-    g_ptr,
-    gs_ptr,
-    gg_ptr,
-    y_ptr,
-    param: tl.float64,
-    rows,
-    columns,
-    gy_row,
-    gy_column,
-    s_row,
-    s_column,
-    g_row,
-    g_column,
-    out_row,
-    out_column,
-    D: tl.constexpr,
-    NEXT: tl.constexpr,
-    ORDER: tl.constexpr,
-    NEED_S: tl.constexpr,
-    NEED_G: tl.constexpr,
-    NEED_Y: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    W: tl.constexpr = tl.float64 if s_ptr.dtype.element_ty == tl.float64 else tl.float32
-    row, column = tile(columns, BLOCK_M, BLOCK_N)
-    inside = (row < rows) & (column < columns)
     p = tl.full([], param, W)
     at = row * out_row + column * out_column
     s = tl.load(s_ptr + row * s_row + column * s_column, inside, other=0.0).to(W)
@@ -236,7 +165,7 @@ def act_backward(
         return outs[0], outs[1], outs[2]
     made = next(out for out, need in zip(outs, needed, strict=True) if need)
     rows, columns, ((*of_out,), *strides), inputs = sheet_of(made, gy, s, g)
-    block_m, block_n = blocks(rows, columns)
+    block_m, block_n = blocks(rows, columns, s.itemsize)
     d = ACTIVATIONS[act]
     with on_device(s):
         act_backward_kernel[(triton.cdiv(rows, block_m) * triton.cdiv(columns, block_n),)](
@@ -245,3 +174,7 @@ def act_backward(
             BLOCK_M=block_m, BLOCK_N=block_n, **OPTIONS,
         )  # fmt: skip
     return outs[0], outs[1], outs[2]
+
+
+def mul_constant(x: Tensor, c: float) -> Tensor:
+    return launch(scale, x, None, torch.empty_like(x), c, 0)

@@ -6,6 +6,7 @@ in processes of their own, in which no kernel can be launched any more.
 """
 
 import functools
+import itertools
 import multiprocessing
 import re
 import subprocess
@@ -52,6 +53,10 @@ def launches(act_name: str, dtype: torch.dtype) -> Iterator[Callable[[], object]
     for order in (0, 1, 2, 3):
         for g in (None, s) if order else (None,):
             yield functools.partial(act.act, s, g, act_name, 1.0, order)
+    for order in (1, 2):
+        for needed in itertools.product((False, True), repeat=3):
+            if any(needed):
+                yield functools.partial(act.act_backward, s, s, s, act_name, 1.0, order, *needed)
     yield functools.partial(act.mul_constant, s, 1.0)
     for keep in keeps:
         yield functools.partial(passes.bias_act, s, empty(N), act_name, 1.0, keep)
@@ -135,6 +140,7 @@ def _describe(kernel: JITFunction, made: Any, task: Task) -> dict[str, Any]:
     name = kernel.__name__.removesuffix("_kernel")
     constants = {kernel.arg_names[path[0]]: value for path, value in made.src.constants.items() if len(path) == 1}
     function = constants.pop("D", None)
+    constants.pop("NEXT", None)
     used = _nvidia(made) if "cubin" in made.asm else _amd(made)
     widths = used.pop("loads")
     row = {
