@@ -157,6 +157,12 @@ def config_of(family: str, dtype: torch.dtype) -> Config:
     return CONFIGS[family][16 if dtype.itemsize == 2 else precision(dtype)]
 
 
+def tile_of_gz(family: str, dtype: torch.dtype) -> Config:
+    """Of mm_gz: s takes registers too, and with 128 columns silu spills on sm_90."""
+    c = config_of(family, dtype)
+    return c._replace(block_n=min(c.block_n, 64))
+
+
 def rows_are_aligned(*matrices: Tensor) -> bool:
     """Whether the rows of matrices are contiguous and start at multiples of 16 bytes, the unit of TMA and of loads.
 
@@ -228,8 +234,7 @@ def mm_gz(
     being written. float32, bfloat16 or float16; sizes > 0.
     """
     gz = torch.empty_like(s)
-    c = config_of(family(a.device), a.dtype)
-    c = c._replace(block_n=min(c.block_n, 64))  # s takes registers too: with 128 columns silu spills on sm_90
+    c = tile_of_gz(family(a.device), a.dtype)
     sums = a.new_empty(triton.cdiv(a.shape[0], c.block_m), b.shape[1], dtype=torch.float32)
     _launch(mm_gz_kernel, c, a, b, [gz], False, lambda outs: (s, *outs, sums, param), D=ACTIVATIONS[act].first)
     with on_device(a):

@@ -17,11 +17,10 @@ def on_device(t: Tensor) -> AbstractContextManager:
     return torch.cuda.device(t.device) if t.is_cuda and t.device.index != torch.cuda.current_device() else nullcontext()
 
 
-def blocks(rows: int, columns: int, itemsize: int) -> tuple[int, int]:
-    """Rows and columns of the tile of a program."""
-    elements = TILE_BYTES // itemsize
-    width = min(triton.next_power_of_2(columns), elements)
-    return min(triton.next_power_of_2(rows), elements // width), width
+def blocks(rows: int, columns: int, itemsize: int, row_bytes: int = TILE_BYTES) -> tuple[int, int]:
+    """Rows and columns of the tile of a program, which is at most so wide."""
+    width = min(triton.next_power_of_2(columns), row_bytes // itemsize)
+    return min(triton.next_power_of_2(rows), TILE_BYTES // itemsize // width), width
 
 
 def sheet(*tensors: Tensor) -> tuple[int, int, list[tuple[int, int]]] | None:

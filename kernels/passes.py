@@ -10,7 +10,8 @@ from .act import apply, tile
 from .activations import ACTIVATIONS
 from .launch import OPTIONS, blocks, on_device
 
-BLOCK_M, ROW_BYTES, WARPS = 32, 256, 8  # the tile of gz_and_sum; with half of it sin spills on sm_90
+ROW_BYTES = 256  # of a tile
+BLOCK_M, WARPS = 32, 8  # of gz_and_sum; with half of both sin spills on sm_90
 PROGRAMS = 1024  # at least so many, where there are rows enough, keep a large GPU busy
 
 
@@ -45,7 +46,7 @@ def bias_act(z: Tensor, b: Tensor, act: str, param: float, keep: bool) -> tuple[
     y = torch.empty_like(z) if keep else z
     if z.numel() > 0:
         rows, columns = z.numel() // z.shape[-1], z.shape[-1]
-        block_m, block_n = blocks(rows, columns, z.itemsize)
+        block_m, block_n = blocks(rows, columns, z.itemsize, ROW_BYTES)  # rows of a tile share what they read of b
         grid = (triton.cdiv(rows, block_m) * triton.cdiv(columns, block_n),)
         with on_device(z):
             bias_act_kernel[grid](

@@ -44,13 +44,11 @@ def compiled(tasks):
 
 @pytest.mark.parametrize("arch", offline.TARGETS)
 def test_resources(arch):
-    """All kernels, of activations that cost much and little."""
-    tasks = offline.tasks([arch], ["gelu"], [torch.bfloat16])
-    tasks += offline.tasks([arch], ["tanh"], [torch.float32])
-    tasks += offline.tasks([arch], ["mish"], [torch.float64])
-    tasks += offline.tasks([arch], ["relu"], [torch.float16])
+    """Of activations that cost much: those of gelu in 16 bits, and some of others, which differ less."""
+    tasks = offline.tasks([arch], ["gelu"], [torch.bfloat16])[::2]
+    tasks += offline.tasks([arch], ["tanh", "sin"], [torch.float32])[::8]
+    tasks += offline.tasks([arch], ["mish", "gelu_tanh"], [torch.float64])[::6]
     rows = compiled(tasks)
-    assert {row["kernel"] for row in rows} == launched()
     assert len({tuple(row[key] for key in offline.SORTED_BY) for row in rows}) == len(rows)
 
 
