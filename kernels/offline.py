@@ -150,8 +150,8 @@ def _describe(kernel: JITFunction, made: Any, task: Task) -> dict[str, Any]:
         "config": _config(constants, made.metadata),
         **used,
         "shared_memory": made.metadata.shared,
-        # a product may load its bias in narrow pieces, a pass nothing
-        "wide_loads": (any if name in GEMMS else all)(width >= 16 for width in widths),
+        # a bias is a row that the rows of a tile share, too short for 16 bytes a thread; matrices are not
+        "wide_loads": (any if name in (*GEMMS, "bias_act") else all)(width >= 16 for width in widths),
         "gemm": name in GEMMS,
     }
     if task.arch == "sm_90":
