@@ -157,25 +157,32 @@ def config_of(family: str, dtype: torch.dtype) -> Config:
     return CONFIGS[family][16 if dtype.itemsize == 2 else precision(dtype)]
 
 
-def has_rows(t: Tensor) -> bool:
-    """Whether each row of a matrix is contiguous."""
-    return t.stride(1) == 1 or t.shape[1] == 1
+def tile_of_gz(family: str, dtype: torch.dtype) -> Config:
+    """Of mm_gz: s takes registers too, and with 128 columns silu spills on sm_90."""
+    c = config_of(family, dtype)
+    return c._replace(block_n=min(c.block_n, 64))
 
 
-def suits_descriptors(*matrices: Tensor) -> bool:
-    """Whether TMA can read these matrices: 16 bytes is its unit."""
+def rows_are_aligned(*matrices: Tensor) -> bool:
+    """Whether the rows of matrices are contiguous and start at multiples of 16 bytes, the unit of TMA and of loads.
+
+    Without it elements are read one by one: that is slow, and takes more registers than there are.
+    """
     return all(
         t.stride(1) == 1 and t.stride(0) * t.itemsize % 16 == 0 and t.data_ptr() % 16 == 0 and t.numel() > 0
         for t in matrices
     )
 
 
-def _launch(kernel, a: Tensor, b: Tensor, outs: list[Tensor], trans_b: bool, rest, **constants) -> None:
+def takes(x: Tensor, w: Tensor) -> bool:
+    """Whether linear_act multiplies these as fast as it can: matrices whose rows, and the result's, are aligned."""
+    return x.dtype != torch.float64 and rows_are_aligned(x, w) and w.shape[0] * w.itemsize % 16 == 0
+
+
+def _launch(kernel, c: Config, a: Tensor, b: Tensor, outs: list[Tensor], trans_b: bool, rest, **constants) -> None:
     """Run a kernel over all tiles of outs[0]; `rest` makes the arguments between the operands and the sizes."""
     (m, k), n = a.shape, outs[0].shape[1]
-    on = family(a.device)
-    c = config_of(on, a.dtype)
-    tma = on in ("sm_90", "sm_100") and suits_descriptors(a, b, *outs)
+    tma = family(a.device) in ("sm_90", "sm_100") and rows_are_aligned(a, b, *outs)
     operands, to = [a, b], outs
     if tma:
         of_b = [c.block_n, c.block_k] if trans_b else [c.block_k, c.block_n]
@@ -206,8 +213,9 @@ def linear_act(
     y = x.new_empty(x.shape[0], w.shape[0])
     kept = torch.empty_like(y) if keep else y
     bias = y if b is None else b.contiguous()
+    c = config_of(family(x.device), x.dtype)
     _launch(
-        linear_act_kernel, x, w, [y, kept], True, lambda outs: (bias, *outs, param),
+        linear_act_kernel, c, x, w, [y, kept], True, lambda outs: (bias, *outs, param),
         D=ACTIVATIONS[act].value, HAS_BIAS=b is not None, KEEP=keep,
     )  # fmt: skip
     return y, kept if keep else x.new_empty(0)
@@ -226,8 +234,8 @@ def mm_gz(
     being written. float32, bfloat16 or float16; sizes > 0.
     """
     gz = torch.empty_like(s)
-    block_m = config_of(family(a.device), a.dtype).block_m
-    sums = a.new_empty(triton.cdiv(a.shape[0], block_m), b.shape[1], dtype=torch.float32)
-    _launch(mm_gz_kernel, a, b, [gz], False, lambda outs: (s, *outs, sums, param), D=ACTIVATIONS[act].first)
+    c = tile_of_gz(family(a.device), a.dtype)
+    sums = a.new_empty(triton.cdiv(a.shape[0], c.block_m), b.shape[1], dtype=torch.float32)
+    _launch(mm_gz_kernel, c, a, b, [gz], False, lambda outs: (s, *outs, sums, param), D=ACTIVATIONS[act].first)
     with on_device(a):
         return gz, add_up(sums, a.dtype)

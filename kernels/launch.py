@@ -6,8 +6,8 @@ import torch
 import triton
 from torch import Tensor
 
-# 16 bytes a thread and load, of 2-byte numbers; measured nowhere yet, the usual size for passes bound by memory
-ELEMENTS = 1024
+# of the tile of a program: 16 bytes a load in each thread of 4 warps, which are 256 on AMD's GPUs
+TILE_BYTES = 16 * 256
 # Sums are fused multiply-adds on every GPU; without the option Triton 3.10 turns them off.
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
@@ -17,10 +17,10 @@ def on_device(t: Tensor) -> AbstractContextManager:
     return torch.cuda.device(t.device) if t.is_cuda and t.device.index != torch.cuda.current_device() else nullcontext()
 
 
-def blocks(rows: int, columns: int) -> tuple[int, int]:
-    """Rows and columns of the tile of a program."""
-    width = min(triton.next_power_of_2(columns), ELEMENTS)
-    return min(triton.next_power_of_2(rows), ELEMENTS // width), width
+def blocks(rows: int, columns: int, itemsize: int, row_bytes: int = TILE_BYTES) -> tuple[int, int]:
+    """Rows and columns of the tile of a program, which is at most so wide."""
+    width = min(triton.next_power_of_2(columns), row_bytes // itemsize)
+    return min(triton.next_power_of_2(rows), TILE_BYTES // itemsize // width), width
 
 
 def sheet(*tensors: Tensor) -> tuple[int, int, list[tuple[int, int]]] | None:

@@ -32,7 +32,7 @@ def linear_act(
     m = math.prod(lead)
     way = "stock" if act == "identity" or 0 in (m, n, k) else way_of(gemm.family(x.device), x.dtype, m, k, n)
     rows = x.reshape(m, k) if way == "triton" else x
-    if way == "triton" and x.dtype != torch.float64 and gemm.has_rows(rows) and gemm.has_rows(w):
+    if way == "triton" and gemm.takes(rows, w):
         y, kept = gemm.linear_act(rows, w, b, act, param, keep)
         return y.view(*lead, n), kept.view(*lead, n) if keep else kept
     if way == "stock":

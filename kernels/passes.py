@@ -10,7 +10,8 @@ from .act import apply, tile
 from .activations import ACTIVATIONS
 from .launch import OPTIONS, blocks, on_device
 
-BLOCK_M, BLOCK_N = 16, 128  # of gz_and_sum: 256 bytes of a row, of 2-byte numbers
+ROW_BYTES = 256  # of a tile
+BLOCK_M, WARPS = 32, 8  # of gz_and_sum; with half of both sin spills on sm_90
 PROGRAMS = 1024  # at least so many, where there are rows enough, keep a large GPU busy
 
 
@@ -45,7 +46,7 @@ def bias_act(z: Tensor, b: Tensor, act: str, param: float, keep: bool) -> tuple[
     y = torch.empty_like(z) if keep else z
     if z.numel() > 0:
         rows, columns = z.numel() // z.shape[-1], z.shape[-1]
-        block_m, block_n = blocks(rows, columns)
+        block_m, block_n = blocks(rows, columns, z.itemsize, ROW_BYTES)  # rows of a tile share what they read of b
         grid = (triton.cdiv(rows, block_m) * triton.cdiv(columns, block_n),)
         with on_device(z):
             bias_act_kernel[grid](
@@ -116,9 +117,9 @@ def add_up(sums: Tensor, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def rows_of_part(rows: int, columns: int) -> int:
+def rows_of_part(rows: int, columns: int, block_n: int) -> int:
     """How many rows a program of gz_and_sum takes; by the shape alone, so that sums have the same bits each time."""
-    across = triton.cdiv(columns, BLOCK_N)
+    across = triton.cdiv(columns, block_n)
     return min(max(triton.next_power_of_2(rows * across // PROGRAMS + 1), BLOCK_M), 16 * BLOCK_M)
 
 
@@ -134,13 +135,15 @@ def gz_and_sum(
     gz = gy if s is None else gy.new_empty(m, n)
     if gy.numel() == 0 or (s is None and not need_sum):
         return gz, gy.new_zeros(n if need_sum else 0)
-    part = rows_of_part(m, n)
+    block_n = ROW_BYTES // gy.itemsize
+    part = rows_of_part(m, n, block_n)
     parts = triton.cdiv(m, part)
     width = torch.float64 if gy.dtype == torch.float64 else torch.float32
     sums = gy.new_empty((parts, n) if need_sum else 0, dtype=width)
     with on_device(gy):
-        gz_and_sum_kernel[(triton.cdiv(n, BLOCK_N), parts)](
+        gz_and_sum_kernel[(triton.cdiv(n, block_n), parts)](
             gy if s is None else s, gy, gz, sums, param, m, n, part, *gy.stride(),
-            D=ACTIVATIONS[act].first, HAS_D=s is not None, SUM=need_sum, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, **OPTIONS,
+            D=ACTIVATIONS[act].first, HAS_D=s is not None, SUM=need_sum, BLOCK_M=BLOCK_M, BLOCK_N=block_n,
+            **OPTIONS | {"num_warps": WARPS},
         )  # fmt: skip
         return gz, add_up(sums, gy.dtype) if need_sum else gy.new_empty(0)

@@ -54,11 +54,6 @@ def test_check_finds_a_wrong_gradient(monkeypatch):
     assert {row.op for row in check("cpu") if not row.ok} == {"act silu", "linear_act silu"}
 
 
-def test_kernels(capsys):
-    assert main(["kernels"]) == 0
-    assert "no GPU kernels yet" in capsys.readouterr().out
-
-
 def test_runs_as_a_module_and_refuses_nonsense():
     assert python("-m", "fusegrad", "info").returncode == 0
     wrong = python("-m", "fusegrad", "inof")

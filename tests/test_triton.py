@@ -23,6 +23,7 @@ TESTS = Path(__file__).parent
 # the tests that run in the interpreter, and which of them: it takes 10 ms a launch, too long for numerical gradients
 INTERPRETED = {
     "triton": "",
+    "bytes_moved": "",
     "activations": "",
     "layouts": "",
     "backward": "",

@@ -1,6 +1,8 @@
 """python -m fusegrad: what runs where on this machine, a self-test, the benchmarks, the GPU kernels."""
 
 import argparse
+import importlib.util
+import json
 import os
 import platform
 import sys
@@ -13,7 +15,10 @@ from rich.table import Table
 import fusegrad
 
 from . import backends, functional, ops
+from .activations import REGISTRY
 from .check import check
+
+ARCHS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,7 +27,12 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("info", help="versions, devices, and which backend serves each op")
     checking = commands.add_parser("check", help="values and gradients of all ops on this machine against float64")
     checking.add_argument("--device", default=None, help="cpu, cuda, ...; all there are if left out")
-    commands.add_parser("kernels", help="the GPU kernels and their resources")
+    kernels = commands.add_parser("kernels", help="compile the GPU kernels, without a GPU, and list what they take")
+    kernels.add_argument("--arch", choices=ARCHS, help="that of the GPU here, else sm_90, if left out")
+    kernels.add_argument("--act", choices=REGISTRY, nargs="+", default=list(REGISTRY), help="all if left out")
+    dtypes = [str(d).removeprefix("torch.") for d in functional.DTYPES]
+    kernels.add_argument("--dtype", choices=dtypes, nargs="+", default=dtypes, help="all if left out")
+    kernels.add_argument("--json", action="store_true", help="print a list of objects")
     commands.add_parser("bench", help="the benchmarks against stock torch", add_help=False)
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["bench"]:
@@ -90,5 +100,27 @@ def _check(console: Console, args: argparse.Namespace) -> int:
 
 
 def _kernels(console: Console, args: argparse.Namespace) -> int:
-    console.print("no GPU kernels yet: on a GPU every op runs on the PyTorch reference")
+    """A line for each kernel that is shipped, read from its machine code."""
+    missing = "there is no Triton to compile the GPU kernels: pip install triton"
+    if importlib.util.find_spec("triton") is not None:
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        missing = "Triton's interpreter compiles nothing: unset FUSEGRAD_BACKEND and TRITON_INTERPRET" * interpreted
+    if missing:
+        print(f"fusegrad kernels: {missing}", file=sys.stderr)
+        return 1
+    from .kernels import gemm, offline  # imported when used: they import Triton
+
+    arch = args.arch or (gemm.family(torch.device("cuda")) if torch.cuda.is_available() else "sm_90")
+    todo = offline.tasks([arch], args.act, [getattr(torch, dtype) for dtype in args.dtype])
+    found = offline.resources(todo)
+    progress = track(found, f"compiling for {arch}", len(todo), console=Console(stderr=True), transient=True)
+    rows = sorted((row for rows in progress for row in rows), key=lambda row: [str(row[k]) for k in offline.SORTED_BY])
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    table = Table(*(key.replace("_", " ") for key in rows[0]), box=None, header_style="bold")
+    say = {True: "yes", False: "no", None: ""}
+    for row in rows:
+        table.add_row(*(str(value if type(value) is int else say.get(value, value)) for value in row.values()))
+    console.print(table)
     return 0

@@ -1,0 +1,162 @@
+"""Every pass over memory moves the least it can: it reads each operand once and writes each result once. What comes
+on top, partial sums and the bias that rows share, is an eighth at most. Counted in Triton's interpreter.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fusegrad import backends
+
+pytestmark = pytest.mark.skipif(not backends.INTERPRETED, reason="runs in the interpreter, by test_triton.py")
+M, N = 64, 256
+
+
+class Traffic:
+    """The addresses that kernels load from and store to, one of each element moved."""
+
+    def __init__(self, monkeypatch):
+        from triton.runtime.interpreter import InterpreterBuilder
+
+        self.moved = {"create_masked_load": [], "create_masked_store": []}
+        for name in self.moved:
+            monkeypatch.setattr(InterpreterBuilder, name, self.counting(name, getattr(InterpreterBuilder, name)))
+
+    def counting(self, name, method):
+        # of both, the first arguments are pointers, the last of three the mask of a store, the second that of a load
+        place = 1 if name == "create_masked_load" else 2
+
+        def counted(builder, *args, **options):
+            pointers, mask = args[0], args[place]
+            addresses = np.asarray(pointers.data)[np.asarray(mask.data)]
+            self.moved[name].append((addresses, pointers.get_element_ty().primitive_bitwidth // 8))
+            return method(builder, *args, **options)
+
+        return counted
+
+    def times(self, name, t):
+        """How often each element of a contiguous tensor was moved."""
+        addresses = np.concatenate([a for a, _ in self.moved[name]]).astype(np.int64) - t.data_ptr()
+        inside = addresses[(addresses >= 0) & (addresses < t.numel() * t.itemsize)]
+        return np.bincount(inside // t.itemsize, minlength=t.numel())
+
+    def bytes(self):
+        return sum(a.size * size for moved in self.moved.values() for a, size in moved)
+
+
+@pytest.fixture
+def traffic(monkeypatch):
+    return Traffic(monkeypatch)
+
+
+def assert_least(traffic, operands, results):
+    for t in operands:
+        assert traffic.times("create_masked_load", t).max() <= 1
+    for t in results:
+        assert (traffic.times("create_masked_store", t) == 1).all()
+    least = sum(t.numel() * t.itemsize for t in (*operands, *results))
+    assert least * 0.5 < traffic.bytes() <= least * (1 + 1 / 8)
+
+
+def fresh(*shape, dtype, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+# name: of matrices s, g, gy and a row b, the operands and what makes the results of them; the row is an operand too
+def act(order, has_g):
+    from fusegrad.kernels import act
+
+    return lambda s, g, gy, b: ((s, g) if has_g else (s,), [act.act(s, g if has_g else None, "gelu", 1.0, order)])
+
+
+def act_backward(order, needed):
+    from fusegrad.kernels import act
+
+    def run(s, g, gy, b):
+        needs_gy, needs_g = needed[0] or needed[1], needed[0] or needed[2]
+        operands = s, *([gy] * needs_gy), *([g] * needs_g)
+        return operands, act.act_backward(gy, s, g, "gelu", 1.0, order, *needed)
+
+    return run
+
+
+def mul_constant():
+    from fusegrad.kernels import act
+
+    return lambda s, g, gy, b: ((s,), [act.mul_constant(s, 2.0)])
+
+
+def bias_act(keep):
+    from fusegrad.kernels import passes
+
+    return lambda s, g, gy, b: ((s,), passes.bias_act(s, b, "gelu", 1.0, keep))
+
+
+def gz_and_sum(act, need_sum):
+    from fusegrad.kernels import passes
+
+    def run(s, g, gy, b):
+        gz, gb = passes.gz_and_sum(gy, None if act == "identity" else s, act, 1.0, need_sum)
+        return ((gy,), [gb]) if act == "identity" else ((gy, s), [gz, gb])
+
+    return run
+
+
+PASSES = {
+    "act 0": (act, 0, False),
+    **{f"act {order}{' of g' * has_g}": (act, order, has_g) for order in (1, 2, 3) for has_g in (False, True)},
+    **{
+        f"act_backward {order} {needed}": (act_backward, order, needed)
+        for order in (1, 2)
+        for needed in ((True, True, True), (True, False, False), (False, True, False), (False, False, True))
+    },
+    "mul_constant": (mul_constant,),
+    "bias_act": (bias_act, False),
+    "bias_act keeping z": (bias_act, True),
+    "gz": (gz_and_sum, "gelu", False),
+    "gz and sum": (gz_and_sum, "gelu", True),
+    "sum of gy": (gz_and_sum, "identity", True),
+}
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("name", PASSES)
+def test_passes(traffic, name, dtype):
+    make, *args = PASSES[name]
+    s, g, gy = (fresh(M, N, dtype=dtype, seed=seed) for seed in range(3))
+    operands, results = make(*args)(s, g, gy, fresh(N, dtype=dtype))
+    assert_least(traffic, operands, [t for t in results if t.numel() > 0])
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("keep", (False, True))
+def test_product_with_act(traffic, keep, dtype):
+    """y, and z if it is kept, are written as they are made; x and w are read once by each row or column of tiles."""
+    from fusegrad.kernels import gemm
+
+    x, w, b = fresh(M, 64, dtype=dtype), fresh(N, 64, dtype=dtype), fresh(N, dtype=dtype)
+    results = [t for t in gemm.linear_act(x, w, b, "gelu", 1.0, keep) if t.numel() > 0]
+    assert len(results) == 1 + keep
+    assert_tiles(traffic, gemm.config_of("sm_90", dtype), x, w, [b], results)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+def test_product_with_derivative(traffic, dtype):
+    """gz is written as it is made, s read once; of gz, that is never read again, come the sums."""
+    from fusegrad.kernels import gemm
+
+    a, b, s = fresh(M, 64, dtype=dtype), fresh(64, N, dtype=dtype), fresh(M, N, dtype=dtype)
+    results = gemm.mm_gz(a, b, s, "gelu", 1.0)
+    assert traffic.times("create_masked_load", s).max() <= 1
+    assert traffic.times("create_masked_load", results[0]).max() == 0
+    assert_tiles(traffic, gemm.tile_of_gz("sm_90", dtype), a, b, [], results)
+
+
+def assert_tiles(traffic, tile, a, b, rows, results):
+    down, across = math.ceil(M / tile.block_m), math.ceil(N / tile.block_n)
+    for t, times in ((a, across), (b, down), *((t, down) for t in rows)):
+        assert (traffic.times("create_masked_load", t) == times).all()
+    for t in results:
+        assert (traffic.times("create_masked_store", t) == 1).all()

@@ -1,0 +1,84 @@
+"""The GPU kernels, compiled for each architecture without one: none spills or asks for more shared memory than there
+is, passes load 16 bytes at a time, and products of 16-bit numbers run on Hopper's matrix units.
+"""
+
+import json
+import os
+import pkgutil
+from importlib import import_module
+
+import pytest
+import torch
+
+from fusegrad import kernels
+from fusegrad.activations import REGISTRY
+from fusegrad.cli import main
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
+
+from fusegrad.kernels import offline
+
+SHARED_MEMORY = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}  # of a program
+KEYS = {"arch", "kernel", "function", "dtype", "config", "registers", "spill_bytes", "shared_memory", "wide_loads"}
+KEYS |= {"gemm", "wgmma"}
+
+
+def faults(row):
+    if row["spill_bytes"] > 0:
+        yield f"spills {row['spill_bytes']} bytes"
+    if row["shared_memory"] > SHARED_MEMORY[row["arch"]]:
+        yield f"takes {row['shared_memory']} bytes of shared memory"
+    if not row["wide_loads"]:
+        yield "loads less than 16 bytes at a time"
+    if row.get("wgmma") is False and row["gemm"] and row["dtype"] in ("bfloat16", "float16"):
+        yield "multiplies without wgmma"
+
+
+def compiled(tasks):
+    rows = [row for rows in offline.resources(tasks, workers=1) for row in rows]
+    assert not [(list(faults(row)), row) for row in rows if list(faults(row))]
+    return rows
+
+
+@pytest.mark.parametrize("arch", offline.TARGETS)
+def test_resources(arch):
+    """Of activations that cost much: those of gelu in 16 bits, and some of others, which differ less."""
+    tasks = offline.tasks([arch], ["gelu"], [torch.bfloat16])[::2]
+    tasks += offline.tasks([arch], ["tanh", "sin"], [torch.float32])[::8]
+    tasks += offline.tasks([arch], ["mish", "gelu_tanh"], [torch.float64])[::6]
+    rows = compiled(tasks)
+    assert len({tuple(row[key] for key in offline.SORTED_BY) for row in rows}) == len(rows)
+
+
+def launched():
+    """The kernels in kernels/, as their names tell."""
+    modules = [import_module(f"{kernels.__name__}.{m.name}") for m in pkgutil.iter_modules(kernels.__path__)]
+    return {name.removesuffix("_kernel") for m in modules for name in vars(m) if name.endswith("_kernel")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("act", REGISTRY)
+@pytest.mark.parametrize("arch", offline.TARGETS)
+def test_resources_of_every_kernel(arch, act):
+    compiled(offline.tasks([arch], [act]))
+
+
+def test_command_prints_json(capsys):
+    assert main(["kernels", "--arch", "sm_90", "--act", "tanh", "--dtype", "bfloat16", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["kernel"] for row in rows} == launched() and all(row.keys() == KEYS for row in rows)
+    assert all(row["wgmma"] == row["gemm"] and row["registers"] > 0 for row in rows)
+
+
+def test_command_prints_a_table(capsys):
+    assert main(["kernels", "--arch", "gfx942", "--act", "identity", "--dtype", "float64"]) == 0
+    out = capsys.readouterr().out
+    assert "spill bytes" in out and "identity_first" in out and "wgmma" not in out
+
+
+def test_command_says_that_triton_is_missing(capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["kernels"]) == 1
+    assert "pip install triton" in capsys.readouterr().err
