@@ -15,11 +15,13 @@ import fusegrad as fg
 from fusegrad import backends
 from fusegrad.check import check
 from fusegrad.cli import main
+from fusegrad.kernels import choice
 from fusegrad.ops import OPS
 
 from cases import DEVICE
 
 ROOT = Path(__file__).parent.parent
+TRITON = {"FUSEGRAD_BACKEND": "triton"}  # on CPU tensors, by its interpreter
 
 
 def code_blocks(document):
@@ -74,6 +76,44 @@ def test_bench_smoke(tmp_path):
         rows = list(csv.DictReader((tmp_path / f"{name}_cpu.csv").open()))
         assert {"stock", "fusegrad"} <= {row["provider"] for row in rows}
         assert all(row["machine"] and row["torch"] for row in rows)
+
+
+def test_tune_smoke(tmp_path):
+    """By the interpreter, which is a machine like another: the table that it writes is the one that the layers read."""
+    pytest.importorskip("triton")
+    run = python("-m", "fusegrad", "tune", "--device", "cpu", "--smoke", "--out", str(tmp_path / "sm_90.csv"), **TRITON)
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = choice.read(tmp_path / "sm_90.csv")
+    assert [(row.dtype, row.m, row.k, row.n) for row in rows] == [
+        (dtype, 16, 32, 16) for dtype in ("bfloat16", "float16", "float32", "float64")
+    ]
+    code = (
+        "import sys, torch, pathlib; from fusegrad.kernels import choice; choice.TABLES = pathlib.Path(sys.argv[1])\n"
+    )
+    code += "print(*(choice.way_of('sm_90', getattr(torch, d), 20, 20, 20) for d in sys.argv[2:]))"
+    read = python("-c", code, str(tmp_path), *(row.dtype for row in rows))
+    assert read.stdout.split() == [row.way for row in rows], read.stderr
+
+
+def test_tune_says_what_is_missing(tmp_path):
+    pytest.importorskip("triton")
+    assert "FUSEGRAD_BACKEND=triton" in python("-m", "fusegrad", "tune", "--device", "cpu", "--smoke").stdout
+    (tmp_path / "file").touch()
+    where = str(tmp_path / "file" / "sm_90.csv")
+    run = python("-m", "fusegrad", "tune", "--device", "cpu", "--smoke", "--out", where, **TRITON)
+    assert run.returncode == 1 and "can't write" in run.stdout and "--out" in run.stdout
+
+
+def test_a_way_is_taken_where_it_wins_by_a_margin():
+    from fusegrad.benchmarks.harness import Result
+    from fusegrad.benchmarks.tune import fastest
+
+    results = lambda **ms: [Result("", way, "", ms=t) for way, t in ms.items()]
+    nan = float("nan")
+    assert fastest(results(stock=1.0, cublas=1.02, triton=1.5)) == "cublas"
+    assert fastest(results(stock=1.0, cublas=1.04, triton=1.5)) == "stock"
+    assert fastest(results(stock=1.0, cublas=0.9, triton=0.5)) == "triton"
+    assert fastest(results(stock=1.0, cublas=nan, triton=nan)) == "stock"
 
 
 @pytest.mark.parametrize("document", ("docs/extending.md", "docs/extending.zh.md", "README.md"))

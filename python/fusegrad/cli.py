@@ -24,9 +24,12 @@ def main(argv: list[str] | None = None) -> int:
     checking.add_argument("--device", default=None, help="cpu, cuda, ...; all there are if left out")
     commands.add_parser("kernels", help="the GPU kernels and their resources")
     commands.add_parser("bench", help="the benchmarks against stock torch", add_help=False)
+    commands.add_parser("tune", help="measure which kernels compute a layer fastest on this GPU", add_help=False)
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["bench"]:
         return _bench(argv[1:])
+    if argv[:1] == ["tune"]:
+        return _tune(argv[1:])
     args = parser.parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     return {"info": _info, "check": _check, "kernels": _kernels}[args.command](console, args)
@@ -34,6 +37,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _bench(argv: list[str]) -> int:
     from fusegrad.benchmarks import main  # imported when used: it loads what only benchmarks need
+
+    return main(argv)
+
+
+def _tune(argv: list[str]) -> int:
+    from fusegrad.benchmarks.tune import main
 
     return main(argv)
 
