@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,47 @@ def test_readme_table_is_that_of_the_csv(tmp_path):
     text = (ROOT / "README.md").read_text()
     shown = text.split("<!-- benchmark table: begin -->")[1].split("<!-- benchmark table: end -->")[0]
     assert shown.strip() == markdown(ROOT / "benchmarks" / "results").strip()
+
+
+def test_gpu_smoke():
+    """What `make gpu` does, on the CPU: every kernel by the interpreter, and a few of the other steps."""
+    if DEVICE != "cpu":
+        pytest.skip("it is what runs this")
+    steps = ("kernels", "memcheck", "tests", "call_overhead")
+    run = python("benchmarks/gpu.py", "--device", "cpu", "--smoke", *steps, PYTHONPATH="python", OUT="")
+    assert run.returncode == 0, run.stdout + run.stderr
+    said = re.findall(r"^(\w+) +\d+ s  (.*)$", run.stdout, re.MULTILINE)
+    assert [name for name, _ in said] == list(steps)
+    expected = (r"ok: \d+ of \d+ right", "skipped: no ", r"ok: \d+ tests collected", r"ok: \d+ s in total")
+    for (_, got), pattern in zip(said, expected, strict=True):
+        assert re.match(pattern, got), run.stdout
+    assert "| no grad 4×4 tanh, module, float32 |" in run.stdout
+
+
+def test_gpu_stops_and_tells_a_step(capfd, tmp_path, monkeypatch):
+    from fusegrad.benchmarks import gpu
+
+    monkeypatch.setattr(gpu, "LOG", tmp_path / "log")
+    monkeypatch.setattr(gpu, "INTERRUPT_SECONDS", 1)
+    slow = "import time\nprint('half', flush=True)\ntry: time.sleep(60)\nfinally: print('interrupted', flush=True)"
+    in_a_minute = time.monotonic() + 60
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    ran = {
+        name: gpu._run(name, gpu.Step([sys.executable, "-c", code]), limit, in_a_minute)[1]
+        for name, code, limit in (
+            ("good", "print('fine')", 30),
+            ("bad", "print('oh'); raise SystemExit(3)", 30),
+            ("slow", slow, 5),
+            ("deaf", deaf, 5),
+        )
+    }
+    assert ran["good"] == "ok: fine" and ran["bad"] == "failed with exit code 3: oh"
+    assert ran["slow"].startswith("stopped after 5 s: ") and ran["deaf"] == "stopped after 5 s"
+    assert gpu._run("late", gpu.Step(["true"]), 30, time.monotonic())[1] == "not run: no time left"
+    assert gpu._run("not", gpu.Step([], skipped="no GPU"), 30, in_a_minute)[1] == "skipped: no GPU"
+    shown, log = capfd.readouterr().out, (tmp_path / "log").read_text()
+    assert "\ninterrupted\n" in shown and "\noh\n" in shown and "\nfine\n" not in shown
+    assert "\nfine\n" in log
 
 
 def test_gpu_says_what_is_missing():
