@@ -19,7 +19,7 @@ from fusegrad.cli import main
 from fusegrad.kernels import choice
 from fusegrad.ops import OPS
 
-from cases import DEVICE
+from cases import DEVICE, on_cpu
 
 ROOT = Path(__file__).parent.parent
 TRITON = {"FUSEGRAD_BACKEND": "triton"}  # on CPU tensors, by its interpreter
@@ -49,6 +49,7 @@ def test_check(capsys):
     assert "WRONG" not in out and "linear_act gelu_tanh" in out and "float16" in out
 
 
+@on_cpu
 def test_check_finds_a_wrong_gradient(monkeypatch):
     """An error of 1e-4 in one derivative turns its lines to WRONG."""
     act = fg.functional.ops.act
@@ -68,6 +69,7 @@ def test_runs_as_a_module_and_refuses_nonsense():
     assert wrong.returncode == 2 and "invalid choice" in wrong.stderr
 
 
+@on_cpu
 def test_bench_smoke(tmp_path):
     """Every benchmark validates its results and writes what it says."""
     run = python("-m", "fusegrad", "bench", "--smoke", "--out", str(tmp_path))
@@ -79,6 +81,7 @@ def test_bench_smoke(tmp_path):
         assert all(row["machine"] and row["torch"] for row in rows)
 
 
+@on_cpu
 def test_tune_smoke(tmp_path):
     """By the interpreter, which is a machine like another: the table that it writes is the one that the layers read."""
     pytest.importorskip("triton")
@@ -96,6 +99,7 @@ def test_tune_smoke(tmp_path):
     assert read.stdout.split() == [row.way for row in rows], read.stderr
 
 
+@on_cpu
 def test_tune_says_what_is_missing(tmp_path):
     pytest.importorskip("triton")
     assert "FUSEGRAD_BACKEND=triton" in python("-m", "fusegrad", "tune", "--device", "cpu", "--smoke").stdout
@@ -117,6 +121,7 @@ def test_a_way_is_taken_where_it_wins_by_a_margin():
     assert fastest(results(stock=1.0, cublas=nan, triton=nan)) == "stock"
 
 
+@on_cpu
 @pytest.mark.parametrize("document", ("docs/extending.md", "docs/extending.zh.md", "README.md"))
 def test_documented_code_runs(document):
     """All python blocks of a document, in order, in one process."""
@@ -134,7 +139,9 @@ def test_both_tutorials_have_the_same_code():
     assert english == chinese
 
 
+@on_cpu
 def test_example_reaches_the_accuracy_of_stock():
+    pytest.importorskip("sklearn")
     run = python("examples/digits.py")
     assert run.returncode == 0, run.stderr
     accuracies = [float(a) for a in re.findall(r"accuracy ([\d.]+) %", run.stdout)]
@@ -149,10 +156,10 @@ def test_readme_table_is_that_of_the_csv(tmp_path):
     assert shown.strip() == markdown(ROOT / "benchmarks" / "results").strip()
 
 
+@on_cpu
 def test_gpu_smoke():
     """What `make gpu` does, on the CPU: every kernel by the interpreter, and a few of the other steps."""
-    if DEVICE != "cpu":
-        pytest.skip("it is what runs this")
+    pytest.importorskip("triton")
     steps = ("kernels", "memcheck", "tests", "call_overhead")
     run = python("benchmarks/gpu.py", "--device", "cpu", "--smoke", *steps, PYTHONPATH="python", OUT="")
     assert run.returncode == 0, run.stdout + run.stderr
