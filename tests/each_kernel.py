@@ -39,6 +39,12 @@ def checks(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: s
             lambda t=t, g=g, order=order: [act.act(t, g, name, 1.0, order)],
             lambda t=t, g=g, order=order: [reference.act(t.double(), g if g is None else g.double(), name, 1.0, order)],
         )
+    for order in (1, 2):
+        yield (
+            f"act_backward {order}",
+            lambda order=order: act.act_backward(gy, s, columns, name, 1.0, order, True, True, True),
+            lambda order=order: reference.act_backward(*wide(gy, s, columns), name, 1.0, order, True, True, True),
+        )
     yield "mul_constant", lambda: [act.mul_constant(s, 0.5)], lambda: [s.double() * 0.5]
     for way, (keep, bias) in itertools.product(choice.WAYS[1:], ((False, b), (True, b), (True, None))):
         yield (
