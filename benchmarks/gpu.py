@@ -4,7 +4,7 @@ It uses the torch of the interpreter that runs it, offline, and installs nothing
 laid out as an installation would lay them out, as links in build/gpu, and that folder goes first on PYTHONPATH: so
 `fusegrad.kernels` and `fusegrad.benchmarks` are found by every process, also while `import fusegrad` runs. What the
 steps print goes to build/gpu.log, of a step that fails its last lines to the terminal too; csv files and the log are
-copied to $OUT, where that is set, after each step.
+copied to $OUT, where that is set, after each step; `python -m fusegrad.benchmarks.report --plots` plots them.
 """
 
 import argparse

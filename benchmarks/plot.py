@@ -1,5 +1,6 @@
 """The plot of a benchmark, made from its csv: stock's time over each provider's, case by case."""
 
+import importlib
 from pathlib import Path
 from textwrap import shorten
 
@@ -62,3 +63,9 @@ def plot(csv: Path, title: str) -> Path | None:
     figure.savefig(path, dpi=120, bbox_inches="tight")
     pyplot.close(figure)
     return path
+
+
+def question(name: str) -> str:
+    """What a benchmark asks."""
+    module = importlib.import_module(f".{name}", __package__)
+    return (module.__doc__ or name).splitlines()[0]

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from . import record
 from .harness import Budget, Result, measure
 from .machine import facts, sentence
-from .plot import plot
+from .plot import plot, question
 from .table import table, verdict
 
 NAMES = ("linear_act", "mlp_training", "second_order", "call_overhead")
@@ -89,7 +89,6 @@ def _run(name: str, args: argparse.Namespace, out: Path, console: Console, faile
     A case that stock or fusegrad does not compute, or not right, goes to `failed`; the others are measured after it.
     """
     module = importlib.import_module(f".{name}", __package__)
-    question = (module.__doc__ or name).splitlines()[0]
     cases = module.cases(args.device, args.smoke)
     smoke = Budget(rounds=2, seconds=0.1, compile_seconds={})
     full = Budget(ROUNDS, SECONDS[args.device], dict(COMPILE_SECONDS[args.device]))
@@ -108,9 +107,9 @@ def _run(name: str, args: argparse.Namespace, out: Path, console: Console, faile
                 failed.append(f"{name}, {case.name}: {type(e).__name__}: {e}")
             record.write(csv, results, args.device)
             progress.advance(task)
-    console.print(table(results, f"{name}: {question}"))
+    console.print(table(results, f"{name}: {question(name)}"))
     if not results:
         return results
-    if plot(csv, question) is None:
+    if plot(csv, question(name)) is None:
         console.print("No plot was made: matplotlib is missing (pip install matplotlib).")
     return results
