@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     LOG.parent.mkdir(exist_ok=True)
     LOG.unlink(missing_ok=True)
     _link()
-    os.environ |= {"PYTHONPATH": str(LINKS), "FUSEGRAD_TEST_DEVICE": args.device, "PYTHONUNBUFFERED": "1"}
+    os.environ |= {"PYTHONPATH": str(LINKS), "PYTHONUNBUFFERED": "1"}
     chosen = [name for name in LIMITS if name in (args.steps or UNASKED)]
     stretch = max(1.0, TOTAL_SECONDS / sum(LIMITS[name] for name in chosen))
     done: list[tuple[str, str, float]] = []
@@ -125,6 +125,7 @@ def _steps(device: str, smoke: bool, results: Path) -> dict[str, Step]:
     sanitizer = shutil.which(SANITIZER[0]) or shutil.which(SANITIZER[0], path="/usr/local/cuda/bin")
     missing = f"no {SANITIZER[0]}" if sanitizer is None else "no GPU" if device == "cpu" else ""
     checked = [sanitizer or "", *SANITIZER[1:], *kernels]
+    tests = [python, "-m", "pytest", *_pytest_options(), *(["--collect-only"] if smoke else [])]
     tune = [python, "-m", "fusegrad", "tune", "--device", device, *tiny]
     bench = [python, "-m", "fusegrad", "bench", "--device", device, "--out", str(results), *tiny]
     steps = {
@@ -133,7 +134,7 @@ def _steps(device: str, smoke: bool, results: Path) -> dict[str, Step]:
         # each tensor an allocation of its own, else what is written past its end is another tensor's
         "memcheck": Step(checked, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, missing),
         "check": Step([python, "-m", "fusegrad", "check", "--device", device]),
-        "tests": Step([python, "-m", "pytest", *_pytest_options(), *(["--collect-only"] if smoke else [])]),
+        "tests": Step(tests, {"FUSEGRAD_TEST_DEVICE": device}),
         "tune": Step(tune, interpreted),
     }
     return steps | {name: Step([*bench, name]) for name in LIMITS if name not in steps}

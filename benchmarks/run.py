@@ -21,7 +21,7 @@ SWEEPS = ("gemm_peak", "grid")  # many cases: only when asked for
 ROUNDS = 30
 SECONDS = {"cpu": 1.0, "cuda": 0.5}
 # Compiling runs a C++ compiler on a CPU; on a GPU max-autotune and QuACK try many kernels for each shape
-COMPILE_SECONDS = {"cpu": {"compile": 40.0}, "cuda": {"compile": 30.0, "max-autotune": 30.0, "quack": 30.0}}
+COMPILE_SECONDS = {"cpu": {"compile": 40.0}, "cuda": {"compile": 20.0, "max-autotune": 30.0, "quack": 20.0}}
 WIDTH = 180  # of a table that goes to a file
 
 
