@@ -49,8 +49,8 @@ bench: build  ## the benchmarks against stock torch, on the CPU, in under 4 minu
 	$(PY) -m fusegrad bench
 
 # Uses PYTHON's own torch and packages, offline and without a venv.
-gpu:  ## build, test and benchmark on the CUDA device of this machine
-	PYTHONPATH=python $(PYTHON) benchmarks/gpu.py
+gpu:  ## build, test and benchmark on the CUDA device of this machine; STEPS="tune linear_act" for some steps
+	PYTHONPATH=python $(PYTHON) benchmarks/gpu.py $(STEPS)
 
 clean:  ## remove what the targets made
 	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

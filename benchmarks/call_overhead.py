@@ -31,7 +31,7 @@ def _build(kind: str, mode: str, n: int, device: str, provider: str, dtype: torc
     x, gy = (normal(n, n, seed=i, like=like, dtype=dtype, device=device) for i in range(2))
     for t in (w, b):
         t.requires_grad_(mode != "no grad")  # torch.no_grad() would itself cost 1 us
-    function = linear_act(provider, ACT, device) if kind == "function" else None
+    function = linear_act(provider, ACT) if kind == "function" else None
 
     def forward() -> tuple[torch.Tensor, ...]:
         return (module(x) if function is None else function(x, w, b),)

@@ -10,7 +10,7 @@ from torch import Tensor
 import fusegrad as fg
 
 from .harness import Case, Step
-from .providers import Cannot, normal
+from .providers import COMPILING, Cannot, normal
 
 SECONDS = 1.0  # for each case
 # (m, n, k) of y (m, n) = x (m, k) w^T: squares, wide, tall, deep, odd, few rows
@@ -39,7 +39,7 @@ def cases(device: str, smoke: bool) -> list[Case]:
     """Each product of each size."""
     sizes = ((8, 24, 16),) if smoke else SIZES[device]
     return [
-        Case(f"{product} {m}×{k}→{n}", dtype, partial(_build, product, m, n, k, dtype, device), ("compile",))
+        Case(f"{product} {m}×{k}→{n}", dtype, partial(_build, product, m, n, k, dtype, device), COMPILING)
         for dtype in DTYPES[device]
         for m, n, k in sizes
         for product in STOCK

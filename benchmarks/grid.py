@@ -6,6 +6,7 @@ import torch
 
 from .harness import Case
 from .linear_act import case
+from .providers import RIVALS
 
 SECONDS = 0.5  # for each case
 # (rows of x, k, n): not those of the other benchmarks
@@ -33,7 +34,7 @@ def cases(device: str, smoke: bool) -> list[Case]:
     if smoke:
         grid = grid[:2]
     return [
-        case(training, shape, act, dtype, device, leave_out=("compile", "mkldnn"))
+        case(training, shape, act, dtype, device, leave_out=RIVALS)
         for shape, act, dtype in grid
         for training in (False, True)
     ]

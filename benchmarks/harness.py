@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from .machine import dtype_name, peak_gflops
+from .machine import allow_tf32, copy_gbs, cuda_seconds, dtype_name, peak_gflops
 from .memory import bytes_kept
-from .providers import Cannot, providers
+from .providers import COMPILING, RIVALS, Cannot, providers
 
 SAMPLE_SECONDS = 0.005  # a step shorter than this is repeated within a sample
 MIN_ROUNDS = 3  # unless they take OVERTIME times what a case may take
@@ -21,7 +21,8 @@ OVERTIME = 4
 WARM_UP = {"cpu": 1, "cuda": 3}  # runs of a compiled step before it counts: CUDA graphs are recorded in the second
 # fusegrad promises an error of at most twice stock's. A rival only has to compute the same function: oneDNN's sums
 # over K are 3 times less exact than MKL's. In float64 the truth is stock's own result, no more exact than others.
-STOCK_ERRORS = {"fusegrad": 2, "compile": 10, "mkldnn": 10, "stock": math.inf}
+STOCK_ERRORS = {"stock": math.inf} | dict.fromkeys(RIVALS, 10)  # of others, OUR_ERROR
+OUR_ERROR = 2
 FLOAT64_ERROR = 1e-12
 
 
@@ -41,6 +42,7 @@ class Case:
     dtype: torch.dtype
     build: Callable[[str, torch.dtype], Step]  # (provider, dtype to run in); raises Cannot
     leave_out: tuple[str, ...] = ()  # providers that are not asked
+    tf32: bool = False  # whether products of float32 may be in tf32
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Budget:
 
     rounds: int
     seconds: float  # of timing, for each case
-    compile_seconds: float  # of torch.compile, for all cases; counted down
+    compile_seconds: dict[str, float]  # of each provider that compiles, for all cases; counted down
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class Result:
     q3: float = math.nan
     ratio: float = math.nan  # stock's median over this one
     gflops: float = math.nan  # of the matrix products that stock does
-    peak_percent: float = math.nan  # those, of the FMA peak
+    peak_percent: float = math.nan  # those, of the FMA peak, or of a large product on a GPU
+    gbs: float = math.nan  # as if inputs were read once and results written once, in GB/s
+    copy_percent: float = math.nan  # that, of what a large copy moves; known on a GPU
     error: float = math.nan
     stock_error: float = math.nan
     bytes_kept: float = math.nan
@@ -75,36 +79,49 @@ class WrongResult(AssertionError):
     """A provider's result is too far from float64 to be worth timing."""
 
 
-def measure(case: Case, device: str, budget: Budget, tell: Callable[[str], None]) -> list[Result]:
-    """The results of a case, one per provider, stock first; `tell` hears what is being done."""
+def measure(
+    case: Case, device: str, budget: Budget, tell: Callable[[str], None], of: Sequence[str] = ()
+) -> list[Result]:
+    """The results of a case, one per provider, stock first; `tell` hears what is being done.
+
+    The providers are those of the device, or `of`.
+    """
+    with allow_tf32(case.tf32):
+        return _measure(case, device, budget, tell, of or providers(device))
+
+
+def _measure(case: Case, device: str, budget: Budget, tell: Callable[[str], None], of: Sequence[str]) -> list[Result]:
+    torch.compiler.reset()  # else a case counts against the recompile limit of the cases before it
     tell(f"{case.name}: float64")
     with _Flops() as flops:
-        truth = case.build("stock", torch.float64).run()
+        step = case.build("stock", torch.float64)
+        truth = step.run()
+    moved = sum(t.numel() for t in (*step.owned, *truth)) * case.dtype.itemsize
+    del step
     results: dict[str, Result] = {}
     steps: dict[str, Callable[[], object]] = {}
-    for provider in providers(device):
+    for provider in of:
         if provider in case.leave_out:
             continue
         tell(f"{case.name}: {provider}")
-        result = Result(case.name, provider, dtype_name(case.dtype))
+        result = Result(case.name, provider, dtype_name(case.dtype, case.tf32))
         try:
             step = _ready(case, provider, device, budget)
             result = _held_to(truth, step, case, result, results.get("stock", result).error)
             steps[provider] = step.run
-        except WrongResult:
-            raise
-        except Exception as e:
+        except Exception as e:  # one that is wrong is not worth timing, one that fails can't be; ours may do neither
             if provider in ("stock", "fusegrad"):
                 raise
             result = replace(result, cannot=_first_sentence(e))
         results[provider] = result
     tell(f"{case.name}: timing")
     times, peak = _times(steps, case.dtype, device, budget)
+    copied = copy_gbs(device)
     stock = statistics.median(times["stock"])
     for provider, seconds in times.items():
         median = statistics.median(seconds)
         q1, _, q3 = statistics.quantiles(seconds * 2 if len(seconds) == 1 else seconds, n=4, method="inclusive")
-        gflops = flops.total / median / 1e9
+        gflops, gbs = flops.total / median / 1e9, moved / median / 1e9
         results[provider] = replace(
             results[provider],
             ms=median * 1e3,
@@ -113,6 +130,8 @@ def measure(case: Case, device: str, budget: Budget, tell: Callable[[str], None]
             ratio=stock / median,
             gflops=gflops,
             peak_percent=100 * gflops / peak if peak else math.nan,
+            gbs=gbs,
+            copy_percent=100 * gbs / copied if copied else math.nan,
         )
     return list(results.values())
 
@@ -128,6 +147,8 @@ def error(result: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
         return math.inf
     worst = 0.0
     for y, y64 in zip(result, truth, strict=True):
+        if y.numel() == 0:
+            continue
         off = ((y.double() - y64).abs().max() / y64.abs().max().clamp_min(torch.finfo(torch.float64).tiny)).item()
         if math.isnan(off):
             return off
@@ -136,9 +157,9 @@ def error(result: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
 
 
 def _ready(case: Case, provider: str, device: str, budget: Budget) -> Step:
-    if provider != "compile":
+    if provider not in COMPILING:
         return case.build(provider, case.dtype)
-    if budget.compile_seconds <= 0:
+    if budget.compile_seconds.get(provider, 0) <= 0:
         raise Cannot("no time left to compile")
     start = time.perf_counter()
     try:
@@ -147,7 +168,7 @@ def _ready(case: Case, provider: str, device: str, budget: Budget) -> Step:
             step.run()
         return step
     finally:
-        budget.compile_seconds -= time.perf_counter() - start
+        budget.compile_seconds[provider] -= time.perf_counter() - start
 
 
 def _held_to(truth: Sequence[Tensor], step: Step, case: Case, result: Result, stock_error: float) -> Result:
@@ -157,7 +178,7 @@ def _held_to(truth: Sequence[Tensor], step: Step, case: Case, result: Result, st
     off = error(out, truth)
     if result.provider == "stock":
         stock_error = off
-    limit = STOCK_ERRORS[result.provider] * stock_error + torch.finfo(case.dtype).eps
+    limit = STOCK_ERRORS.get(result.provider, OUR_ERROR) * stock_error + torch.finfo(case.dtype).eps
     if case.dtype == torch.float64:
         limit = FLOAT64_ERROR
     if not off <= limit:
@@ -172,7 +193,7 @@ def _times(
     steps: dict[str, Callable[[], object]], dtype: torch.dtype, device: str, budget: Budget
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds per step, a list per provider, and the FMA peak. They take turns; each round another one goes first."""
-    sample = {"cpu": _sample_cpu, "cuda": _sample_cuda}[device]
+    sample = {"cpu": _sample_cpu, "cuda": cuda_seconds}[device]
     # Not between the rounds: the probe's threads and those that wait for torch's next step are more than there are
     # cores, and a machine that is shared takes the time back from the steps that follow.
     before = peak_gflops(dtype, device)
@@ -199,17 +220,6 @@ def _sample_cpu(run: Callable[[], object], repeat: int) -> float:
     for _ in range(repeat):
         run()
     return (time.perf_counter() - start) / repeat
-
-
-def _sample_cuda(run: Callable[[], object], repeat: int) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()  # what other providers left in the queue is not ours
-    start.record()
-    for _ in range(repeat):
-        run()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3 / repeat  # it is in ms
 
 
 def _first_sentence(e: Exception) -> str:

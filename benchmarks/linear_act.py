@@ -1,5 +1,6 @@
 """How fast is y = act(x w^T + b), alone and with its gradients?"""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -8,28 +9,43 @@ from .harness import Case, Step, gradients
 from .providers import needs_autograd, network, normal
 
 ACTS = ("gelu_tanh", "gelu", "relu", "silu", "tanh")
-# (rows of x, k, n): the up-projection of a transformer's MLP, fewer rows of it, a square, a small batch
+# (rows of x, k, n): the up-projection of a transformer's MLP, with every activation
 UP = {"cpu": (512, 768, 3072), "cuda": (8192, 1024, 4096)}
-FEWER = {"cpu": (128, 768, 3072), "cuda": (1024, 1024, 4096)}
-SQUARE = {"cpu": (1024, 1024, 1024), "cuda": (4096, 4096, 4096)}
-SMALL = {"cpu": (8, 768, 3072), "cuda": (64, 1024, 4096)}
+USUAL = {"cpu": torch.float32, "cuda": torch.bfloat16}
+# with the first activation: a square, few rows, another dtype, on a GPU with its products in tf32 too
+MORE: dict[str, tuple[tuple[tuple[int, int, int], torch.dtype, bool], ...]] = {
+    "cpu": (
+        ((1024, 1024, 1024), torch.float32, False),
+        ((8, 768, 3072), torch.float32, False),
+        ((128, 768, 3072), torch.bfloat16, False),
+    ),
+    "cuda": (
+        ((16384, 4096, 4096), torch.bfloat16, False),
+        ((64, 1024, 4096), torch.bfloat16, False),
+        ((4096, 4096, 4096), torch.float32, False),
+        ((4096, 4096, 4096), torch.float32, True),
+        ((1024, 1024, 4096), torch.float32, False),
+    ),
+}
 SMOKE = (8, 24, 16)
 
 Shape = tuple[int, int, int]
 
 
 def cases(device: str, smoke: bool) -> list[Case]:
-    """Every activation on one shape, more shapes with one activation, and the other dtype."""
-    usual, other = torch.float32, torch.bfloat16
-    if device == "cuda":
-        usual, other = other, usual
+    """Every activation on one shape, more shapes and dtypes with one activation."""
+    grid = [(shape, ACTS[0], dtype, tf32) for shape, dtype, tf32 in ((UP[device], USUAL[device], False), *MORE[device])]
+    grid += [(UP[device], act, USUAL[device], False) for act in ACTS[1:]]
     if smoke:
-        grid = [(SMOKE, act, usual) for act in ACTS] + [(SMOKE, "gelu_tanh", other)]
-    else:
-        grid = [(UP[device], act, usual) for act in ACTS]
-        grid += [(shape[device], "gelu_tanh", usual) for shape in (SQUARE, SMALL)]
-        grid += [(FEWER[device], "gelu_tanh", other)]
-    return [case(backward, *of, device) for backward in (False, True) for of in grid]
+        grid = list(dict.fromkeys((SMOKE, act, dtype, tf32) for _, act, dtype, tf32 in grid))
+    return [
+        replace(
+            case(backward, shape, act, dtype, device, leave_out=() if act == ACTS[0] else ("max-autotune",)),
+            tf32=tf32,
+        )
+        for shape, act, dtype, tf32 in grid
+        for backward in (False, True)
+    ]
 
 
 def case(
@@ -61,4 +77,4 @@ def _build(
         y.backward(gy)
         return y.detach(), *gradients((x, w, b))
 
-    return Step(forward_and_backward if backward else forward, (x, w, b, gy))
+    return Step(forward_and_backward, (x, w, b, gy)) if backward else Step(forward, (x, w, b))

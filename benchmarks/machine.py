@@ -4,6 +4,8 @@ import functools
 import os
 import platform
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -13,14 +15,59 @@ import fusegrad
 from fusegrad.backends import _C
 
 PEAK_SECONDS = 0.02  # shorter probes vary by a third
+# of a GPU: a product whose sizes fill it, and a copy of many times its L2
+PEAK_SIZE, COPIED_BYTES, PEAK_RUNS = 8192, 2**31, 10
 SETTINGS = ("LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES", "MKL_", "OMP_", "KMP_", "GOMP_", "FUSEGRAD_")
 
 
 def peak_gflops(dtype: torch.dtype, device: str) -> float:
-    """The FMA peak of the threads in use, probed now; 0 where it is not known: on a GPU, without the extension."""
-    if device != "cpu" or _C is None:
+    """The FMA peak of the threads in use, probed now, or of a large product on a GPU; 0 if there is no extension."""
+    if device == "cuda":
+        return _product_gflops(dtype, torch.backends.cuda.matmul.allow_tf32)
+    if _C is None:
         return 0.0
     return _C.peak_gflops(dtype_name(dtype), torch.get_num_threads(), PEAK_SECONDS)
+
+
+@functools.cache
+def copy_gbs(device: str) -> float:
+    """What a large copy on a GPU reads and writes, in GB/s; 0 on a CPU."""
+    if device != "cuda":
+        return 0.0
+    size = min(COPIED_BYTES, torch.cuda.mem_get_info()[0] // 4)
+    a = torch.rand(size // 4, device=device)
+    b = torch.empty_like(a)
+    return 2 * a.nbytes / min(cuda_seconds(lambda: b.copy_(a), 1) for _ in range(PEAK_RUNS)) / 1e9
+
+
+@functools.cache
+def _product_gflops(dtype: torch.dtype, tf32: bool) -> float:
+    """Of random numbers: a GPU multiplies zeros faster."""
+    a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device="cuda").to(dtype) for _ in range(2))
+    return 2 * PEAK_SIZE**3 / min(cuda_seconds(lambda: a @ b, 1) for _ in range(PEAK_RUNS)) / 1e9
+
+
+def cuda_seconds(run: Callable[[], object], repeat: int) -> float:
+    """What one of a number of runs takes on a GPU, by the GPU's clock."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()  # what others left in the queue is not ours
+    start.record()
+    for _ in range(repeat):
+        run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3 / repeat  # it is in ms
+
+
+@contextmanager
+def allow_tf32(allowed: bool) -> Iterator[None]:
+    """Whether products of float32 on a GPU may be computed in tf32."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @functools.cache
@@ -54,9 +101,9 @@ def sentence(of: dict[str, str]) -> str:
     )
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """torch.float32 -> float32."""
-    return str(dtype).removeprefix("torch.")
+def dtype_name(dtype: torch.dtype, tf32: bool = False) -> str:
+    """torch.float32 -> float32, or tf32 where its products are."""
+    return "tf32" if tf32 else str(dtype).removeprefix("torch.")
 
 
 def _cpu() -> str:

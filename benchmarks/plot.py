@@ -1,12 +1,19 @@
 """The plot of a benchmark, made from its csv: stock's time over each provider's, case by case."""
 
+import importlib
 from pathlib import Path
 from textwrap import shorten
 
 from .machine import sentence
 from .record import read
 
-COLOURS = {"compile": "tab:blue", "mkldnn": "tab:green", "fusegrad": "tab:orange"}
+COLOURS = {
+    "compile": "tab:blue",
+    "max-autotune": "tab:purple",
+    "mkldnn": "tab:green",
+    "quack": "tab:brown",
+    "fusegrad": "tab:orange",
+}
 BAR = 0.26  # height of a bar, where cases are 1 apart
 
 
@@ -28,7 +35,9 @@ def plot(csv: Path, title: str) -> Path | None:
         offset = (i - (len(providers) - 1) / 2) * BAR
         of = {(r.case, r.dtype): r for r, _ in rows if r.provider == provider}
         for y, case in enumerate(cases):
-            r = of[case]
+            r = of.get(case)  # which may have been left out of a case
+            if r is None:
+                continue
             if r.cannot:
                 axes.text(
                     0.01,
@@ -54,3 +63,9 @@ def plot(csv: Path, title: str) -> Path | None:
     figure.savefig(path, dpi=120, bbox_inches="tight")
     pyplot.close(figure)
     return path
+
+
+def question(name: str) -> str:
+    """What a benchmark asks."""
+    module = importlib.import_module(f".{name}", __package__)
+    return (module.__doc__ or name).splitlines()[0]

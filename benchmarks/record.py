@@ -29,7 +29,7 @@ def read(path: Path) -> list[tuple[Result, dict[str, str]]]:
 
 
 def _result(row: dict[str, str]) -> Result:
-    numbers = {k: float(row[k]) if row[k] else math.nan for k in NUMBERS}
+    numbers = {k: float(row[k]) if row.get(k) else math.nan for k in NUMBERS}
     return Result(row["case"], row["provider"], row["dtype"], **numbers, cannot=row["cannot"])
 
 

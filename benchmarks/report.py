@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .harness import Result
 from .machine import sentence
+from .plot import plot, question
 from .record import read
 from .run import NAMES
 from .table import duration
@@ -84,8 +85,12 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m fusegrad.benchmarks.report", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, help="where to put the table, between its marks")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder with the csv files")
+    parser.add_argument("--plots", action="store_true", help="make the plot of each csv too")
     args = parser.parse_args(argv)
     try:
+        if args.plots:
+            for path in sorted(args.results.glob("*.csv")):
+                plot(path, question(path.stem.rpartition("_")[0]))
         table = markdown(args.results)
         if args.file is None:
             print(table)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import grad
 
 from .harness import Case, Step, gradients
-from .providers import needs_autograd, network, normal
+from .providers import COMPILE_MODES, Cannot, needs_autograd, network, normal
 
 ACT = "silu"
 PINN = (3, 512, 512, 512, 512, 1)  # widths
@@ -61,12 +61,14 @@ def _case(name: str, loss: Loss, batch: int, widths: tuple[int, ...], device: st
 
 def _build(loss: Loss, batch: int, widths: tuple[int, ...], device: str, provider: str, dtype: torch.dtype) -> Step:
     needs_autograd(provider)
+    if provider == "quack":
+        raise Cannot("its rules cannot be differentiated")
     like = torch.float32
     model, parameters = network(provider, widths, ACT, device, like=like, dtype=dtype)
     x = normal(batch, widths[0], seed=1, like=like, dtype=dtype, device=device).requires_grad_()
     target = normal(batch, widths[0], seed=2, like=like, dtype=dtype, device=device)
 
-    if provider == "compile":  # what stops it stops it here too, before Inductor has spent its time
+    if provider in COMPILE_MODES:  # what stops it stops it here too, before Inductor has spent its time
         stock, _ = network("stock", widths, ACT, device, like=like, dtype=dtype)
         loss(torch.compile(stock, backend="aot_eager"), x, target).backward()
 

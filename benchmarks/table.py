@@ -13,7 +13,7 @@ def table(results: list[Result], title: str) -> Table:
     shown = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
     shown.add_column("provider", no_wrap=True)
     shown.add_column("case", overflow="fold")
-    for name in ("median", "quartiles", "ratio", "GFLOP/s", "% peak", "error", "stock's", "kept"):
+    for name in ("median", "quartiles", "ratio", "FLOP/s", "% peak", "B/s", "% copy", "error", "stock's", "kept"):
         shown.add_column(name, justify="right", no_wrap=True)
     case = ""
     for r in results:
@@ -30,8 +30,10 @@ def table(results: list[Result], title: str) -> Table:
             duration(r.ms),
             f"{duration(r.q1)} – {duration(r.q3)}",
             _ratio(r),
-            f"{r.gflops:.3g}" if r.gflops >= 1 else f"{r.gflops:.2f}",
+            rate(r.gflops),
             "" if math.isnan(r.peak_percent) else f"{r.peak_percent:.0f}",
+            rate(r.gbs),
+            "" if math.isnan(r.copy_percent) else f"{r.copy_percent:.0f}",
             f"{r.error:.1e}",
             f"{r.stock_error:.1e}",
             size(r.bytes_kept),
@@ -52,6 +54,11 @@ def duration(ms: float) -> str:
     if ms >= 1e3:
         return f"{ms / 1e3:.3g} s"
     return f"{ms:.3g} ms" if ms >= 0.1 else f"{ms * 1e3:.3g} us"
+
+
+def rate(giga: float) -> str:
+    """In G, from ten to the twelve in T."""
+    return f"{giga / 1e3:.3g} T" if giga >= 1e3 else f"{giga:.3g} G" if giga >= 1 else f"{giga:.2f} G"
 
 
 def size(count: float) -> str:

@@ -12,7 +12,7 @@ from fusegrad.activations import REGISTRY
 from . import gemm
 from .act import launch
 from .activations import ACTIVATIONS
-from .choice import way_of
+from .choice import Way, way_of
 from .passes import bias_act, gz_and_sum
 
 
@@ -24,14 +24,20 @@ def linear_act(
     param: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:  # (..., n) twice; the second is empty unless an input is kept
-    keep = keep and REGISTRY[act].keeps_input
-    (n, k), lead = w.shape, x.shape[:-1]
+    (n, k), m = w.shape, math.prod(x.shape[:-1])
     if x.shape[-1] != k or (b is not None and b.shape != (n,)):
         shapes = [None if t is None else tuple(t.shape) for t in (x, w, b)]
         raise RuntimeError("linear_act: the shapes do not fit: x {}, w {}, b {}".format(*shapes))
+    way: Way = "stock" if act == "identity" or 0 in (m, n, k) else way_of(gemm.family(x.device), x.dtype, m, k, n)
+    return by(way, x, w, b, act, param, keep)
+
+
+def by(way: Way, x: Tensor, w: Tensor, b: Tensor | None, act: str, param: float, keep: bool) -> tuple[Tensor, Tensor]:
+    """linear_act in a way of choice.py; by cublas what triton can't take."""
+    keep = keep and REGISTRY[act].keeps_input
+    n, lead = w.shape[0], x.shape[:-1]
     m = math.prod(lead)
-    way = "stock" if act == "identity" or 0 in (m, n, k) else way_of(gemm.family(x.device), x.dtype, m, k, n)
-    rows = x.reshape(m, k) if way == "triton" else x
+    rows = x.reshape(m, w.shape[1]) if way == "triton" else x
     if way == "triton" and gemm.takes(rows, w):
         y, kept = gemm.linear_act(rows, w, b, act, param, keep)
         return y.view(*lead, n), kept.view(*lead, n) if keep else kept

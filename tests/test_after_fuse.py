@@ -77,7 +77,7 @@ CHANGES = {
 def test_changes_are_obeyed(change):
     torch.manual_seed(0)
     build, apply = CHANGES[change]
-    stock = build().eval()
+    stock = build().to(DEVICE).eval()
     fused = fg.fuse(copy.deepcopy(stock))
     x = inputs()
     before = stock(x)
@@ -85,6 +85,7 @@ def test_changes_are_obeyed(change):
     for model in (stock, fused):
         torch.manual_seed(7)
         apply(model)
+        model.to(DEVICE)
     torch.testing.assert_close(fused.eval()(x), stock.eval()(x))
     assert not torch.equal(stock(x), before)
 
@@ -98,7 +99,7 @@ def test_patches_of_the_class_and_its_file_are_obeyed(monkeypatch, patch):
         def forward(self, x):
             return self.nonlin(torch.tanh(self.a(x))) * GLOBAL
 
-    model, x = fg.fuse(Net()), inputs()
+    model, x = fg.fuse(Net().to(DEVICE)), inputs()
     y = model(x)
     if patch == "forward":
         monkeypatch.setattr(Net, "forward", lambda self, x: x)

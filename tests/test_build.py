@@ -11,6 +11,9 @@ import pytest
 
 from fusegrad import backends
 
+from cases import on_cpu
+
+pytestmark = on_cpu
 ROOT = Path(__file__).parent.parent
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "csrc", "kernels", "python", "benchmarks")
 

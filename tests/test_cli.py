@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ import fusegrad as fg
 from fusegrad import backends
 from fusegrad.check import check
 from fusegrad.cli import main
+from fusegrad.kernels import choice
 from fusegrad.ops import OPS
 
-from cases import DEVICE
+from cases import DEVICE, on_cpu
 
 ROOT = Path(__file__).parent.parent
+TRITON = {"FUSEGRAD_BACKEND": "triton"}  # on CPU tensors, by its interpreter
 
 
 def code_blocks(document):
@@ -46,6 +49,7 @@ def test_check(capsys):
     assert "WRONG" not in out and "linear_act gelu_tanh" in out and "float16" in out
 
 
+@on_cpu
 def test_check_finds_a_wrong_gradient(monkeypatch):
     """An error of 1e-4 in one derivative turns its lines to WRONG."""
     act = fg.functional.ops.act
@@ -60,6 +64,7 @@ def test_runs_as_a_module_and_refuses_nonsense():
     assert wrong.returncode == 2 and "invalid choice" in wrong.stderr
 
 
+@on_cpu
 def test_bench_smoke(tmp_path):
     """Every benchmark validates its results and writes what it says."""
     run = python("-m", "fusegrad", "bench", "--smoke", "--out", str(tmp_path))
@@ -71,6 +76,47 @@ def test_bench_smoke(tmp_path):
         assert all(row["machine"] and row["torch"] for row in rows)
 
 
+@on_cpu
+def test_tune_smoke(tmp_path):
+    """By the interpreter, which is a machine like another: the table that it writes is the one that the layers read."""
+    pytest.importorskip("triton")
+    run = python("-m", "fusegrad", "tune", "--device", "cpu", "--smoke", "--out", str(tmp_path / "sm_90.csv"), **TRITON)
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = choice.read(tmp_path / "sm_90.csv")
+    assert [(row.dtype, row.m, row.k, row.n) for row in rows] == [
+        (dtype, 16, 32, 16) for dtype in ("bfloat16", "float16", "float32", "float64")
+    ]
+    code = (
+        "import sys, torch, pathlib; from fusegrad.kernels import choice; choice.TABLES = pathlib.Path(sys.argv[1])\n"
+    )
+    code += "print(*(choice.way_of('sm_90', getattr(torch, d), 20, 20, 20) for d in sys.argv[2:]))"
+    read = python("-c", code, str(tmp_path), *(row.dtype for row in rows))
+    assert read.stdout.split() == [row.way for row in rows], read.stderr
+
+
+@on_cpu
+def test_tune_says_what_is_missing(tmp_path):
+    pytest.importorskip("triton")
+    assert "FUSEGRAD_BACKEND=triton" in python("-m", "fusegrad", "tune", "--device", "cpu", "--smoke").stdout
+    (tmp_path / "file").touch()
+    where = str(tmp_path / "file" / "sm_90.csv")
+    run = python("-m", "fusegrad", "tune", "--device", "cpu", "--smoke", "--out", where, **TRITON)
+    assert run.returncode == 1 and "can't write" in run.stdout and "--out" in run.stdout
+
+
+def test_a_way_is_taken_where_it_wins_by_a_margin():
+    from fusegrad.benchmarks.harness import Result
+    from fusegrad.benchmarks.tune import fastest
+
+    results = lambda **ms: [Result("", way, "", ms=t) for way, t in ms.items()]
+    nan = float("nan")
+    assert fastest(results(stock=1.0, cublas=1.02, triton=1.5)) == "cublas"
+    assert fastest(results(stock=1.0, cublas=1.04, triton=1.5)) == "stock"
+    assert fastest(results(stock=1.0, cublas=0.9, triton=0.5)) == "triton"
+    assert fastest(results(stock=1.0, cublas=nan, triton=nan)) == "stock"
+
+
+@on_cpu
 @pytest.mark.parametrize("document", ("docs/extending.md", "docs/extending.zh.md", "README.md"))
 def test_documented_code_runs(document):
     """All python blocks of a document, in order, in one process."""
@@ -88,7 +134,9 @@ def test_both_tutorials_have_the_same_code():
     assert english == chinese
 
 
+@on_cpu
 def test_example_reaches_the_accuracy_of_stock():
+    pytest.importorskip("sklearn")
     run = python("examples/digits.py")
     assert run.returncode == 0, run.stderr
     accuracies = [float(a) for a in re.findall(r"accuracy ([\d.]+) %", run.stdout)]
@@ -101,6 +149,47 @@ def test_readme_table_is_that_of_the_csv(tmp_path):
     text = (ROOT / "README.md").read_text()
     shown = text.split("<!-- benchmark table: begin -->")[1].split("<!-- benchmark table: end -->")[0]
     assert shown.strip() == markdown(ROOT / "benchmarks" / "results").strip()
+
+
+@on_cpu
+def test_gpu_smoke():
+    """What `make gpu` does, on the CPU: every kernel by the interpreter, and a few of the other steps."""
+    pytest.importorskip("triton")
+    steps = ("kernels", "memcheck", "tests", "call_overhead")
+    run = python("benchmarks/gpu.py", "--device", "cpu", "--smoke", *steps, PYTHONPATH="python", OUT="")
+    assert run.returncode == 0, run.stdout + run.stderr
+    said = re.findall(r"^(\w+) +\d+ s  (.*)$", run.stdout, re.MULTILINE)
+    assert [name for name, _ in said] == list(steps)
+    expected = (r"ok: \d+ of \d+ right", "skipped: no ", r"ok: \d+ tests collected", r"ok: \d+ s in total")
+    for (_, got), pattern in zip(said, expected, strict=True):
+        assert re.match(pattern, got), run.stdout
+    assert "| no grad 4×4 tanh, module, float32 |" in run.stdout
+
+
+def test_gpu_stops_and_tells_a_step(capfd, tmp_path, monkeypatch):
+    from fusegrad.benchmarks import gpu
+
+    monkeypatch.setattr(gpu, "LOG", tmp_path / "log")
+    monkeypatch.setattr(gpu, "INTERRUPT_SECONDS", 1)
+    slow = "import time\nprint('half', flush=True)\ntry: time.sleep(60)\nfinally: print('interrupted', flush=True)"
+    in_a_minute = time.monotonic() + 60
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    ran = {
+        name: gpu._run(name, gpu.Step([sys.executable, "-c", code]), limit, in_a_minute)[1]
+        for name, code, limit in (
+            ("good", "print('fine')", 30),
+            ("bad", "print('oh'); raise SystemExit(3)", 30),
+            ("slow", slow, 5),
+            ("deaf", deaf, 5),
+        )
+    }
+    assert ran["good"] == "ok: fine" and ran["bad"] == "failed with exit code 3: oh"
+    assert ran["slow"].startswith("stopped after 5 s: ") and ran["deaf"] == "stopped after 5 s"
+    assert gpu._run("late", gpu.Step(["true"]), 30, time.monotonic())[1] == "not run: no time left"
+    assert gpu._run("not", gpu.Step([], skipped="no GPU"), 30, in_a_minute)[1] == "skipped: no GPU"
+    shown, log = capfd.readouterr().out, (tmp_path / "log").read_text()
+    assert "\ninterrupted\n" in shown and "\noh\n" in shown and "\nfine\n" not in shown
+    assert "\nfine\n" in log
 
 
 def test_gpu_says_what_is_missing():

@@ -111,7 +111,7 @@ def test_filter():
 
 def test_filter_is_asked_about_linears_and_activations_and_obeyed():
     asked = []
-    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.LayerNorm(4), nn.Linear(4, 4), nn.SiLU())
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.LayerNorm(4), nn.Linear(4, 4), nn.SiLU()).to(DEVICE)
     fg.fuse(model, filter_fn=lambda m, path: asked.append(path) or not isinstance(m, nn.Tanh))
     assert asked == ["0", "1", "3", "4"]
     assert [row.why for row in fg.explain(copy.deepcopy(model))] == ["filter_fn left Tanh after it alone", ""]
@@ -225,7 +225,7 @@ def test_what_no_op_takes_runs_as_in_torch(layout):
 
 
 def test_a_model_that_changes_its_dtype_after_fuse():
-    model, x = fg.fuse(nn.Sequential(nn.Linear(4, 4), nn.Tanh())).to(torch.complex64), inputs(torch.complex64)
+    model, x = fg.fuse(nn.Sequential(nn.Linear(4, 4), nn.Tanh())).to(DEVICE, torch.complex64), inputs(torch.complex64)
     torch.testing.assert_close(model(x), fg.unfuse(model)(x))
 
 
@@ -249,7 +249,7 @@ class Plugin(Registered, key="plugin"):
 
 
 def test_a_base_class_does_not_hear_of_ours():
-    model = fg.fuse(Plugin())
+    model = fg.fuse(Plugin().to(DEVICE))
     assert count_fused(copy.deepcopy(model), inputs()) == 1
     assert Registered.known == {"plugin": Plugin}
 

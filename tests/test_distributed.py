@@ -13,6 +13,9 @@ from torch.distributed.device_mesh import init_device_mesh
 import fusegrad as fg
 from fusegrad import ops
 
+from cases import on_cpu
+
+pytestmark = on_cpu
 RANKS = 2
 close = torch.testing.assert_close
 

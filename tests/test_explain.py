@@ -9,6 +9,7 @@ from torch import nn
 
 import fusegrad as fg
 
+from cases import DEVICE
 from models import MODELS, Functional, Pinn, count_fused, fused_with, inputs, make
 
 
@@ -66,7 +67,7 @@ class Lists(nn.Module):
 
 
 def test_lists_are_followed():
-    model = fg.fuse(Lists())
+    model = fg.fuse(Lists().to(DEVICE))
     assert fused_with(model) == {
         "ls.0": "tanh or silu or softsign (acts[i])",
         "ls.1": "tanh or silu or softsign (acts[i]), silu (acts.1)",
@@ -99,6 +100,7 @@ def test_changes_after_fuse_are_told(change):
     make_, apply, why = CHANGES[change]
     model = fg.fuse(make_())
     apply(model)
+    model.to(DEVICE)
     assert fg.explain(model)[0].why.startswith(why)
     if change != "dtype":  # which cannot run
         assert_listed(model)

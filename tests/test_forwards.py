@@ -317,7 +317,7 @@ class Named(Base):
 
 
 def test_names_of_the_class_are_its_own():
-    model, x = Named(), inputs()
+    model, x = Named().to(DEVICE), inputs()
     y = model(x)
     torch.testing.assert_close(copy.deepcopy(fg.fuse(model))(x), y)
 
@@ -328,7 +328,7 @@ class Reversed(nn.Sequential):
 
 
 def test_a_sequential_that_goes_its_own_way():
-    model, x = Reversed(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), inputs()
+    model, x = Reversed(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).to(DEVICE), inputs()
     y = model(x)
     torch.testing.assert_close(fg.fuse(model)(x), y)
 
@@ -357,7 +357,7 @@ def make_subclass(scale):
 
 def test_methods_inheritance_and_closures():
     for cls, fused in ((Encoder, 1), (make_subclass(2.0), 1)):
-        model, x = cls(), inputs()
+        model, x = cls().to(DEVICE), inputs()
         y = model(x)
         torch.testing.assert_close(fg.fuse(model)(x), y)
         assert count_fused(model, x) == fused
@@ -369,13 +369,13 @@ def test_arguments_and_errors_are_the_authors():
         def forward(self, x, /, *, scale=2.0):
             return torch.tanh(self.a(x)) * scale
 
-    model, x = fg.fuse(Net()), inputs()
+    model, x = fg.fuse(Net().to(DEVICE)), inputs()
     torch.testing.assert_close(model(x, scale=4.0), 2 * model(x))
     for args, kwargs in (((x, 4.0), {}), ((), {"x": x})):
         with pytest.raises(TypeError, match=r"Net\.forward\(\)|required positional"):
             model(*args, **kwargs)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as error:
-        model(torch.ones(2, 5))
+        model(torch.ones(2, 5, device=DEVICE))
     assert "test_forwards.py" in str([entry.path for entry in error.traceback])  # at the author's own line
 
 

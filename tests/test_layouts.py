@@ -11,7 +11,7 @@ import fusegrad as fg
 from fusegrad import ops
 from fusegrad.activations import REGISTRY
 
-from cases import CASES, DEVICE, DTYPES, Case
+from cases import CASES, DEVICE, DTYPES, Case, examples
 
 sizes = st.sampled_from((0, 1, 2, 3, 5, 8, 17))
 
@@ -70,7 +70,7 @@ def sizes_of_terms(case, x, w, b):
     return [t.max().item() if t.numel() else 0.0 for t in sums]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(layers())
 def test_linear_act(layer):
     x, w, b, case = layer
@@ -94,7 +94,7 @@ def test_linear_act(layer):
         error_within_twice(m, s, t.detach(), x.dtype, slack=1e8 if step else None, slope=slope, terms=size)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.data(), st.sampled_from(CASES), st.sampled_from(DTYPES), st.sampled_from((0, 1, 2, 3, 4)))
 def test_act(data, case, dtype, order):
     shape = tuple(data.draw(st.lists(sizes, min_size=1, max_size=3)))
@@ -110,7 +110,7 @@ def test_act(data, case, dtype, order):
     torch.testing.assert_close(out.double(), truth, rtol=0, atol=tolerance)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.data(), st.sampled_from(CASES), st.sampled_from(DTYPES), st.sampled_from((1, 2)))
 def test_act_backward(data, case, dtype, order):
     shape = tuple(data.draw(st.lists(sizes, min_size=1, max_size=3)))
@@ -130,7 +130,7 @@ def test_act_backward(data, case, dtype, order):
         torch.testing.assert_close(out.double(), truth.to(dtype).double(), rtol=0, atol=tolerance)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.data(), st.booleans(), st.booleans(), st.sampled_from(DTYPES))
 def test_mm(data, trans_a, trans_b, dtype):
     m, k, n = (data.draw(sizes) for _ in range(3))
@@ -149,7 +149,7 @@ def test_mm(data, trans_a, trans_b, dtype):
         error_within_twice(mine, theirs, truth.detach(), dtype)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.data(), st.floats(-3, 3), st.sampled_from(DTYPES))
 def test_mul_constant(data, c, dtype):
     x = data.draw(tensors(tuple(data.draw(st.lists(sizes, min_size=1, max_size=3))), dtype)).detach().requires_grad_()

@@ -34,9 +34,12 @@ def main(argv: list[str] | None = None) -> int:
     kernels.add_argument("--dtype", choices=dtypes, nargs="+", default=dtypes, help="all if left out")
     kernels.add_argument("--json", action="store_true", help="print a list of objects")
     commands.add_parser("bench", help="the benchmarks against stock torch", add_help=False)
+    commands.add_parser("tune", help="measure which kernels compute a layer fastest on this GPU", add_help=False)
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["bench"]:
         return _bench(argv[1:])
+    if argv[:1] == ["tune"]:
+        return _tune(argv[1:])
     args = parser.parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     return {"info": _info, "check": _check, "kernels": _kernels}[args.command](console, args)
@@ -44,6 +47,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _bench(argv: list[str]) -> int:
     from fusegrad.benchmarks import main  # imported when used: it loads what only benchmarks need
+
+    return main(argv)
+
+
+def _tune(argv: list[str]) -> int:
+    from fusegrad.benchmarks.tune import main
 
     return main(argv)
 

@@ -141,13 +141,14 @@ def data_parallel(f, r):
     from torch.distributed.fsdp import fully_shard
 
     if not dist.is_initialized():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        backend = "cpu:gloo,cuda:nccl" if DEVICE == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     x = plain()[0]
     stock, replicated, sharded = Net(r), Net(f), Net(f)
     stock(x).sum().backward()
     parallel = nn.parallel.DistributedDataParallel(replicated)
     parallel(x).sum().backward()
     close(replicated.weight.grad, stock.weight.grad)
-    fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+    fully_shard(sharded, mesh=init_device_mesh(DEVICE, (1,)))
     sharded(x).sum().backward()
     close(sharded.weight.grad.full_tensor(), stock.weight.grad)

@@ -1,0 +1,181 @@
+"""`python -m fusegrad tune`: which way of kernels/choice.py is the fastest for each layer, on the GPU at hand.
+
+A layer is timed without and with its pre-activation kept, as inference and training have it, the two together: one way
+serves both. What fits in L2 stays there, as between the layers of a network. The table has a row for each layer, with
+stock's time over that of each way for information; a way displaces DEFAULT only where it is faster by MARGIN.
+"""
+
+import argparse
+import csv
+import importlib.util
+import itertools
+import math
+import tempfile
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fusegrad import backends
+from fusegrad.activations import REGISTRY
+from fusegrad.kernels import choice
+
+from .harness import Budget, Case, Result, Step, measure
+from .machine import dtype_name, facts, sentence
+from .providers import Cannot, normal
+
+DEFAULT: choice.Way = "cublas"
+MARGIN = 0.03
+ACT = "gelu_tanh"
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+# Each speaks for sizes up to choice.REACH times larger and smaller: these cover all between the least and the most.
+M = (16, 64, 256, 1024, 4096, 16384, 65536)
+K = N = (64, 256, 1024, 4096)
+SMOKE = ((16,), (32,), (16,))
+SECONDS = 0.15  # for each layer
+ROUNDS = 20
+FACTS = ("machine", "torch", "commit", "date")
+
+
+def main(argv: list[str]) -> int:
+    """Measure, write the table, and return the exit code: 1 if a way was wrong or a layer could not be measured."""
+    args = _parse(argv)
+    console = Console(width=None if Console().is_terminal else 140, highlight=False)
+    missing = _missing(args)
+    if missing:
+        console.print(f"tune: {missing}", soft_wrap=True)
+        return 1
+    from fusegrad.kernels import gemm  # loads Triton
+
+    if backends.INTERPRETED:
+        from fusegrad.kernels import interpreter
+
+        interpreter.repair()
+    path = args.out or _default_out(gemm.family(torch.device(args.device)), args.smoke)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as e:
+        console.print(f"tune: can't write {path} ({e.strerror}); name another file with --out", soft_wrap=True)
+        return 1
+    console.print(sentence(facts(args.device)), soft_wrap=True)
+    rows, failed = _measure(args, path, console)
+    console.print(_table(rows))
+    console.print(f"The fastest: {_counts(rows)}. Written to {path}", soft_wrap=True)
+    console.print(*failed, sep="\n", style="bold red", markup=False, soft_wrap=True)
+    return 1 if failed or not rows else 0
+
+
+def fastest(results: list[Result]) -> choice.Way:
+    """The way with the shortest time; DEFAULT if none is shorter by MARGIN."""
+    ms = {r.provider: r.ms for r in results if not math.isnan(r.ms)}
+    best: Any = min(ms, key=lambda way: ms[way])
+    return best if DEFAULT not in ms or ms[DEFAULT] > (1 + MARGIN) * ms[best] else DEFAULT
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m fusegrad tune", description="Measure which kernels compute a layer fastest on this GPU."
+    )
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: the interpreter, for tests")
+    parser.add_argument("--smoke", action="store_true", help="one tiny layer in each dtype, over in seconds: for CI")
+    parser.add_argument("--out", type=Path, help="the csv (default: the table that the kernels read)")
+    return parser.parse_args(argv)
+
+
+def _missing(args: argparse.Namespace) -> str:
+    """What stands in the way, in a sentence; empty if nothing."""
+    if importlib.util.find_spec("triton") is None:
+        return "there is no triton: pip install triton"
+    if args.device == "cuda" and not torch.cuda.is_available():
+        return f"torch {torch.__version__} sees no CUDA device here"
+    if args.device == "cpu" and not (backends.INTERPRETED and args.smoke):
+        return "on a CPU the kernels run in Triton's interpreter: set FUSEGRAD_BACKEND=triton, and give --smoke"
+    return ""
+
+
+def _default_out(family: str, smoke: bool) -> Path:
+    """Numbers of --smoke mean nothing and must not replace real ones."""
+    folder = Path(tempfile.mkdtemp(prefix="fusegrad-smoke-")) if smoke else choice.TABLES
+    return folder / f"{family}.csv"
+
+
+def _measure(args: argparse.Namespace, path: Path, console: Console) -> tuple[list[list[Result]], list[str]]:
+    """The results of each layer, and what went wrong. The table grows with each: a run cut short leaves some."""
+    layers = [(dtype, *sizes) for dtype in DTYPES for sizes in itertools.product(*(SMOKE if args.smoke else (M, K, N)))]
+    measured: list[list[Result]] = []
+    rows: list[dict[str, object]] = []
+    failed: list[str] = []
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(layers))
+        tell = lambda what: progress.update(task, description=what)
+        for dtype, m, k, n in layers:
+            case = Case(f"{m}×{k}→{n}", dtype, partial(_build, m, k, n, dtype, args.device))
+            budget = Budget(2, 0.1, {}) if args.smoke else Budget(ROUNDS, SECONDS, {})
+            try:
+                results = measure(case, args.device, budget, tell, of=choice.WAYS)
+            except Exception as e:  # too large for this GPU, say
+                failed.append(f"{case.name}, {dtype_name(dtype)}: {type(e).__name__}: {e}")
+            else:
+                measured.append(results)
+                rows.append(_row(results, dtype, (m, k, n), args.device))
+                failed += [f"{r.case}, {r.dtype}: {r.cannot}" for r in results if "is wrong" in r.cannot]
+                _write(path, rows)
+            progress.advance(task)
+    return measured, failed
+
+
+def _build(m: int, k: int, n: int, like: torch.dtype, device: str, way: choice.Way, dtype: torch.dtype) -> Step:
+    from fusegrad.kernels import linear_act
+
+    if way == "triton" and dtype == torch.float64:
+        raise Cannot("it has no float64")
+    fresh = partial(normal, like=like, dtype=dtype, device=device)
+    x, w, b = fresh(m, k, seed=0), fresh(n, k, seed=1) / math.sqrt(k), fresh(n, seed=2)
+
+    def step() -> tuple[torch.Tensor, ...]:
+        (y, _), (again, z) = (linear_act.by(way, x, w, b, ACT, REGISTRY[ACT].default, keep) for keep in (False, True))
+        return y, again, z
+
+    return Step(step, (x, w, b))
+
+
+def _row(results: list[Result], dtype: torch.dtype, sizes: tuple[int, int, int], device: str) -> dict[str, object]:
+    ratios = {r.provider: "" if math.isnan(r.ratio) else f"{r.ratio:.3f}" for r in results}
+    stock = {"stock_ms": f"{results[0].ms:.5g}"}
+    layer = dict(zip(("dtype", "m", "k", "n"), (dtype_name(dtype), *sizes), strict=True))
+    machine = {k: v for k, v in facts(device).items() if k in FACTS}
+    return layer | {"way": fastest(results)} | stock | {w: ratios[w] for w in choice.WAYS if w != "stock"} | machine
+
+
+def _write(path: Path, rows: list[dict[str, object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _table(measured: list[list[Result]]) -> Table:
+    """A row a layer: the time of each way, stock's over it, and what is taken."""
+    shown = Table("layer", "dtype", box=None, header_style="bold", title="Stock's time over that of each way")
+    for name in ("stock ms", *(w for w in choice.WAYS if w != "stock"), "% peak"):
+        shown.add_column(name, justify="right")
+    shown.add_column("way")
+    for results in measured:
+        ratios = ("–" if r.cannot else f"{r.ratio:.2f}" for r in results if r.provider != "stock")
+        best = max((r.peak_percent for r in results if not math.isnan(r.peak_percent)), default=math.nan)
+        percent = "–" if math.isnan(best) else f"{best:.0f}"
+        shown.add_row(results[0].case, results[0].dtype, f"{results[0].ms:.3g}", *ratios, percent, fastest(results))
+    return shown
+
+
+def _counts(measured: list[list[Result]]) -> str:
+    """How often each way is taken."""
+    counts = Counter(fastest(results) for results in measured)
+    return ", ".join(f"{way} {counts[way]} times" for way in choice.WAYS)

@@ -1,0 +1,95 @@
+"""Every Triton kernel, in sizes that end inside a tile, against float64: `python tests/each_kernel.py cuda`.
+
+A plain program, short enough for compute-sanitizer. With FUSEGRAD_BACKEND=triton it runs on CPU tensors too.
+"""
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from fusegrad import backends, reference
+from fusegrad.benchmarks.harness import error
+from fusegrad.kernels import act, choice, gemm, interpreter, linear_act
+
+# the largest error, of the largest number
+DTYPES = {torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float64: 1e-14}
+# (m, k, n): by descriptors, and without, as 16 bytes are no whole number of rows
+SIZES = ((130, 72, 40), (33, 19, 45))
+ACTS = ("silu", "tanh")  # which keep the input, and the output
+
+Check = tuple[str, Callable[[], Sequence[Tensor]], Callable[[], Sequence[Tensor]]]  # name, ours, in float64
+
+
+def checks(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: str) -> Iterator[Check]:
+    m, k, n = sizes
+    generator = torch.Generator(device).manual_seed(0)
+    fresh = lambda *shape: torch.randn(*shape, generator=generator, device=device).to(dtype)
+    wide = lambda *tensors: [t.double() for t in tensors]
+    x, w, b, gy, gz = fresh(m, k), fresh(n, k) / k**0.5, fresh(n), fresh(m, n), fresh(m, k)
+    s = fresh(m, n).tanh()  # an output of tanh, or any input
+    b_kn = w.mT.contiguous()
+    columns = fresh(n, m).tanh().mT
+    for order, kind, t in (*((order, "", s) for order in range(4)), (1, " of columns", columns)):
+        g = gy if order else None
+        yield (
+            f"act {order}{kind}",
+            lambda t=t, g=g, order=order: [act.act(t, g, name, 1.0, order)],
+            lambda t=t, g=g, order=order: [reference.act(t.double(), g if g is None else g.double(), name, 1.0, order)],
+        )
+    for order in (1, 2):
+        yield (
+            f"act_backward {order}",
+            lambda order=order: act.act_backward(gy, s, columns, name, 1.0, order, True, True, True),
+            lambda order=order: reference.act_backward(*wide(gy, s, columns), name, 1.0, order, True, True, True),
+        )
+    yield "mul_constant", lambda: [act.mul_constant(s, 0.5)], lambda: [s.double() * 0.5]
+    for way, (keep, bias) in itertools.product(choice.WAYS[1:], ((False, b), (True, b), (True, None))):
+        yield (
+            f"linear_act by {way}{', kept' * keep}{', no bias' * (bias is None)}",
+            lambda way=way, keep=keep, bias=bias: linear_act.by(way, x, w, bias, name, 1.0, keep),
+            lambda keep=keep, bias=bias: reference.linear_act(
+                *wide(x, w), bias if bias is None else bias.double(), name, 1.0, keep
+            ),
+        )
+    for at, kind in ((gy, ""), (gy.sum().expand(m, n), " of a sum")):
+        yield (
+            f"linear_act_backward{kind}",
+            lambda at=at: linear_act.linear_act_backward(at, x, w, s, name, 1.0, True, True, True),
+            lambda at=at: reference.linear_act_backward(*wide(at, x, w, s), name, 1.0, True, True, True),
+        )
+
+    def mm_gz_reference() -> list[Tensor]:
+        made = reference.act(s.double(), gz.double() @ b_kn.double(), name, 1.0, 1)
+        return [made, made.sum(0)]
+
+    if dtype != torch.float64:
+        yield "mm_gz", lambda: gemm.mm_gz(gz, b_kn, s, name, 1.0), mm_gz_reference
+
+
+def main(device: str) -> int:
+    """Run all, whatever fails, and return the exit code."""
+    if backends.INTERPRETED:
+        interpreter.repair()
+    wrong = count = 0
+    for dtype, sizes, name in itertools.product(DTYPES, SIZES, ACTS):
+        for what, ours, truth in checks(dtype, sizes, name, device):
+            count += 1
+            try:
+                off = error(ours(), truth())
+                said = "" if off <= DTYPES[dtype] else f"error {off:.1e}"
+            except Exception as e:
+                said = f"{type(e).__name__}: {str(e).strip().splitlines()[-1:]}"
+            if said:
+                wrong += 1
+                print(f"{what}, {name}, {dtype}, {sizes}: {said}")
+    if device == "cuda":
+        torch.cuda.synchronize()
+    print(f"{count - wrong} of {count} right")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
