@@ -65,16 +65,16 @@ def act_kernel(
     tl.store(out_ptr + row * out_row + column * out_column, y.to(out_ptr.dtype.element_ty), inside)
 
 
-def _check(op: str, s: Tensor, g: Tensor) -> None:
-    if g.shape != s.shape or g.dtype != s.dtype:
-        given = f"{tuple(s.shape)}, {tuple(g.shape)}, {s.dtype}, {g.dtype}"
-        raise RuntimeError(f"{op}: s and g differ in shape or dtype: {given}")
+def _check(op: str, names: str, s: Tensor, *others: Tensor) -> None:
+    if any(t.shape != s.shape or t.dtype != s.dtype for t in others):
+        given = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in (s, *others))
+        raise RuntimeError(f"{op}: {names} differ in shape or dtype: {given}")
 
 
 def launch(d: Any, s: Tensor, g: Tensor | None, out: Tensor, param: float, order: int) -> Tensor:
     """out = g D_order(s), of tensors of one shape, for the kernel d of D_order. out may be s."""
     if g is not None:
-        _check("act", s, g)
+        _check("act", "s and g", s, g)
     if out.numel() == 0:
         return out
     inputs: tuple[Tensor, ...] = (s,) if g is None else (s, g)
@@ -157,8 +157,7 @@ def act_backward(
     """Of y = g D_order(s): gs = gy g D_{order+1}(s), gg = gy D_order(s), and y, in one pass."""
     if order not in (1, 2):
         raise ValueError(f"act_backward: order must be 1 or 2, got {order}")
-    for t in (gy, g):
-        _check("act_backward", s, t)
+    _check("act_backward", "gy, s and g", s, gy, g)
     needed = need_s, need_g, need_y
     outs = [torch.empty_like(s) if need else s.new_empty(0) for need in needed]
     if s.numel() == 0 or not any(needed):

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import fusegrad as fg
-from fusegrad import backends, ops, reference
+from fusegrad import backends, reference
 from fusegrad.activations import REGISTRY
 from fusegrad.kernels import SERVED
+from fusegrad.ops import OPS
 
 from cases import CASES, DEFAULTS, DEVICE, DTYPES, Case
 
@@ -63,13 +64,23 @@ def assert_near(y, truth, stock, roundings=1):
 @served
 def test_every_op_has_a_kernel():
     """But for products alone, which are cuBLAS's, and orders above the third."""
-    assert {op for op in ops.OPS if backends.serving(op, DEVICE) == "reference"} == {"act_nth", "linear", "mm"}
-    assert set(SERVED) | {"act_nth", "linear", "mm"} == set(ops.OPS)
+    assert {op for op in OPS if backends.serving(op, DEVICE) == "reference"} == {"act_nth", "linear", "mm"}
+    assert set(SERVED) | {"act_nth", "linear", "mm"} == set(OPS)
 
 
 def test_the_kernels_know_the_registry():
     code = "from fusegrad.kernels.activations import ACTIVATIONS; print(*ACTIVATIONS)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == [*REGISTRY]
+
+
+@served
+def test_an_activation_without_a_kernel_goes_to_the_reference(monkeypatch):
+    monkeypatch.setitem(REGISTRY, "gelu_of_a_user", REGISTRY["gelu"])
+    x, w, b = fresh(5, 3), fresh(4, 3, seed=1), fresh(4, seed=2)
+    for op, args in (("act", (x, None)), ("linear_act", (x, w, b))):
+        rest = (0.0, 0) if op == "act" else (0.0, True)
+        made, known = (OPS[op](*args, name, *rest) for name in ("gelu_of_a_user", "gelu"))
+        torch.testing.assert_close(made, known)
 
 
 SIZES = ((5, 3, 4), (130, 70, 129), (1, 1, 1), (33, 64, 256))
@@ -96,7 +107,7 @@ def test_ways_of_a_layer(way, act, dtype, size):
         b = b if bias else None
         wide = [None if t is None else t.double() for t in (x, w, b)]
         for keep in (True, False):
-            made = ops.OPS["linear_act"](x, w, b, act, 0.0, keep)
+            made = OPS["linear_act"](x, w, b, act, 0.0, keep)
             truth = reference.linear_act(*wide, act, 0.0, keep)
             stock = reference.linear_act(x, w, b, act, 0.0, keep)
             for t in zip(made, truth, stock, strict=True):
@@ -104,7 +115,7 @@ def test_ways_of_a_layer(way, act, dtype, size):
                     assert_near(*t)
         s = stock[0] if not REGISTRY[act].keeps_input else reference.linear(x, w, b)
         args = (gy, x, w, s)
-        made = ops.OPS["linear_act_backward"](*args, act, 0.0, True, True, True)
+        made = OPS["linear_act_backward"](*args, act, 0.0, True, True, True)
         truth = reference.linear_act_backward(*(t.double() for t in args), act, 0.0, True, True, True)
         stock = reference.linear_act_backward(*args, act, 0.0, True, True, True)
         for t in zip(made, truth, stock, strict=True):

@@ -41,19 +41,25 @@ for name in ops.OPS:
 
 
 def _triton(op: str) -> Callable:
-    """The op by its Triton kernel, which is imported when it is first called; by the reference what that can't take."""
+    """The op by its Triton kernel; by the reference what that can't take: a dtype, an old GPU, a new activation."""
     plain = getattr(reference, op)
 
-    @cache
-    def kernel() -> Callable:
-        if INTERPRETED:
-            importlib.import_module("fusegrad.kernels.interpreter").repair()
-        return getattr(importlib.import_module(f"fusegrad.kernels.{SERVED[op]}"), op)
-
     def call(*args):
-        return (kernel() if args[0].dtype in ops.DTYPES and _is_new_enough(args[0].device) else plain)(*args)
+        kernel, activations = _kernels(op)
+        takes = args[0].dtype in ops.DTYPES and _is_new_enough(args[0].device)
+        takes = takes and all(a in activations for a in args if isinstance(a, str))
+        return (kernel if takes else plain)(*args)
 
     return call
+
+
+@cache
+def _kernels(op: str) -> tuple[Callable, dict[str, Any]]:
+    """The kernel of an op and the activations it has, imported when it is first called, as they import Triton."""
+    get = lambda module: importlib.import_module(f"fusegrad.kernels.{module}")
+    if INTERPRETED:
+        get("interpreter").repair()
+    return getattr(get(SERVED[op]), op), get("activations").ACTIVATIONS
 
 
 @cache
