@@ -12,7 +12,7 @@ import torch
 
 from fusegrad import kernels
 from fusegrad.activations import REGISTRY
-from fusegrad.cli import main
+from fusegrad.cli import ARCHS, main
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
@@ -70,6 +70,10 @@ def test_command_prints_json(capsys):
     rows = json.loads(capsys.readouterr().out)
     assert {row["kernel"] for row in rows} == launched() and all(row.keys() == KEYS for row in rows)
     assert all(row["wgmma"] == row["gemm"] and row["registers"] > 0 for row in rows)
+
+
+def test_command_knows_the_architectures():
+    assert ARCHS == tuple(offline.TARGETS)
 
 
 def test_command_prints_a_table(capsys):
