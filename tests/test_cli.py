@@ -17,7 +17,7 @@ from fusegrad import backends
 from fusegrad.check import check
 from fusegrad.cli import main
 from fusegrad.kernels import choice
-from fusegrad.ops import OPS
+from fusegrad.schema import OPS
 
 from cases import DEVICE, on_cpu
 

@@ -70,7 +70,7 @@ def test_every_op_has_its_kernels():
 
 
 def internals_ops():
-    from fusegrad.ops import OPS
+    from fusegrad.schema import OPS
 
     return OPS
 

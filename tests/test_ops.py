@@ -15,7 +15,7 @@ from torch.autograd import forward_ad, grad, gradcheck, gradgradcheck
 
 import fusegrad as fg
 from fusegrad import ops
-from fusegrad.ops import OPS
+from fusegrad.schema import OPS
 
 from cases import CASES, DEFAULTS, DEVICE, Case, leaves, plain
 

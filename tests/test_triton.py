@@ -12,7 +12,7 @@ import fusegrad as fg
 from fusegrad import backends, reference
 from fusegrad.activations import REGISTRY
 from fusegrad.kernels import SERVED
-from fusegrad.ops import OPS
+from fusegrad.schema import OPS
 
 from cases import CASES, DEFAULTS, DEVICE, DTYPES, Case
 

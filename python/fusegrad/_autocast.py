@@ -14,7 +14,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ._autograd import outside_transforms, under_autocast
 from .activations import REGISTRY
-from .ops import OPS, act_backward, library, linear, linear_act, low_act, mm
+from .ops import act_backward, linear, linear_act, low_act, mm
+from .schema import OPS, library
 
 
 def _cast(device: str, dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -4,7 +4,7 @@ import math
 
 from torch.utils.flop_counter import register_flop_formula
 
-from .ops import OPS
+from .schema import OPS
 
 
 @register_flop_formula(OPS["mm"].overloadpacket)

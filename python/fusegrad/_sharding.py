@@ -8,7 +8,7 @@ from torch.distributed.tensor import Partial, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 
 from .activations import REGISTRY
-from .ops import OPS
+from .schema import OPS
 
 ALL = Replicate()
 

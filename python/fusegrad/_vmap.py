@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .activations import REGISTRY
-from .ops import act, act_backward, library, linear, linear_act, mm, mul_constant
+from .ops import act, act_backward, linear, linear_act, mm, mul_constant
+from .schema import library
 
 
 def _vmap(*names: str):

@@ -18,9 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, strided
 
-from . import ops, reference
+from . import reference
 from ._autograd import has_kernel, in_plain_eager, requires_grad
 from .kernels import SERVED
+from .schema import DTYPES, OPS, library
 
 # FUSEGRAD_BACKEND=triton: the Triton kernels serve CPU tensors, by Triton's interpreter. To test them without a GPU.
 INTERPRETED = os.environ.get("FUSEGRAD_BACKEND") == "triton"
@@ -36,8 +37,8 @@ if not INTERPRETED:
             stacklevel=2,
         )
 
-for name in ops.OPS:
-    ops.library.impl(name, getattr(reference, name), "CompositeExplicitAutograd")
+for name in OPS:
+    library.impl(name, getattr(reference, name), "CompositeExplicitAutograd")
 
 
 def _triton(op: str) -> Callable:
@@ -46,7 +47,7 @@ def _triton(op: str) -> Callable:
 
     def call(*args):
         kernel, activations = _kernels(op)
-        takes = args[0].dtype in ops.DTYPES and _is_new_enough(args[0].device)
+        takes = args[0].dtype in DTYPES and _is_new_enough(args[0].device)
         takes = takes and all(a in activations for a in args if isinstance(a, str))
         return (kernel if takes else plain)(*args)
 
@@ -72,7 +73,7 @@ if importlib.util.find_spec("triton") is not None:
     if INTERPRETED:
         os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
     for name in SERVED:
-        ops.library.impl(name, _triton(name), "CPU" if INTERPRETED else "CUDA")  # which is the key of HIP too
+        library.impl(name, _triton(name), "CPU" if INTERPRETED else "CUDA")  # which is the key of HIP too
 elif INTERPRETED:
     raise ImportError("FUSEGRAD_BACKEND=triton, but there is no triton: pip install triton")
 
@@ -107,7 +108,7 @@ def way_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Way:
     if w.dim() != 2 or x.numel() * w.shape[0] > SMALL_LAYER:
         return "function"
     # stock takes complex numbers too, and broadcasts and converts a bias
-    fits = w.dtype in ops.DTYPES and (b is None or (b.dim() == 1 and b.numel() == w.shape[0] and b.dtype == w.dtype))
+    fits = w.dtype in DTYPES and (b is None or (b.dim() == 1 and b.numel() == w.shape[0] and b.dtype == w.dtype))
     return "stock" if fits else "op"
 
 

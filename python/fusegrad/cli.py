@@ -14,9 +14,10 @@ from rich.table import Table
 
 import fusegrad
 
-from . import backends, functional, ops
+from . import backends, functional
 from .activations import REGISTRY
 from .check import check
+from .schema import OPS
 
 ARCHS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
@@ -79,7 +80,7 @@ def _info(console: Console, args: argparse.Namespace) -> int:
         table.add_row(name, str(value))
     console.print(table, "\n")
     serves = Table("op", *_devices(), box=None, header_style="bold")
-    for op in ops.OPS:
+    for op in OPS:
         serves.add_row(op, *(backends.serving(op, device) for device in _devices()))
     console.print(serves)
     console.print(

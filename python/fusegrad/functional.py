@@ -13,7 +13,7 @@ from . import ops
 from ._autograd import keeps_for_backward
 from .activations import as_float, lookup
 from .backends import tensor_is_small, way_of_layer
-from .ops import DTYPES
+from .schema import DTYPES
 
 _NAMES = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
 

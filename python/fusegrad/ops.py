@@ -1,17 +1,7 @@
-"""The closed set of differentiable ops: schema, fake kernel and derivative rules of each.
+"""The ops (schema.py) as differentiable functions: the derivative rule of each.
 
-A rule is made of these ops and of plain aten only, so every order of every transform follows from it.
-
-    act(s, g?, act, param, order)               g * D_order(s), orders 0 to 3
-    act_nth(s, g?, act, param, order)           the same for any order and entry, on the reference
-    act_backward(gy, s, g, ...)                act's gradients gs, gg and act itself, those that are needed
-    mm(a, b, trans_a, trans_b)                  a b, each transposed first if asked
-    linear(x, w, b?)                            x w^T + b
-    linear_act(x, w, b?, act, param, keep)      y = act(x w^T + b), and what backward needs of it
-    linear_act_backward(gy, x, w, s, ...)       its gradients gx, gw, gb, those that are needed
-    mul_constant(x, c)                          c x
-
-How they run under vmap, autocast and the flop counter: _vmap.py, _autocast.py, _flops.py.
+A rule is made of these ops and of plain aten only, so every order of every transform follows from it. How they run
+under vmap, autocast and the flop counter: _vmap.py, _autocast.py, _flops.py.
 """
 
 import math
@@ -22,28 +12,7 @@ from torch import Tensor
 
 from ._autograd import differentiable, in_plain_eager, one_kernel, wanted
 from .activations import REGISTRY
-
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-
-library = torch.library.Library("fusegrad", "DEF")
-SCHEMAS = (
-    "act(Tensor s, Tensor? g, str act, float param, int order) -> Tensor",
-    "act_nth(Tensor s, Tensor? g, str act, float param, int order) -> Tensor",
-    # orders 1 and 2; an output that is not needed is empty
-    "act_backward(Tensor gy, Tensor s, Tensor g, str act, float param, int order, "
-    "bool need_s, bool need_g, bool need_y) -> (Tensor gs, Tensor gg, Tensor y)",
-    "mm(Tensor a, Tensor b, bool trans_a, bool trans_b) -> Tensor",
-    "linear(Tensor x, Tensor w, Tensor? b) -> Tensor",
-    # keep: whether y comes with what backward needs; if not, backward computes it again
-    "linear_act(Tensor x, Tensor w, Tensor? b, str act, float param, bool keep) -> (Tensor y, Tensor kept)",
-    # a gradient that is not needed is empty
-    "linear_act_backward(Tensor gy, Tensor x, Tensor w, Tensor s, str act, float param, "
-    "bool need_x, bool need_w, bool need_b) -> (Tensor gx, Tensor gw, Tensor gb)",
-    "mul_constant(Tensor x, float c) -> Tensor",
-)
-for schema in SCHEMAS:
-    library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-OPS = {name: getattr(torch.ops.fusegrad, name).default for name in (s.split("(")[0] for s in SCHEMAS)}
+from .schema import OPS, library
 
 
 def act(s: Tensor, g: Tensor | None, name: str, param: float, order: int) -> Tensor:
@@ -82,60 +51,6 @@ def total(*terms: Tensor | None) -> Tensor | None:
 def rows(t: Tensor) -> Tensor:
     """(..., k) as a matrix (m, k), also where k is 0."""
     return t if t.dim() == 2 else t.reshape(math.prod(t.shape[:-1]), t.shape[-1])
-
-
-# --- fake kernels: shapes, dtypes and layouts ---------------------------------------------------------------------
-
-
-def _fake(*names: str):
-    def register(kernel):
-        for name in names:
-            torch.library.register_fake(f"fusegrad::{name}", kernel, lib=library)
-
-    return register
-
-
-@_fake("act", "act_nth")
-def _(s, g, act, param, order):
-    return torch.empty_like(s)
-
-
-@_fake("act_backward")
-def _(gy, s, g, act, param, order, *needed):
-    return tuple(torch.empty_like(s) if n else s.new_empty(0) for n in needed)
-
-
-@_fake("mm")
-def _(a, b, trans_a, trans_b):
-    return a.new_empty(a.shape[1 if trans_a else 0], b.shape[0 if trans_b else 1])
-
-
-@_fake("linear")
-def _(x, w, b):
-    return x.new_empty(*x.shape[:-1], w.shape[0])
-
-
-@_fake("linear_act")
-def _(x, w, b, act, param, keep):
-    y = x.new_empty(*x.shape[:-1], w.shape[0])
-    return y, torch.empty_like(y) if keep and REGISTRY[act].keeps_input else x.new_empty(0)
-
-
-@_fake("linear_act_backward")
-def _(gy, x, w, s, act, param, need_x, need_w, need_b):
-    return (
-        x.new_empty(x.shape if need_x else 0),
-        w.new_empty(w.shape if need_w else 0),
-        w.new_empty(w.shape[0] if need_b else 0),
-    )
-
-
-@_fake("mul_constant")
-def _(x, c):
-    return torch.empty_like(x)
-
-
-# --- derivative rules ---------------------------------------------------------------------------------------------
 
 
 class Act(torch.autograd.Function):

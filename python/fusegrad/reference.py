@@ -1,6 +1,6 @@
 """The ops in plain torch, for any device and dtype: the oracle, the fallback and the baseline.
 
-Each takes the arguments of its schema (ops.py) and runs below autograd. Outputs are laid out as the fake kernels
+Each takes the arguments of its schema (schema.py) and runs below autograd. Outputs are laid out as the fake kernels
 say: what a matrix product makes is contiguous, what is elementwise is laid out as its first argument.
 """
 
