@@ -26,7 +26,7 @@ def apply(s, g, p, D: tl.constexpr, ORDER: tl.constexpr):
 @jit
 def tile(columns, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """Rows and columns of this program's tile."""
-    across = tl.cdiv(columns, BLOCK_N)
+    across = (columns - 1) // BLOCK_N + 1  # as tl.cdiv, which adds first: 32 bits may be too few for that
     pid = tl.program_id(0)
     row = (pid // across).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
     column = (pid % across).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]

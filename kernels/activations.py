@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import triton.language as tl
 from triton import jit
 
-from .elementary import bell, clamp, cos, exp, expm1, log1p, normal, sigmoid, sin, tanh
+from .elementary import bell, clamp, cos, divide, exp, expm1, log1p, normal, sigmoid, sin, tanh
 
 
 @jit
@@ -166,17 +166,17 @@ def selu_first(g, y, p):
 
 @jit
 def celu(z, alpha):
-    return tl.where(z <= 0, expm1(z / alpha) * alpha, z)
+    return tl.where(z <= 0, expm1(divide(z, alpha)) * alpha, z)
 
 
 @jit
 def celu_first(g, y, alpha):
-    return tl.where(y > 0, g, g * (y + alpha) / alpha)
+    return tl.where(y > 0, g, divide(g * (y + alpha), alpha))
 
 
 @jit
 def celu_second(y, alpha):
-    return tl.where(y <= 0, one(y, alpha) / alpha, 0.0)
+    return tl.where(y <= 0, divide(one(y, alpha), alpha), 0.0)
 
 
 # --- gelu -----------------------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def logistic(v):
     """v clamped, s, c, q, r."""
     v = clamp(v, -1000.0, 1000.0)
     e = exp(-tl.abs(v))
-    d = 1 / (1 + e)
+    d = divide(1.0, 1 + e)
     ed = e * d
     r = (1 - e) * d
     return v, tl.where(v < 0, ed, d), tl.where(v < 0, d, ed), ed * d, tl.where(v < 0, r, -r)
@@ -245,7 +245,7 @@ def swish_third(v):
 
 @jit
 def silu(z, p):
-    return z / (1 + exp(-z))
+    return divide(z, 1 + exp(-z))
 
 
 @jit
@@ -265,7 +265,7 @@ def silu_third(z, p):
 
 @jit
 def quick_gelu(z, p):
-    return z / (1 + exp(z * -QUICK_K))
+    return divide(z, 1 + exp(z * -QUICK_K))
 
 
 @jit
@@ -346,9 +346,9 @@ def mish_parts(z):
     z = clamp(z, -1000.0, 1000.0)
     e = mish_exp(z)
     n = e * (e + 2)
-    d = 1 / (n + 2)
+    d = divide(1.0, n + 2)
     t = n * d
-    c = 1 / (1 + e)
+    c = divide(1.0, 1 + e)
     s = e * c
     return z, t, s, c, 4 * e * (1 + e) * d * d, c - 2 * t * s
 
@@ -357,7 +357,7 @@ def mish_parts(z):
 def mish(z, p):
     e = mish_exp(z)
     n = e * (e + 2)
-    return z * (n / (n + 2))
+    return z * divide(n, n + 2)
 
 
 @jit
@@ -384,7 +384,7 @@ def mish_third(z, p):
 @jit
 def softplus(z, beta):
     v = beta * z
-    soft = (tl.where(v > 0, v, 0.0) + log1p(exp(-tl.abs(v)))) / beta
+    soft = divide(tl.where(v > 0, v, 0.0) + log1p(exp(-tl.abs(v))), beta)
     return tl.where((v > 20) | (v != v), z, soft)
 
 
@@ -423,25 +423,25 @@ def logsigmoid_second(y, p):
 
 @jit
 def softsign(z, p):
-    return z / (1 + tl.abs(z))
+    return divide(z, 1 + tl.abs(z))
 
 
 @jit
 def softsign_first(g, z, p):
-    d = 1 / (1 + tl.abs(z))
+    d = divide(1.0, 1 + tl.abs(z))
     return g * (d * d)
 
 
 @jit
 def softsign_second(z, p):
-    d = 1 / (1 + tl.abs(z))
+    d = divide(1.0, 1 + tl.abs(z))
     size = 2 * d * d * d
     return tl.where(z == 0, 0.0, tl.where(z < 0, size, -size))
 
 
 @jit
 def softsign_third(z, p):
-    d = 1 / (1 + tl.abs(z))
+    d = divide(1.0, 1 + tl.abs(z))
     return 6 * (d * d) * (d * d)
 
 

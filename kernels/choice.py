@@ -11,7 +11,7 @@ pass. The ways, which all make the same numbers up to rounding:
 
 import csv
 import math
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
@@ -44,7 +44,7 @@ def table(family: str) -> list[Row]:
     return read(TABLES / f"{family}.csv")
 
 
-@cache
+@lru_cache(4096)
 def way_of(family: str, dtype: torch.dtype, m: int, k: int, n: int) -> Way:
     """The way of x w^T with x (m, k) and w (n, k)."""
     name = str(dtype).removeprefix("torch.")

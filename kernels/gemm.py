@@ -128,8 +128,11 @@ CONFIGS = {
     "sm_80": {16: Config(128, 64, 64, 8, 3), "tf32": Config(128, 64, 32, 8, 3), "ieee": Config(64, 64, 16, 8, 2)},
     "sm_90": {16: Config(128, 128, 64, 8, 4), "tf32": Config(128, 64, 32, 8, 4), "ieee": Config(64, 64, 16, 8, 2)},
     "sm_100": {16: Config(128, 128, 64, 8, 4), "tf32": Config(128, 64, 32, 8, 4), "ieee": Config(64, 64, 16, 8, 2)},
+    "sm_120": {16: Config(128, 64, 64, 8, 2), "tf32": Config(64, 64, 32, 8, 2), "ieee": Config(64, 64, 16, 8, 2)},
     "gfx942": {16: Config(128, 128, 32, 8, 2), "tf32": Config(64, 64, 32, 8, 2), "ieee": Config(64, 64, 16, 8, 2)},
+    "gfx950": {16: Config(128, 128, 32, 8, 2), "ieee": Config(64, 64, 16, 8, 2)},  # has no tf32
 }
+WITH_TMA = ("sm_90", "sm_100", "sm_120")
 
 
 @cache
@@ -138,9 +141,10 @@ def family(device: torch.device) -> str:
     if device.type != "cuda":
         return "sm_90"  # the interpreter, which has descriptors
     if torch.version.hip:
-        return "gfx942"
+        name = torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+        return name if name in CONFIGS else "gfx950"
     major = torch.cuda.get_device_capability(device)[0]
-    return {8: "sm_80", 9: "sm_90"}.get(major, "sm_100" if major >= 10 else "sm_80")
+    return {8: "sm_80", 9: "sm_90"}.get(major, "sm_120" if major >= 12 else "sm_100")
 
 
 @cache
@@ -148,13 +152,14 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
-def precision(dtype: torch.dtype) -> str:
-    """How products of float32 may be computed: as the user allows torch to."""
-    return "tf32" if dtype != torch.float32 or torch.backends.cuda.matmul.allow_tf32 else "ieee"
+def precision(family: str, dtype: torch.dtype) -> str:
+    """How numbers are multiplied: float32 in tf32 where there is that, and the user allows torch to."""
+    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if allowed and "tf32" in CONFIGS[family] else "ieee"
 
 
 def config_of(family: str, dtype: torch.dtype) -> Config:
-    return CONFIGS[family][16 if dtype.itemsize == 2 else precision(dtype)]
+    return CONFIGS[family][16 if dtype.itemsize == 2 else precision(family, dtype)]
 
 
 def tile_of_gz(family: str, dtype: torch.dtype) -> Config:
@@ -169,7 +174,11 @@ def rows_are_aligned(*matrices: Tensor) -> bool:
     Without it elements are read one by one: that is slow, and takes more registers than there are.
     """
     return all(
-        t.stride(1) == 1 and t.stride(0) * t.itemsize % 16 == 0 and t.data_ptr() % 16 == 0 and t.numel() > 0
+        t.stride(1) == 1
+        and t.stride(0) >= t.shape[1]  # rows that overlap are not for TMA
+        and t.stride(0) * t.itemsize % 16 == 0
+        and t.data_ptr() % 16 == 0
+        and t.numel() > 0
         for t in matrices
     )
 
@@ -182,7 +191,8 @@ def takes(x: Tensor, w: Tensor) -> bool:
 def _launch(kernel, c: Config, a: Tensor, b: Tensor, outs: list[Tensor], trans_b: bool, rest, **constants) -> None:
     """Run a kernel over all tiles of outs[0]; `rest` makes the arguments between the operands and the sizes."""
     (m, k), n = a.shape, outs[0].shape[1]
-    tma = family(a.device) in ("sm_90", "sm_100") and rows_are_aligned(a, b, *outs)
+    on = family(a.device)
+    tma = on in WITH_TMA and rows_are_aligned(a, b, *outs)
     operands, to = [a, b], outs
     if tma:
         of_b = [c.block_n, c.block_k] if trans_b else [c.block_k, c.block_n]
@@ -192,7 +202,8 @@ def _launch(kernel, c: Config, a: Tensor, b: Tensor, outs: list[Tensor], trans_b
     with on_device(a):
         kernel[(programs,)](
             *operands, *rest(to), m, n, k, a.stride(0), b.stride(0), programs,
-            TMA=tma, PRECISION=precision(a.dtype), BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k, GROUP=GROUP,
+            TMA=tma, PRECISION=precision(on, a.dtype), GROUP=GROUP,
+            BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k,
             num_warps=c.warps, num_stages=c.stages, enable_fp_fusion=True, **constants,
         )  # fmt: skip
 

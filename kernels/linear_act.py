@@ -46,7 +46,7 @@ def by(way: Way, x: Tensor, w: Tensor, b: Tensor | None, act: str, param: float,
     # cuBLAS adds the bias where z is kept, which so is written once, and where z is in 16 bits, which it is rounded to
     # once; else the pass does, in place
     if b is not None and not keep and x.dtype.itemsize > 2:
-        return bias_act(F.linear(x, w).contiguous(), b, act, param, keep)
+        return bias_act(F.linear(x, w).contiguous(), b, act, param), x.new_empty(0)
     z = F.linear(x, w, b).contiguous()
     y = launch(ACTIVATIONS[act].value, z, None, torch.empty_like(z) if keep else z, param, 0)
     return y, z if keep else z.new_empty(0)

@@ -12,19 +12,17 @@ from .launch import OPTIONS, blocks, on_device
 
 ROW_BYTES = 256  # of a tile
 BLOCK_M, WARPS = 32, 8  # of gz_and_sum; with half of both sin spills on sm_90
-PROGRAMS = 1024  # at least so many, where there are rows enough, keep a large GPU busy
+PROGRAMS = 1024  # about so many, where there are rows enough, keep a large GPU busy
 
 
 @jit
 def bias_act_kernel(
     z_ptr,
     b_ptr,
-    y_ptr,
     param: tl.float64,
     rows,
     columns,
     D: tl.constexpr,
-    KEEP: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -33,27 +31,24 @@ def bias_act_kernel(
     inside = (row < rows) & (column < columns)
     at = row * columns + column
     z = tl.load(z_ptr + at, inside, other=0.0).to(W) + tl.load(b_ptr + column, column < columns, other=0.0).to(W)
-    if KEEP:
-        tl.store(z_ptr + at, z.to(z_ptr.dtype.element_ty), inside)
-    tl.store(y_ptr + at, apply(z, z, tl.full([], param, W), D, 0).to(y_ptr.dtype.element_ty), inside)
+    tl.store(z_ptr + at, apply(z, z, tl.full([], param, W), D, 0).to(z_ptr.dtype.element_ty), inside)
 
 
-def bias_act(z: Tensor, b: Tensor, act: str, param: float, keep: bool) -> tuple[Tensor, Tensor]:
-    """y = act(z + b), and z + b if that is kept, of a z that nothing else refers to: one of them takes its place.
+def bias_act(z: Tensor, b: Tensor, act: str, param: float) -> Tensor:
+    """act(z + b) in the place of a z that nothing else refers to: (..., n) and contiguous, b (n).
 
-    z (..., n) is contiguous, b (n).
+    A z + b that is kept comes from the product instead: written here it would be one pass of bytes more.
     """
-    y = torch.empty_like(z) if keep else z
     if z.numel() > 0:
         rows, columns = z.numel() // z.shape[-1], z.shape[-1]
         block_m, block_n = blocks(rows, columns, z.itemsize, ROW_BYTES)  # rows of a tile share what they read of b
         grid = (triton.cdiv(rows, block_m) * triton.cdiv(columns, block_n),)
         with on_device(z):
             bias_act_kernel[grid](
-                z, b.contiguous(), y, param, rows, columns,
-                D=ACTIVATIONS[act].value, KEEP=keep, BLOCK_M=block_m, BLOCK_N=block_n, **OPTIONS,
+                z, b.contiguous(), param, rows, columns,
+                D=ACTIVATIONS[act].value, BLOCK_M=block_m, BLOCK_N=block_n, **OPTIONS,
             )  # fmt: skip
-    return y, z if keep else z.new_empty(0)
+    return z
 
 
 @jit
@@ -76,8 +71,10 @@ def gz_and_sum_kernel(
 ):
     """Of `part` rows. The sums are of gz as it is stored."""
     W: tl.constexpr = tl.float64 if gy_ptr.dtype.element_ty == tl.float64 else tl.float32
-    column = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-    first = tl.program_id(1).to(tl.int64) * part
+    across = (columns - 1) // BLOCK_N + 1
+    place, which = tl.program_id(0) % across, tl.program_id(0) // across
+    column = place.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    first = which.to(tl.int64) * part
     p = tl.full([], param, W)
     sums = tl.full([BLOCK_M, BLOCK_N], 0.0, W)
     for start in range(0, part, BLOCK_M):
@@ -92,9 +89,8 @@ def gz_and_sum_kernel(
         if SUM:
             sums += tl.where(inside, gz.to(W), 0.0)  # D may be no number where nothing was read
     if SUM:
-        at = tl.program_id(1).to(tl.int64) * columns + tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-        within = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N) < columns
-        tl.store(sums_ptr + at, tl.sum(sums, 0), within)
+        along = place.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+        tl.store(sums_ptr + which.to(tl.int64) * columns + along, tl.sum(sums, 0), along < columns)
 
 
 @jit
@@ -141,7 +137,7 @@ def gz_and_sum(
     width = torch.float64 if gy.dtype == torch.float64 else torch.float32
     sums = gy.new_empty((parts, n) if need_sum else 0, dtype=width)
     with on_device(gy):
-        gz_and_sum_kernel[(triton.cdiv(n, block_n), parts)](
+        gz_and_sum_kernel[(triton.cdiv(n, block_n) * parts,)](
             gy if s is None else s, gy, gz, sums, param, m, n, part, *gy.stride(),
             D=ACTIVATIONS[act].first, HAS_D=s is not None, SUM=need_sum, BLOCK_M=BLOCK_M, BLOCK_N=block_n,
             **OPTIONS | {"num_warps": WARPS},

@@ -1,5 +1,7 @@
 """What backward computes and keeps: only the gradients that are used, and no more bytes than stock."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -229,3 +231,26 @@ def test_the_same_bits_on_every_run():
             y = case.linear_act(*args)
             runs.append((y, *grad(y.sum(), args)))
         assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("act", ("silu", "tanh"))
+@pytest.mark.parametrize("inside", itertools.product((False, True), repeat=3), ids=str)
+def test_autocast_around_any_part_of_a_second_derivative(act, inside):
+    """The forward, the gradient and the gradient of that, each inside or outside."""
+    if DEVICE == "cpu" and not torch.backends.mkldnn.is_available():
+        pytest.skip("no products in bfloat16")
+    autocast = lambda on: torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=on)
+
+    def second(layer):
+        x, w, b = leaves(torch.float32)
+        with autocast(inside[0]):
+            y = layer(x, w, b)
+        with autocast(inside[1]):
+            (gx,) = torch.autograd.grad(y.float().square().sum(), x, create_graph=True)
+        with autocast(inside[2]):
+            loss = gx.square().sum()
+            loss.backward()
+        return x.grad, w.grad, b.grad
+
+    case = Case(act)
+    torch.testing.assert_close(second(case.linear_act), second(case.stock_linear), rtol=0.05, atol=0.5)

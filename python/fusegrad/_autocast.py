@@ -5,7 +5,7 @@ CUDA autocast widens to float32 (exp, pow, softplus: docs.pytorch.org/docs/stabl
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ._autograd import outside_transforms, under_autocast
 from .activations import REGISTRY
-from .ops import act_backward, linear, linear_act, low_act, mm
+from .ops import act_backward, linear, linear_act, linear_act_backward, low_act, mm
 from .schema import OPS, library
 
 
@@ -25,6 +25,13 @@ def _cast(device: str, dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Ten
         return _cached(t, dtype) if _is_cached(t, dtype) else t.to(dtype)
 
     return tuple(cast(t) for t in tensors)
+
+
+def _alike(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors in the widest of their dtypes, as torch promotes them: a gradient may come from outside of autocast,
+    what is kept from inside."""
+    dtype = reduce(torch.promote_types, (t.dtype for t in tensors if t is not None))
+    return tuple(None if t is None else t.to(dtype) for t in tensors)
 
 
 def _is_cached(t: Tensor, dtype: torch.dtype) -> bool:
@@ -64,7 +71,7 @@ def _register(device: str) -> None:
     def elementwise(op, tensors):
         def cast(*args):
             given, name = args[:tensors], args[tensors]
-            return partial(op, *(wide(*given) if widens(name) else given), *args[tensors:])
+            return partial(op, *(wide(*given) if widens(name) else _alike(*given)), *args[tensors:])
 
         return cast
 
@@ -82,6 +89,7 @@ def _register(device: str) -> None:
         "mm": lambda a, b, *flags: partial(mm, *low(a, b), *flags),
         "linear": lambda x, w, b: partial(linear, *low(x, w, b)),
         "linear_act": linear_act_cast,
+        "linear_act_backward": lambda *args: partial(linear_act_backward, *_alike(*args[:4]), *args[4:]),
     }
     for name, cast in casts.items():
         under_autocast(library, OPS[name], device, cast)

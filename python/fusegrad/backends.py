@@ -47,7 +47,7 @@ def _triton(op: str) -> Callable:
 
     def call(*args):
         kernel, activations = _kernels(op)
-        takes = args[0].dtype in DTYPES and _is_new_enough(args[0].device)
+        takes = args[0].dtype in DTYPES and _runs_triton(args[0].device)
         takes = takes and all(a in activations for a in args if isinstance(a, str))
         return (kernel if takes else plain)(*args)
 
@@ -64,9 +64,17 @@ def _kernels(op: str) -> tuple[Callable, dict[str, Any]]:
 
 
 @cache
-def _is_new_enough(device: torch.device) -> bool:
-    """Whether Triton compiles for a GPU: NVIDIA's from 8.0 (Ampere) on, and AMD's."""
-    return device.type == "cpu" or bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
+def _runs_triton(device: torch.device) -> bool:
+    """Whether Triton compiles for a GPU, NVIDIA's from 8.0 (Ampere) on and AMD's, and has the C compiler it needs."""
+    if device.type == "cpu":
+        return True
+    try:
+        importlib.import_module("triton.runtime").driver.active.get_current_target()
+    except Exception as e:
+        says = f"fusegrad: Triton does not run here ({e}); on {device} every op runs on the PyTorch reference."
+        warnings.warn(says, stacklevel=2)
+        return False
+    return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 if importlib.util.find_spec("triton") is not None:

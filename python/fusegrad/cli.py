@@ -19,7 +19,7 @@ from .activations import REGISTRY
 from .check import check
 from .schema import OPS
 
-ARCHS = ("sm_80", "sm_90", "sm_100", "gfx942")
+ARCHS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942", "gfx950")
 
 
 def main(argv: list[str] | None = None) -> int:
