@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import triton.language as tl
 from triton import jit
 
-from .elementary import bell, clamp, cos, divide, exp, expm1, log1p, normal, sigmoid, sin, tanh
+from .elementary import bell, clamp, cos, divide, exp, expm1, log1p, normal, sigmoid, sin, tanh, tanh_by
 
 
 @jit
@@ -219,7 +219,7 @@ def logistic(v):
     """v clamped, s, c, q, r."""
     v = clamp(v, -1000.0, 1000.0)
     e = exp(-tl.abs(v))
-    d = divide(1.0, 1 + e)
+    d = 1 / (1 + e)
     ed = e * d
     r = (1 - e) * d
     return v, tl.where(v < 0, ed, d), tl.where(v < 0, d, ed), ed * d, tl.where(v < 0, r, -r)
@@ -245,7 +245,7 @@ def swish_third(v):
 
 @jit
 def silu(z, p):
-    return divide(z, 1 + exp(-z))
+    return z / (1 + exp(-z))
 
 
 @jit
@@ -265,7 +265,7 @@ def silu_third(z, p):
 
 @jit
 def quick_gelu(z, p):
-    return divide(z, 1 + exp(z * -QUICK_K))
+    return z / (1 + exp(z * -QUICK_K))
 
 
 @jit
@@ -346,9 +346,9 @@ def mish_parts(z):
     z = clamp(z, -1000.0, 1000.0)
     e = mish_exp(z)
     n = e * (e + 2)
-    d = divide(1.0, n + 2)
+    d = 1 / (n + 2)
     t = n * d
-    c = divide(1.0, 1 + e)
+    c = 1 / (1 + e)
     s = e * c
     return z, t, s, c, 4 * e * (1 + e) * d * d, c - 2 * t * s
 
@@ -357,7 +357,7 @@ def mish_parts(z):
 def mish(z, p):
     e = mish_exp(z)
     n = e * (e + 2)
-    return z * divide(n, n + 2)
+    return z * (n / (n + 2))
 
 
 @jit
@@ -384,7 +384,7 @@ def mish_third(z, p):
 @jit
 def softplus(z, beta):
     v = beta * z
-    soft = divide(tl.where(v > 0, v, 0.0) + log1p(exp(-tl.abs(v))), beta)
+    soft = (tl.where(v > 0, v, 0.0) + log1p(exp(-tl.abs(v)))) / beta
     return tl.where((v > 20) | (v != v), z, soft)
 
 
@@ -477,7 +477,7 @@ def tanh_second(y, p):
 
 @jit
 def tanhshrink(z, p):
-    return z - tanh(z)
+    return z - tanh_by(z, False)
 
 
 @jit

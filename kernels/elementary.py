@@ -41,7 +41,10 @@ def copysign(x, sign):
 
 @jit
 def divide(x, y):
-    """x / y, rounded once: in float32 on NVIDIA's GPUs Triton's own is off by up to 2 ulp."""
+    """x / y, rounded once, where nothing else is: in float32 on NVIDIA's GPUs Triton's own is off by up to 2 ulp.
+
+    It takes registers: gelu and tanhshrink with it would spill in linear_act.
+    """
     if y.dtype == tl.float64:
         return x / y
     else:
@@ -90,24 +93,29 @@ def expm1(x):
 @jit
 def log1p(x):
     """log(1 + x) for 0 <= x <= 1: 2 atanh(s) with s = x / (2 + x)."""
-    s = divide(x, 2 + x)
+    s = x / (2 + x)
     t = s * s
     return 2 * s + s * t * log1p_series(t)
 
 
 @jit
 def tanh(x):
-    """tanh |x| = e / (e + 2) with e = exp(2 |x|) - 1, and a polynomial near 0."""
+    return tanh_by(x, True)
+
+
+@jit
+def tanh_by(x, ROUNDED: tl.constexpr):
+    """tanh |x| = e / (e + 2) with e = exp(2 |x|) - 1, and a polynomial near 0. ROUNDED: by divide."""
     a = tl.abs(x)
     t = x * x
     e = expm1(2 * clamp(a, 0.0, 20.0))  # where tanh has rounded to 1
-    return tl.where(a < 0.35, x + x * t * tanh_series(t), copysign(divide(e, e + 2), x))
+    return tl.where(a < 0.35, x + x * t * tanh_series(t), copysign(divide(e, e + 2) if ROUNDED else e / (e + 2), x))
 
 
 @jit
 def sigmoid(x):
     e = exp(-tl.abs(x))
-    return divide(tl.where(x < 0, e, 1.0), 1 + e)
+    return tl.where(x < 0, e, 1.0) / (1 + e)
 
 
 @jit
@@ -115,14 +123,14 @@ def bell(x):
     """1 - tanh(x)^2: no cancellation in the tails."""
     e = exp(-2 * tl.abs(x))
     d = 1 + e
-    return divide(4 * e, d * d)
+    return 4 * e / (d * d)
 
 
 @jit
 def normal(z):
     """Of the normal distribution, the density at z and what is above |z|."""
     e = exp(-0.5 * z * z)
-    t = divide(1.0, 1 + tl.abs(z) * (0.3 * SQRT_HALF))
+    t = 1 / (1 + tl.abs(z) * (0.3 * SQRT_HALF))
     return e * DENSITY_AT_0, e * (0.5 * t * erfcx_series(t))
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fusegrad as fg
+from fusegrad import backends
 
 from cases import DEVICE
 from models import MODELS, Functional, Pinn, count_fused, fused_with, inputs, make
@@ -124,3 +125,16 @@ def test_layers_that_torch_calls_are_left_alone():
 def test_nothing_but_a_model_is_explained():
     with pytest.raises(TypeError, match=r"explain: model must be a torch\.nn.Module, got int"):
         fg.explain(1)
+
+
+def test_the_rows_that_go_to_stock_are_told(monkeypatch):
+    """As many as backends.py sends there, and none where every size goes to the ops."""
+    layer = fg.Linear(30, 40, device=DEVICE)
+    x, w, b = torch.randn(30, 30, device=DEVICE), layer.weight, layer.bias
+    assert fg.explain(layer)[0].stock_rows == 0
+    monkeypatch.setattr(backends, "SMALL_LAYER", 10 * 30 * 40 + 7)
+    rows = fg.explain(layer)[0].stock_rows
+    assert rows == (10 if DEVICE == "cpu" and backends._C is not None else 0)
+    for count in (rows, rows + 1):
+        assert (backends.way_of_layer(x[:count], w, b) == "stock") == (0 < count <= rows)
+    assert ("10 rows" in str(fg.explain(layer))) == (rows == 10)

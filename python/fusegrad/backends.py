@@ -120,6 +120,11 @@ def way_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Way:
     return "stock" if fits else "op"
 
 
+def stock_rows(w: Tensor) -> int:
+    """How many rows of x stock torch multiplies by w, where a gradient is needed, as fast as the ops."""
+    return max(0, SMALL_LAYER // w.numel()) if _C is not None and w.is_cpu and w.numel() > 0 else 0
+
+
 def tensor_is_small(x: Tensor) -> bool:
     """Whether stock torch computes an elementwise function of this tensor faster."""
     if torch.compiler.is_compiling():

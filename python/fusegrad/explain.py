@@ -20,6 +20,7 @@ class Row:
     fused_with: str  # the activation and where it stands, or ""
     backend: str  # what serves it, or "torch"
     why: str  # why it is not fused, or ""
+    stock_rows: int = 0  # rows of input up to which stock torch computes it, where a gradient is needed
 
 
 class Explanation(list[Row]):
@@ -30,10 +31,11 @@ class Explanation(list[Row]):
         from rich.table import Table
 
         table = Table(box=None, header_style="bold")
-        for heading in ("layer", "in -> out", "fused with", "backend", "why not"):
+        for heading in ("layer", "in -> out", "fused with", "backend", "stock up to", "why not"):
             table.add_column(heading)
         for r in self:
-            table.add_row(r.layer, r.shape, r.fused_with, r.backend, r.why)
+            stock = f"{r.stock_rows} rows" if r.stock_rows else ""
+            table.add_row(r.layer, r.shape, r.fused_with, r.backend, stock, r.why)
         console = Console(width=140, color_system=None)
         with console.capture() as text:
             console.print(table)
@@ -63,10 +65,11 @@ def explain(model: nn.Module) -> Explanation:
     for path, m in model.named_modules():
         if isinstance(m, nn.Linear):
             with_, why = _became(m, found.get(m, []))
-            backend = "torch"
+            backend, stock_rows = "torch", 0
             if isinstance(m, Linear):
                 backend = backends.serving("linear_act" if with_ else "linear", m.weight.device.type)
-            rows.append(Row(path or "(root)", f"{m.in_features} -> {m.out_features}", with_, backend, why))
+                stock_rows = backends.stock_rows(m.weight)
+            rows.append(Row(path or "(root)", f"{m.in_features} -> {m.out_features}", with_, backend, why, stock_rows))
     return rows
 
 
