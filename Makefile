@@ -31,7 +31,7 @@ build: $(VENV)/built  ## install in a venv and compile; does nothing when nothin
 test: build  ## the test suite, on the CPU
 	$(PY) -m pytest
 
-test-slow: build  ## the tests that take minutes
+test-slow: build  ## the tests that take minutes each, and hours in all
 	$(PY) -m pytest -m slow
 
 check: build  ## lint, types and formatting

@@ -2,12 +2,13 @@
 
 elementary, coefficients    exp, tanh, ... of blocks
 activations                 every activation, orders 0 to 3
-act                         elementwise passes
+act                         elementwise passes; launch: over tensors of any layout, on their device
 passes                      what follows a matrix product, and what comes before its derivatives
 gemm                        matrix products with an epilogue
 linear_act                  the layer and its backward, by cuBLAS and a pass or by gemm
 choice, tables/             which of them, measured by `python -m fusegrad tune`
 interpreter                 the same on CPU tensors, without a GPU
+offline                     compiles all of it for any GPU, and says what each kernel takes
 """
 
 # op: the module that computes it. What is left out is a plain product, which cuBLAS computes for the reference.

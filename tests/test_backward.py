@@ -234,11 +234,9 @@ def test_the_same_bits_on_every_run():
 
 
 @pytest.mark.parametrize("act", ("silu", "tanh"))
-@pytest.mark.parametrize("inside", itertools.product((False, True), repeat=3), ids=str)
+@pytest.mark.parametrize("inside", list(itertools.product((False, True), repeat=3)), ids=str)
 def test_autocast_around_any_part_of_a_second_derivative(act, inside):
     """The forward, the gradient and the gradient of that, each inside or outside."""
-    if DEVICE == "cpu" and not torch.backends.mkldnn.is_available():
-        pytest.skip("no products in bfloat16")
     autocast = lambda on: torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=on)
 
     def second(layer):
@@ -253,4 +251,6 @@ def test_autocast_around_any_part_of_a_second_derivative(act, inside):
         return x.grad, w.grad, b.grad
 
     case = Case(act)
-    torch.testing.assert_close(second(case.linear_act), second(case.stock_linear), rtol=0.05, atol=0.5)
+    for ours, stock in zip(second(case.linear_act), second(case.stock_linear), strict=True):
+        off = (ours - stock).norm() / stock.norm()
+        assert off <= (0.02 if any(inside) else 1e-5), off

@@ -29,7 +29,7 @@ INTERPRETED = {
     "backward": "",
     "errors": "",
     "ops": "not every_mode and not opinfo",
-    "transforms": "test_linear_act or (linear_act and silu) or (act_of_linear and tanh and not numerical)",
+    "transforms": "(linear_act and silu) or (act_of_linear and tanh and not numerical)",
 }
 
 
@@ -83,7 +83,7 @@ def test_an_activation_without_a_kernel_goes_to_the_reference(monkeypatch):
         torch.testing.assert_close(made, known)
 
 
-SIZES = ((5, 3, 4), (130, 70, 129), (1, 1, 1), (33, 64, 256))
+SIZES = ((5, 3, 4), (130, 70, 129), (1, 1, 1), (33, 64, 256), (130, 72, 136))  # rows are aligned in the last two
 
 
 @pytest.fixture(params=("stock", "cublas", "triton"))
@@ -94,11 +94,21 @@ def way(request, monkeypatch):
     return request.param
 
 
+@pytest.fixture
+def products(monkeypatch):
+    """The shapes that go to the product with an epilogue."""
+    from fusegrad.kernels import gemm
+
+    seen, run = [], gemm.linear_act
+    monkeypatch.setattr(gemm, "linear_act", lambda x, w, *rest: seen.append((*x.shape, len(w))) or run(x, w, *rest))
+    return seen
+
+
 @served
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("act", ("gelu", "tanh"))
-def test_ways_of_a_layer(way, act, dtype, size):
+def test_ways_of_a_layer(way, products, act, dtype, size):
     """y, what is kept, and every gradient, with and without a bias; rows of x that do not follow one another."""
     m, k, n = size
     for bias in (True, False):
@@ -120,6 +130,8 @@ def test_ways_of_a_layer(way, act, dtype, size):
         stock = reference.linear_act_backward(*args, act, 0.0, True, True, True)
         for t in zip(made, truth, stock, strict=True):
             assert_near(*t)
+    fused = way == "triton" and size in SIZES[-2:] and dtype != torch.float64
+    assert products == [size] * 4 * fused
 
 
 @served
@@ -276,3 +288,24 @@ def test_a_gpu_that_triton_cannot_serve_goes_to_the_reference(monkeypatch):
     with pytest.warns(UserWarning, match="Triton does not run here .Failed to find C compiler.; on cuda:0"):
         assert not backends._runs_triton(torch.device("cuda:0"))
     backends._runs_triton.cache_clear()
+
+
+WITHOUT = """
+import os, sys
+sys.modules["triton"] = None  # as if it were not installed
+import torch, fusegrad as fg
+x, w = torch.randn(5, 3), torch.randn(4, 3, requires_grad=True)
+torch.testing.assert_close(fg.linear_act(x, w, act="gelu"), torch.nn.functional.gelu(x @ w.T))
+print(fg.backends.serving("act", "cuda"))
+"""
+
+
+@pytest.mark.skipif(SERVING, reason="of a process without Triton")
+def test_without_triton():
+    """All works on a CPU, the reference serves a GPU, and asking for the interpreter says what is missing."""
+    run = lambda **env: subprocess.run(
+        [sys.executable, "-c", WITHOUT], env={**os.environ, **env}, capture_output=True, text=True
+    )
+    assert run().stdout.split() == ["reference"]
+    assert "there is no triton: pip install triton" in run(FUSEGRAD_BACKEND="triton").stderr
+    assert "FUSEGRAD_BACKEND is 'cuda'; it can be 'triton', or not set" in run(FUSEGRAD_BACKEND="cuda").stderr

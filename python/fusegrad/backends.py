@@ -24,7 +24,10 @@ from .kernels import SERVED
 from .schema import DTYPES, OPS, library
 
 # FUSEGRAD_BACKEND=triton: the Triton kernels serve CPU tensors, by Triton's interpreter. To test them without a GPU.
-INTERPRETED = os.environ.get("FUSEGRAD_BACKEND") == "triton"
+_asked = os.environ.get("FUSEGRAD_BACKEND", "")
+if _asked not in ("", "triton"):
+    raise ValueError(f"FUSEGRAD_BACKEND is {_asked!r}; it can be 'triton', or not set")
+INTERPRETED = _asked == "triton"
 
 _C: Any = None
 if not INTERPRETED:
@@ -46,10 +49,11 @@ def _triton(op: str) -> Callable:
     plain = getattr(reference, op)
 
     def call(*args):
-        kernel, activations = _kernels(op)
-        takes = args[0].dtype in DTYPES and _runs_triton(args[0].device)
-        takes = takes and all(a in activations for a in args if isinstance(a, str))
-        return (kernel if takes else plain)(*args)
+        if args[0].dtype in DTYPES and _runs_triton(args[0].device):
+            kernel, activations = _kernels(op)
+            if all(a in activations for a in args if isinstance(a, str)):
+                return kernel(*args)
+        return plain(*args)
 
     return call
 
