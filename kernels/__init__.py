@@ -15,6 +15,7 @@ offline                     compiles all of it for any GPU, and says what each k
 SERVED = {
     "act": "act",
     "act_backward": "act",
+    "act_jvp": "act",
     "linear_act": "linear_act",
     "linear_act_backward": "linear_act",
     "mul_constant": "act",

@@ -1,4 +1,4 @@
-"""act, act_backward and mul_constant: functions of each element, in one pass."""
+"""act, act_backward, act_jvp and mul_constant: functions of each element, in one pass."""
 
 from typing import Any
 
@@ -173,6 +173,79 @@ def act_backward(
             BLOCK_M=block_m, BLOCK_N=block_n, **OPTIONS,
         )  # fmt: skip
     return outs[0], outs[1], outs[2]
+
+
+@jit
+def act_jvp_kernel(
+    ts_ptr,
+    tg_ptr,
+    s_ptr,
+    g_ptr,
+    ty_ptr,
+    y_ptr,
+    param: tl.float64,
+    rows,
+    columns,
+    ts_row,
+    ts_column,
+    tg_row,
+    tg_column,
+    s_row,
+    s_column,
+    g_row,
+    g_column,
+    out_row,
+    out_column,
+    D: tl.constexpr,
+    NEXT: tl.constexpr,
+    ORDER: tl.constexpr,
+    NEED_Y: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    W: tl.constexpr = tl.float64 if s_ptr.dtype.element_ty == tl.float64 else tl.float32
+    row, column = tile(columns, BLOCK_M, BLOCK_N)
+    inside = (row < rows) & (column < columns)
+    p = tl.full([], param, W)
+    at = row * out_row + column * out_column
+    ts = tl.load(ts_ptr + row * ts_row + column * ts_column, inside, other=0.0).to(W)
+    tg = tl.load(tg_ptr + row * tg_row + column * tg_column, inside, other=0.0).to(W)
+    s = tl.load(s_ptr + row * s_row + column * s_column, inside, other=0.0).to(W)
+    g = tl.load(g_ptr + row * g_row + column * g_column, inside, other=0.0).to(W)
+    ty = apply(s, ts * g, p, NEXT, ORDER + 1) + apply(s, tg, p, D, ORDER)
+    tl.store(ty_ptr + at, ty.to(ty_ptr.dtype.element_ty), inside)
+    if NEED_Y:
+        tl.store(y_ptr + at, apply(s, g, p, D, ORDER).to(y_ptr.dtype.element_ty), inside)
+
+
+def act_jvp(
+    ts: Tensor,  # shape of s
+    tg: Tensor,  # shape of s
+    s: Tensor,  # any shape
+    g: Tensor,  # shape of s
+    act: str,
+    param: float,
+    order: int,
+    need_y: bool,
+) -> tuple[Tensor, Tensor]:  # of the shape and layout of s; the second is empty where not needed
+    """Of y = g D_order(s): ty = ts g D_{order+1}(s) + tg D_order(s), and y, in one pass."""
+    if order not in (1, 2):
+        raise ValueError(f"act_jvp: order must be 1 or 2, got {order}")
+    _check("act_jvp", "ts, tg, s and g", s, ts, tg, g)
+    ty = torch.empty_like(s)
+    y = torch.empty_like(s) if need_y else s.new_empty(0)
+    if s.numel() == 0:
+        return ty, y
+    rows, columns, ((*of_out,), *strides), inputs = sheet_of(ty, ts, tg, s, g)
+    block_m, block_n = blocks(rows, columns, s.itemsize)
+    d = ACTIVATIONS[act]
+    with on_device(s):
+        act_jvp_kernel[(triton.cdiv(rows, block_m) * triton.cdiv(columns, block_n),)](
+            *inputs, ty, y, param, rows, columns, *(stride for pair in strides for stride in pair), *of_out,
+            D=d[order], NEXT=d[order + 1], ORDER=order, NEED_Y=need_y,
+            BLOCK_M=block_m, BLOCK_N=block_n, **OPTIONS,
+        )  # fmt: skip
+    return ty, y
 
 
 def mul_constant(x: Tensor, c: float) -> Tensor:

@@ -56,9 +56,10 @@ def launches(act_name: str, dtype: torch.dtype) -> Iterator[Callable[[], object]
         for g in (None, s) if order else (None,):
             yield functools.partial(act.act, s, g, act_name, 1.0, order)
     for order in (1, 2):
-        for needed in itertools.product((False, True), repeat=3):
-            if any(needed):
-                yield functools.partial(act.act_backward, s, s, s, act_name, 1.0, order, *needed)
+        for others in itertools.product((False, True), repeat=2):  # without gs the rules call act
+            yield functools.partial(act.act_backward, s, s, s, act_name, 1.0, order, True, *others)
+        for need_y in (False, True):
+            yield functools.partial(act.act_jvp, s, s, s, s, act_name, 1.0, order, need_y)
     yield functools.partial(act.mul_constant, s, 1.0)
     yield functools.partial(passes.bias_act, s, empty(N), act_name, 1.0)
     for need_sum in (False, True):

@@ -45,6 +45,11 @@ def checks(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: s
             lambda order=order: act.act_backward(gy, s, columns, name, 1.0, order, True, True, True),
             lambda order=order: reference.act_backward(*wide(gy, s, columns), name, 1.0, order, True, True, True),
         )
+        yield (
+            f"act_jvp {order}",
+            lambda order=order: act.act_jvp(gy, s, columns, gy, name, 1.0, order, True),
+            lambda order=order: reference.act_jvp(*wide(gy, s, columns, gy), name, 1.0, order, True),
+        )
     yield "mul_constant", lambda: [act.mul_constant(s, 0.5)], lambda: [s.double() * 0.5]
     for way, (keep, bias) in itertools.product(choice.WAYS[1:], ((False, b), (True, b), (True, None))):
         yield (

@@ -130,30 +130,36 @@ bool right(const Kernels& kernels, const Case& c, std::mt19937& random) {
   return true;
 }
 
-// The backward pass of an activation, of two rows of n numbers, against the activation's own derivatives.
-bool backward_right(const Kernels& kernels, const Activation& a, int order, Type t, int64_t n, std::mt19937& random) {
+// backward and jvp of an activation, of two rows of n numbers, against the activation's own derivatives.
+bool derivatives_right(const Kernels& kernels, const Activation& a, int order, Type t, int64_t n, std::mt19937& random) {
   const auto gy = random_numbers(t, 2 * n, random), s = random_numbers(t, 2 * n, random),
-             g = random_numbers(t, 2 * n, random);
+             g = random_numbers(t, 2 * n, random), tg = random_numbers(t, 2 * n, random);
   const Elementwise* act = t == Type::f64 ? a.float64 : a.float32;
   std::vector<char> d(s.size()), next(s.size()), out[3] = {d, d, d};
   kernels.act(t, act[order], {1, 2 * n, s.data(), 0, nullptr, 0, d.data(), 0}, 1);
   kernels.act(t, act[order + 1], {1, 2 * n, s.data(), 0, nullptr, 0, next.data(), 0}, 1);
-  for (int needed = 1; needed < 8; needed++) {
-    BackwardSheet sheet{2, n, {gy.data(), s.data(), g.data()}, {n, n, n}, {}};
-    for (int k = 0; k < 3; k++) sheet.out[k] = needed >> k & 1 ? out[k].data() : nullptr;
-    kernels.act_backward(t, (t == Type::f64 ? a.backward_float64 : a.backward_float32)[order - 1], sheet, 1);
-    for (int64_t i = 0; i < 2 * n; i++) {
-      const double gy_i = value(t, gy.data(), i), g_i = value(t, g.data(), i), d_i = value(t, d.data(), i);
-      const double want[] = {gy_i * g_i * value(t, next.data(), i), gy_i * d_i, g_i * d_i};
-      for (int k = 0; k < 3; k++) {
-        const double got = value(t, out[k].data(), i);
-        if (!(needed >> k & 1) || std::fabs(got - want[k]) <= tolerance(t) * (1 + std::fabs(want[k]))) continue;
-        std::printf("%s: %s, backward of order %d, type %d: output %d of %ld is %g, not %g\n", kernels.isa, a.name,
-                    order, int(t), k, long(i), got, want[k]);
-        return false;
+  const Derivative backward = (t == Type::f64 ? a.backward_float64 : a.backward_float32)[order - 1];
+  const Derivative jvp = (t == Type::f64 ? a.jvp_float64 : a.jvp_float32)[order - 1];
+  for (int forward = 0; forward < 2; forward++)
+    for (int needed = 1; needed < (forward ? 4 : 8); needed += forward + 1) {  // forward, the first always is
+      Sheets sheets{2, n, 3, 3, {gy.data(), s.data(), g.data()}, {n, n, n}, {}};
+      if (forward) sheets = {2, n, 4, 2, {gy.data(), tg.data(), s.data(), g.data()}, {n, n, n, n}, {}};
+      for (int k = 0; k < sheets.outs; k++) sheets.out[k] = needed >> k & 1 ? out[k].data() : nullptr;
+      kernels.differentiate(t, forward ? jvp : backward, sheets, 1);
+      for (int64_t i = 0; i < 2 * n; i++) {
+        const double gy_i = value(t, gy.data(), i), g_i = value(t, g.data(), i), d_i = value(t, d.data(), i);
+        const double gs = gy_i * g_i * value(t, next.data(), i), y = g_i * d_i;
+        const double want[] = {forward ? gs + value(t, tg.data(), i) * d_i : gs, forward ? y : gy_i * d_i, y};
+        for (int k = 0; k < sheets.outs; k++) {
+          const double got = value(t, out[k].data(), i);
+          if (!(needed >> k & 1) || std::fabs(got - want[k]) <= tolerance(t) * (2 + std::fabs(gs) + std::fabs(want[k])))
+            continue;
+          std::printf("%s: %s, %s of order %d, type %d: output %d of %ld is %g, not %g\n", kernels.isa, a.name,
+                      forward ? "jvp" : "backward", order, int(t), k, long(i), got, want[k]);
+          return false;
+        }
       }
     }
-  }
   return true;
 }
 
@@ -192,10 +198,10 @@ bool all_right(const Kernels& kernels, int rounds) {
             }
         }
   for (int a = 0; a < kernels.count; a++)
-    for (int order = 1; order <= kBackwardOrders; order++)
+    for (int order = 1; order <= kDerivativeOrders; order++)
       for (Type t : {Type::f32, Type::f64, Type::bf16, Type::f16})
         for (int64_t n : {0, 1, 3, 8, 17, 1030})
-          if (!backward_right(kernels, kernels.activations[a], order, t, n, random)) return false;
+          if (!derivatives_right(kernels, kernels.activations[a], order, t, n, random)) return false;
   return true;
 }
 

@@ -98,6 +98,17 @@ def test_a_second_backward_multiplies_nothing_on_its_own(act):
         assert count.names.count("act_backward") == 1 and "mul" not in count.names
 
 
+@pytest.mark.parametrize("act", ("tanh", "silu"))
+def test_the_tangent_of_a_gradient_multiplies_nothing_on_its_own(act):
+    """Forward over reverse: what is elementwise in the tangent of gx is one op."""
+    args = (*(t.detach() for t in leaves()), torch.randn(5, 4, dtype=torch.float64, device=DEVICE))
+    for layer in (Case(act).linear_act, lambda x, w, b: fg.act(fg.linear(x, w, b), act)):
+        gx = lambda x, w, b, gy, layer=layer: torch.func.vjp(lambda x: layer(x, w, b), x)[1](gy)[0]
+        with Count() as count:
+            torch.func.jvp(gx, args, tuple(torch.ones_like(t) for t in args))
+        assert count.names.count("act_jvp") == 1 and "mul" not in count.names
+
+
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("act", ("tanh", "silu"))
 def test_the_flop_counter_counts_no_more_than_for_stock(act, use):

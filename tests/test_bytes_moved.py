@@ -82,6 +82,16 @@ def act_backward(order, needed):
     return run
 
 
+def act_jvp(order, need_y):
+    from fusegrad.kernels import act
+
+    def run(s, g, gy, b):
+        tg = fresh(M, N, dtype=s.dtype, seed=3)
+        return (s, g, gy, tg), act.act_jvp(gy, tg, s, g, "gelu", 1.0, order, need_y)
+
+    return run
+
+
 def mul_constant():
     from fusegrad.kernels import act
 
@@ -112,6 +122,7 @@ PASSES = {
         for order in (1, 2)
         for needed in ((True, True, True), (True, False, False), (False, True, False), (False, False, True))
     },
+    **{f"act_jvp {order}{', y' * y}": (act_jvp, order, y) for order in (1, 2) for y in (False, True)},
     "mul_constant": (mul_constant,),
     "bias_act": (bias_act,),
     "gz": (gz_and_sum, "gelu", False),

@@ -170,19 +170,18 @@ def test_gpu_stops_and_tells_a_step(capfd, tmp_path, monkeypatch):
     from fusegrad.benchmarks import gpu
 
     monkeypatch.setattr(gpu, "LOG", tmp_path / "log")
-    monkeypatch.setattr(gpu, "INTERRUPT_SECONDS", 1)
     slow = "import time\nprint('half', flush=True)\ntry: time.sleep(60)\nfinally: print('interrupted', flush=True)"
     in_a_minute = time.monotonic() + 60
     deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
-    ran = {
-        name: gpu._run(name, gpu.Step([sys.executable, "-c", code]), limit, in_a_minute)[1]
-        for name, code, limit in (
-            ("good", "print('fine')", 30),
-            ("bad", "print('oh'); raise SystemExit(3)", 30),
-            ("slow", slow, 5),
-            ("deaf", deaf, 5),
-        )
-    }
+    ran = {}
+    for name, code, limit, to_end in (
+        ("good", "print('fine')", 30, 30),
+        ("bad", "print('oh'); raise SystemExit(3)", 30, 30),
+        ("slow", slow, 5, 30),
+        ("deaf", deaf, 5, 1),
+    ):
+        monkeypatch.setattr(gpu, "INTERRUPT_SECONDS", to_end)
+        ran[name] = gpu._run(name, gpu.Step([sys.executable, "-c", code]), limit, in_a_minute)[1]
     assert ran["good"] == "ok: fine" and ran["bad"] == "failed with exit code 3: oh"
     assert ran["slow"].startswith("stopped after 5 s: ") and ran["deaf"] == "stopped after 5 s"
     assert gpu._run("late", gpu.Step(["true"]), 30, time.monotonic())[1] == "not run: no time left"

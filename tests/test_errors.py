@@ -54,6 +54,11 @@ CALLS = {
         RuntimeError,
         "gy, s and g differ in shape",
     ),
+    "jvp of two shapes": (
+        lambda: torch.ops.fusegrad.act_jvp(x, b, x, x, "relu", 0.0, 1, True),
+        RuntimeError,
+        "ts, tg, s and g differ in shape",
+    ),
     "unknown act": (lambda: fg.linear_act(x, w, act="geluu"), ValueError, "unknown act 'geluu'; known: .*gelu"),
     "act is no name": (lambda: fg.act(x, ["relu"]), ValueError, r"act: unknown act \['relu'\]"),
     "param for none": (lambda: fg.linear_act(x, w, act="tanh", param=1.0), ValueError, "'tanh' takes no param"),

@@ -247,15 +247,15 @@ def test_blocks_and_tails_of_act(case):
 
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float32), ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_blocks_and_tails_of_act_backward(case, dtype):
+def test_blocks_and_tails_of_the_derivatives_of_act(case, dtype):
     """Sizes around the vector and what a thread takes, with NaN and infinity in all places, against act."""
     generator = torch.Generator().manual_seed(0)
     for n in (1, 7, 1023, 1025, 40000):
-        gy, s, g = (torch.randn(n, generator=generator, dtype=dtype) for _ in range(3))
+        gy, s, g, tg = (torch.randn(n, generator=generator, dtype=dtype) for _ in range(4))
         s = s / max(1.0, case.value / 3)
         for i, special in enumerate((math.nan, math.inf)):
-            for k, t in enumerate((gy, s, g)):
-                t[3 * i + k :: 61] = special
+            for k, t in enumerate((gy, s, g, tg)):
+                t[4 * i + k :: 61] = special
         d = lambda g, order: ops.act(s, g, case.name, case.value, order)
         for order in (1, 2):
             expected = d(gy * g, order + 1), d(gy, order), d(g, order)
@@ -263,3 +263,9 @@ def test_blocks_and_tails_of_act_backward(case, dtype):
                 outputs = ops.act_backward(gy, s, g, case.name, case.value, order, *needed)
                 for out, want, need in zip(outputs, expected, needed, strict=True):
                     torch.testing.assert_close(out, want if need else out.new_empty(0), equal_nan=True)
+            terms = d(gy * g, order + 1), d(tg, order)
+            ty, y = ops.act_jvp(gy, tg, s, g, case.name, case.value, order, True)
+            torch.testing.assert_close(y, d(g, order), equal_nan=True)
+            largest = max(t.nan_to_num(0, 0, 0).abs().max().item() for t in terms)
+            close = {"rtol": 2e-6, "atol": 8 * torch.finfo(dtype).eps * largest}  # the terms may cancel
+            torch.testing.assert_close(ty, sum(terms), equal_nan=True, **close)

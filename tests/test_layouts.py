@@ -130,6 +130,25 @@ def test_act_backward(data, case, dtype, order):
         torch.testing.assert_close(out.double(), truth.to(dtype).double(), rtol=0, atol=tolerance)
 
 
+@settings(max_examples=examples(200), deadline=None)
+@given(st.data(), st.sampled_from(CASES), st.sampled_from(DTYPES), st.sampled_from((1, 2)), st.booleans())
+def test_act_jvp(data, case, dtype, order, need_y):
+    shape = tuple(data.draw(st.lists(sizes, min_size=1, max_size=3)))
+    ts, tg, s, g = (data.draw(tensors(shape, dtype)) for _ in range(4))
+    s = s.sigmoid()
+    outputs = ops.act_jvp(ts, tg, s, g, case.name, case.value, order, need_y)
+    d = lambda order: ops.act(s.double(), None, case.name, case.value, order)
+    terms = ts.double() * g.double() * d(order + 1), tg.double() * d(order)
+    for out, truth, need in zip(outputs, (sum(terms), g.double() * d(order)), (True, need_y), strict=True):
+        if not need:
+            assert out.shape == (0,) and out.dtype == dtype
+            continue
+        assert out.shape == s.shape and out.stride() == torch.empty_like(s).stride() and out.dtype == dtype
+        scale = max(1.0, *(t.abs().max().item() for t in (truth, *terms))) if truth.numel() else 1.0
+        tolerance = 4 * torch.finfo(dtype).eps * scale * max(1.0, abs(case.value)) ** (order + 2)
+        torch.testing.assert_close(out.double(), truth.to(dtype).double(), rtol=0, atol=tolerance)
+
+
 @settings(max_examples=examples(100), deadline=None)
 @given(st.data(), st.booleans(), st.booleans(), st.sampled_from(DTYPES))
 def test_mm(data, trans_a, trans_b, dtype):

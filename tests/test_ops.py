@@ -52,6 +52,9 @@ def samples():
             yield "act_backward", (*args, case.name, case.value, order, True, True, True)
             transposed = (t.detach().mT for t in args)
             yield "act_backward", (*transposed, case.name, case.value, order, True, False, False)
+            for need_y in (False, True):
+                ts = torch.rand(3, 4, device=DEVICE).requires_grad_(need_y)
+                yield "act_jvp", (ts, *args, case.name, case.value, order, need_y)
         yield "act_nth", (s, torch.rand_like(s).requires_grad_(), case.name, case.value, 4)
 
 
@@ -97,6 +100,25 @@ def test_the_backward_of_act_is_differentiable_in_every_mode(act, needed, order)
     in_every_mode(fn, composed, args, ((0, 0, 0), (0, None, None), (None, 1, None), (1, None, 0)))
     agree = lambda compute: torch.testing.assert_close(compute(fn), compute(composed))
     twice = lambda fn: torch.func.hessian(lambda *args: sum(t.sin().sum() for t in fn(*args)), argnums=(0, 1, 2))
+    agree(lambda fn: twice(fn)(*(t.detach() for t in args)))
+    with torch.autocast(DEVICE, torch.bfloat16):
+        agree(lambda fn: fn(*args))
+
+
+@pytest.mark.parametrize("order", (1, 2))
+@pytest.mark.parametrize("need_y", (False, True))
+@pytest.mark.parametrize("act", ("tanh", "silu", "relu"))
+def test_the_jvp_of_act_is_differentiable_in_every_mode(act, need_y, order):
+    generator = torch.Generator().manual_seed(0)
+    args = tuple(torch.randn(2, 3, generator=generator, dtype=torch.float64).to(DEVICE) for _ in range(4))
+    args = tuple(t.requires_grad_() for t in args)
+    outputs = 1 + need_y
+    fn = lambda *args: OPS["act_jvp"](*args, act, 0.0, order, need_y)[:outputs]
+    d = lambda s, order: ops.act(s, None, act, 0.0, order)
+    composed = lambda ts, tg, s, g: (ts * g * d(s, order + 1) + tg * d(s, order), g * d(s, order))[:outputs]
+    in_every_mode(fn, composed, args, ((0, 0, 0, 0), (0, None, None, None), (None, 1, None, 0)))
+    agree = lambda compute: torch.testing.assert_close(compute(fn), compute(composed))
+    twice = lambda fn: torch.func.hessian(lambda *args: sum(t.sin().sum() for t in fn(*args)), argnums=(0, 1, 2, 3))
     agree(lambda fn: twice(fn)(*(t.detach() for t in args)))
     with torch.autocast(DEVICE, torch.bfloat16):
         agree(lambda fn: fn(*args))

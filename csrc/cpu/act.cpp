@@ -1,3 +1,6 @@
+#include <array>
+#include <utility>
+
 #include "tensors.h"
 
 namespace fusegrad {
@@ -56,7 +59,7 @@ template <size_t kCount> struct Part {
 
 // Calls body for all parts, on several threads: rows if an operand is in rows, else all numbers as one.
 template <size_t kCount, class Body>
-void for_parts(const Tensor& out, int64_t size, const Ordered (&operands)[kCount], const Body& body) {
+void for_parts(const Tensor& out, int64_t size, const std::array<Ordered, kCount>& operands, const Body& body) {
   const char* data[kCount];
   bool in_rows = false;
   for (size_t k = 0; k < kCount; k++) {
@@ -79,7 +82,8 @@ Tensor map(Type type, Elementwise f, const Tensor& s, const Tensor* g, double pa
   Tensor out = output(s);
   if (out.numel() == 0) return out;
   char* to = static_cast<char*>(out.mutable_data_ptr());
-  for_parts(out, size_of(type), {{s, out}, {g ? *g : out, out}}, [&](const Part<2>& p) {
+  const std::array<Ordered, 2> operands{Ordered(s, out), Ordered(g ? *g : out, out)};
+  for_parts(out, size_of(type), operands, [&](const Part<2>& p) {
     kernels().act(type, f, {p.rows, p.n, p.at[0], p.row[0], g ? p.at[1] : nullptr, p.row[1], to + p.offset, p.n},
                   param);
   });
@@ -96,38 +100,74 @@ Tensor act(Tensor s, std::optional<Tensor> g, std::string name, double param, in
   return map(type, derivative(*a, order, type), s, g ? &*g : nullptr, param);
 }
 
+// a b: the first derivative of exp, in terms of its output, is a product.
+Tensor product(Type type, const Tensor& a, const Tensor& b) {
+  return map(type, derivative(*activation("exp"), 1, type), a, &b, 0);
+}
+
+// The outputs of a derivative, in the layout of s; empty if not needed.
+template <size_t kIns, size_t kOuts>
+std::array<Tensor, kOuts> differentiate(Type type, Derivative f, const Tensor (&in)[kIns], const Tensor& s,
+                                        const bool (&needed)[kOuts], double param) {
+  std::array<Tensor, kOuts> out;
+  char* to[kOuts];
+  size_t made = kOuts;
+  for (size_t k = kOuts; k-- > 0;) {
+    out[k] = needed[k] ? output(s) : empty(s, {0});
+    to[k] = needed[k] ? static_cast<char*>(out[k].mutable_data_ptr()) : nullptr;
+    if (needed[k]) made = k;
+  }
+  if (made == kOuts || s.numel() == 0) return out;
+  const auto ordered = [&]<size_t... k>(std::index_sequence<k...>) {
+    return std::array<Ordered, kIns>{Ordered(in[k], out[made])...};
+  }(std::make_index_sequence<kIns>());
+  for_parts(out[made], size_of(type), ordered, [&](const Part<kIns>& p) {
+    Sheets sheets{p.rows, p.n, kIns, kOuts, {}, {}, {}};
+    for (size_t k = 0; k < kIns; k++) {
+      sheets.in[k] = p.at[k];
+      sheets.row[k] = p.row[k];
+    }
+    for (size_t k = 0; k < kOuts; k++) sheets.out[k] = to[k] ? to[k] + p.offset : nullptr;
+    kernels().differentiate(type, f, sheets, param);
+  });
+  return out;
+}
+
 // Of y = g D_order(s) along gy: gs = gy g D_{order+1}(s), gg = gy D_order(s), and y; empty if not needed.
 std::tuple<Tensor, Tensor, Tensor> act_backward(Tensor gy, Tensor s, Tensor g, std::string act, double param,
                                                 int64_t order, bool need_s, bool need_g, bool need_y) {
-  STD_TORCH_CHECK(order >= 1 && order <= kBackwardOrders, "act_backward: order must be 1 or 2, got ", order);
+  STD_TORCH_CHECK(order >= 1 && order <= kDerivativeOrders, "act_backward: order must be 1 or 2, got ", order);
   const Type type = common_type("act_backward", s, gy, g);
   STD_TORCH_CHECK(shape_of(gy) == shape_of(s) && shape_of(g) == shape_of(s),
                   "act_backward: gy, s and g differ in shape");
   const Activation* a = activation(act);
   if (a == nullptr) {
-    // the first derivative of exp, in terms of its output, is a product
-    const Tensor product = map(type, derivative(*activation("exp"), 1, type), gy, &g, 0);
-    return {need_s ? act_by_reference(s, product, act, param, order + 1) : empty(s, {0}),
+    return {need_s ? act_by_reference(s, product(type, gy, g), act, param, order + 1) : empty(s, {0}),
             need_g ? act_by_reference(s, gy, act, param, order) : empty(s, {0}),
             need_y ? act_by_reference(s, g, act, param, order) : empty(s, {0})};
   }
-  const bool needed[] = {need_s, need_g, need_y};
-  Tensor out[] = {need_s ? output(s) : empty(s, {0}), need_g ? output(s) : empty(s, {0}),
-                  need_y ? output(s) : empty(s, {0})};
-  const Tensor& like = out[need_s ? 0 : need_g ? 1 : 2];
-  if (like.numel() == 0) return {out[0], out[1], out[2]};
-  char* to[3];
-  for (int k = 0; k < 3; k++) to[k] = needed[k] ? static_cast<char*>(out[k].mutable_data_ptr()) : nullptr;
-  for_parts(like, size_of(type), {{gy, like}, {s, like}, {g, like}}, [&](const Part<3>& p) {
-    BackwardSheet sheet{p.rows, p.n, {}, {}, {}};
-    for (int k = 0; k < 3; k++) {
-      sheet.in[k] = p.at[k];
-      sheet.row[k] = p.row[k];
-      sheet.out[k] = to[k] ? to[k] + p.offset : nullptr;
-    }
-    kernels().act_backward(type, backward(*a, order, type), sheet, param);
-  });
+  const auto out = differentiate(type, backward(*a, order, type), {gy, s, g}, s, {need_s, need_g, need_y}, param);
   return {out[0], out[1], out[2]};
+}
+
+// Of y = g D_order(s) along ts and tg: ty = ts g D_{order+1}(s) + tg D_order(s), and y; empty if not needed.
+std::tuple<Tensor, Tensor> act_jvp(Tensor ts, Tensor tg, Tensor s, Tensor g, std::string act, double param,
+                                   int64_t order, bool need_y) {
+  STD_TORCH_CHECK(order >= 1 && order <= kDerivativeOrders, "act_jvp: order must be 1 or 2, got ", order);
+  const Type type = common_type("act_jvp", s, ts, tg, g);
+  STD_TORCH_CHECK(shape_of(ts) == shape_of(s) && shape_of(tg) == shape_of(s) && shape_of(g) == shape_of(s),
+                  "act_jvp: ts, tg, s and g differ in shape");
+  const Activation* a = activation(act);
+  if (a == nullptr) {
+    // that of exp, in terms of its output, is ts g + tg s
+    const Tensor next = act_by_reference(s, ts, act, param, order + 1);
+    const Tensor d = act_by_reference(s, std::nullopt, act, param, order);
+    const Derivative of_exp = jvp(*activation("exp"), 1, type);
+    return {differentiate(type, of_exp, {next, tg, d, g}, s, {true, false}, 0)[0],
+            need_y ? act_by_reference(s, g, act, param, order) : empty(s, {0})};
+  }
+  const auto out = differentiate(type, jvp(*a, order, type), {ts, tg, s, g}, s, {true, need_y}, param);
+  return {out[0], out[1]};
 }
 
 Tensor mul_constant(Tensor x, double c) {
@@ -138,6 +178,7 @@ Tensor mul_constant(Tensor x, double c) {
 STABLE_TORCH_LIBRARY_IMPL(fusegrad, CPU, m) {
   m.impl("act", TORCH_BOX(&act));
   m.impl("act_backward", TORCH_BOX(&act_backward));
+  m.impl("act_jvp", TORCH_BOX(&act_jvp));
   m.impl("mul_constant", TORCH_BOX(&mul_constant));
 }
 

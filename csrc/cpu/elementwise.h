@@ -42,9 +42,9 @@ template <class A, int kOrder, class V> void elementwise(const Sheet& sheet, dou
 // The derivatives share what costs: the compiler finds it in gs, which is always computed, and uses it in the branch,
 // if all is inlined (flatten): without, gs and gg of gelu, silu and mish take 1.4 to 3.3 times as long in float32 (two
 // shared cores of a Zen 3, 2026-11-23).
-template <class A, int kOrder, class V> __attribute__((flatten)) void elementwise_backward(const void* const in[3],
-                                                                                           void* const out[3],
-                                                                                           int64_t n, double param_) {
+template <class A, int kOrder, class V> __attribute__((flatten)) void elementwise_backward(const void* const in[],
+                                                                                           void* const out[], int64_t n,
+                                                                                           double param_) {
   using S = ScalarOf<V>;
   const S param = S(param_);
   const S *gys = static_cast<const S*>(in[0]), *ss = static_cast<const S*>(in[1]), *gs = static_cast<const S*>(in[2]);
@@ -61,13 +61,29 @@ template <class A, int kOrder, class V> __attribute__((flatten)) void elementwis
   }
 }
 
+template <class A, int kOrder, class V>
+__attribute__((flatten)) void elementwise_jvp(const void* const in[], void* const out[], int64_t n, double param_) {
+  using S = ScalarOf<V>;
+  const S param = S(param_);
+  const S *tss = static_cast<const S*>(in[0]), *tgs = static_cast<const S*>(in[1]);
+  const S *ss = static_cast<const S*>(in[2]), *gs = static_cast<const S*>(in[3]);
+  S *to_ty = static_cast<S*>(out[0]), *to_y = static_cast<S*>(out[1]);
+  for (int64_t i = 0; i < n; i += kLanes<V>) {
+    const V ts = load<V>(tss + i), tg = load<V>(tgs + i), s = load<V>(ss + i), g = load<V>(gs + i);
+    store<V>(to_ty + i, apply<A, kOrder + 1>(s, ts * g, param) + apply<A, kOrder>(s, tg, param));
+    if (to_y) store<V>(to_y + i, apply<A, kOrder>(s, g, param));
+  }
+}
+
 template <class A> constexpr Activation kernels_of() {
   return {A::kName,
           A::kKeepsInput,
           {elementwise<A, 0, F32>, elementwise<A, 1, F32>, elementwise<A, 2, F32>, elementwise<A, 3, F32>},
           {elementwise<A, 0, F64>, elementwise<A, 1, F64>, elementwise<A, 2, F64>, elementwise<A, 3, F64>},
           {elementwise_backward<A, 1, F32>, elementwise_backward<A, 2, F32>},
-          {elementwise_backward<A, 1, F64>, elementwise_backward<A, 2, F64>}};
+          {elementwise_backward<A, 1, F64>, elementwise_backward<A, 2, F64>},
+          {elementwise_jvp<A, 1, F32>, elementwise_jvp<A, 2, F32>},
+          {elementwise_jvp<A, 1, F64>, elementwise_jvp<A, 2, F64>}};
 }
 
 template <class L> struct Table;
@@ -95,32 +111,28 @@ void act(Type type, Elementwise f, const Sheet& sheet, double param) {
 }
 
 // Whole vectors of float32 and float64 are read in place; the last few of a row, and all 16-bit numbers, by blocks.
-void act_backward(Type type, ElementwiseBackward f, const BackwardSheet& sheet, double param) {
+void differentiate(Type type, Derivative f, const Sheets& sheets, double param) {
   with_type(type, [&](auto t) {
     using T = decltype(t);
     constexpr int64_t kVector = kLanes<VectorFor<T>>, kSize = sizeof(T) == 2 ? kBlock : kVector;
-    alignas(64) ScalarFor<T> block[3][kSize] = {};
-    for (int64_t r = 0; r < sheet.rows; r++) {
-      const T* in[3];
-      T* out[3];
-      for (int k = 0; k < 3; k++) {
-        in[k] = static_cast<const T*>(sheet.in[k]) + r * sheet.row[k];
-        out[k] = sheet.out[k] ? static_cast<T*>(sheet.out[k]) + r * sheet.n : nullptr;
+    alignas(64) ScalarFor<T> block[4][kSize] = {};
+    const void* const from[] = {block[0], block[1], block[2], block[3]};
+    const int64_t whole = sizeof(T) == 2 ? 0 : sheets.n / kVector * kVector;
+    for (int64_t r = 0; r < sheets.rows; r++) {
+      const void* in[4];
+      void *out[3], *to[3];
+      for (int k = 0; k < sheets.ins; k++) in[k] = static_cast<const T*>(sheets.in[k]) + r * sheets.row[k];
+      for (int k = 0; k < sheets.outs; k++) {
+        out[k] = sheets.out[k] ? static_cast<T*>(sheets.out[k]) + r * sheets.n : nullptr;
+        to[k] = out[k] ? block[k] : nullptr;
       }
-      const int64_t whole = sizeof(T) == 2 ? 0 : sheet.n / kVector * kVector;
-      if (whole > 0) {
-        const void* const from[] = {in[0], in[1], in[2]};
-        void* const to[] = {out[0], out[1], out[2]};
-        f(from, to, whole, param);
-      }
-      for (int64_t i = whole; i < sheet.n; i += kSize) {
-        const int64_t n = sheet.n - i < kSize ? sheet.n - i : kSize;
-        const void* const from[] = {block[0], block[1], block[2]};
-        void* const to[] = {out[0] ? block[0] : nullptr, out[1] ? block[1] : nullptr, out[2] ? block[2] : nullptr};
-        for (int k = 0; k < 3; k++) widen_row(in[k] + i, block[k], n);
+      if (whole > 0) f(in, out, whole, param);
+      for (int64_t i = whole; i < sheets.n; i += kSize) {
+        const int64_t n = sheets.n - i < kSize ? sheets.n - i : kSize;
+        for (int k = 0; k < sheets.ins; k++) widen_row(static_cast<const T*>(in[k]) + i, block[k], n);
         f(from, to, (n + kVector - 1) / kVector * kVector, param);
-        for (int k = 0; k < 3; k++)
-          if (out[k]) narrow_row(block[k], out[k] + i, n);
+        for (int k = 0; k < sheets.outs; k++)
+          if (out[k]) narrow_row(block[k], static_cast<T*>(out[k]) + i, n);
       }
     }
   });

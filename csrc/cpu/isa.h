@@ -11,7 +11,7 @@ namespace FUSEGRAD_ISA {
 extern const Kernels kKernels = {FUSEGRAD_NAME(FUSEGRAD_ISA),
                                  gemm,
                                  act,
-                                 act_backward,
+                                 differentiate,
                                  gz_and_sum,
                                  sum_rows,
                                  elementwise<Scale, 0, F32>,

@@ -26,24 +26,30 @@ using Elementwise = void (*)(const Sheet&, double param);
 
 constexpr int kOrders = 4;  // 0 to 3
 
-// What the backward pass of y = g D_order(s) works on: rows as of a sheet, but those of the outputs follow one another.
-struct BackwardSheet {
+// What a derivative of y = g D_order(s) works on: rows as of a sheet, but those of the outputs follow one another.
+//
+//            in              out, nullptr if not needed
+// backward   gy, s, g        gs = gy g D_{order+1}(s), gg = gy D_order(s), y
+// jvp        ts, tg, s, g    ty = ts g D_{order+1}(s) + tg D_order(s), y
+struct Sheets {
   int64_t rows, n;
-  const void* in[3];  // gy, s, g
-  int64_t row[3];     // of each
-  void* out[3];       // gs = gy g D_{order+1}(s), gg = gy D_order(s), y; nullptr if not needed
+  int ins, outs;
+  const void* in[4];
+  int64_t row[4];  // of each
+  void* out[3];
 };
 
 // The same for one row of whole vectors, all float32 or all float64; out[i] may be in[i].
-using ElementwiseBackward = void (*)(const void* const in[3], void* const out[3], int64_t n, double param);
+using Derivative = void (*)(const void* const in[], void* const out[], int64_t n, double param);
 
-constexpr int kBackwardOrders = 2;  // 1 and 2, as they need the derivative above
+constexpr int kDerivativeOrders = 2;  // 1 and 2, as they need the derivative above
 
 struct Activation {
   const char* name;
   bool keeps_input;  // for backward; else its output
   Elementwise float32[kOrders], float64[kOrders];
-  ElementwiseBackward backward_float32[kBackwardOrders], backward_float64[kBackwardOrders];
+  Derivative backward_float32[kDerivativeOrders], backward_float64[kDerivativeOrders];
+  Derivative jvp_float32[kDerivativeOrders], jvp_float64[kDerivativeOrders];
 };
 
 struct Operand {  // a matrix of any strides, in elements
@@ -70,7 +76,7 @@ struct Kernels {
   void (*gemm)(const Gemm&);
   // The same for a sheet of any one type, on this thread.
   void (*act)(Type, Elementwise, const Sheet&, double param);
-  void (*act_backward)(Type, ElementwiseBackward, const BackwardSheet&, double param);
+  void (*differentiate)(Type, Derivative, const Sheets&, double param);
   // gz = gy D_1(s), (m, n) contiguous, and the sum of its rows in float32 or float64, on this thread. Without a
   // function gz is gy, and not written; sum may be nullptr.
   void (*gz_and_sum)(Type, Elementwise, const void* s, const void* gy, void* gz, void* sum, int64_t m, int64_t n,

@@ -100,8 +100,11 @@ inline const Activation* activation(const std::string& name) {
 inline Elementwise derivative(const Activation& a, int64_t order, Type type) {
   return (type == Type::f64 ? a.float64 : a.float32)[order];
 }
-inline ElementwiseBackward backward(const Activation& a, int64_t order, Type type) {
+inline Derivative backward(const Activation& a, int64_t order, Type type) {
   return (type == Type::f64 ? a.backward_float64 : a.backward_float32)[order - 1];
+}
+inline Derivative jvp(const Activation& a, int64_t order, Type type) {
+  return (type == Type::f64 ? a.jvp_float64 : a.jvp_float32)[order - 1];
 }
 
 // The op `name` of torch or of the reference, on tensors and what else it takes.

@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ._autograd import outside_transforms, under_autocast
 from .activations import REGISTRY
-from .ops import act_backward, linear, linear_act, linear_act_backward, low_act, mm
+from .ops import act_backward, act_jvp, linear, linear_act, linear_act_backward, low_act, mm
 from .schema import OPS, library
 
 
@@ -86,6 +86,7 @@ def _register(device: str) -> None:
     casts: dict[str, Callable[..., Callable]] = {
         "act": elementwise(low_act, 2),
         "act_backward": elementwise(act_backward, 3),
+        "act_jvp": elementwise(act_jvp, 4),
         "mm": lambda a, b, *flags: partial(mm, *low(a, b), *flags),
         "linear": lambda x, w, b: partial(linear, *low(x, w, b)),
         "linear_act": linear_act_cast,

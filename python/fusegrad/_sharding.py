@@ -29,6 +29,12 @@ def _(gy, s, g, act, param, order, *needed):
     return [([p if n else ALL for n in needed], [p, p, p, *[None] * 6]) for p in options]
 
 
+@register_sharding(OPS["act_jvp"])
+def _(ts, tg, s, g, act, param, order, need_y):
+    options = [ALL, *(Shard(d) for d in range(s.ndim))]
+    return [([p, p if need_y else ALL], [p] * 4 + [None] * 4) for p in options]
+
+
 @register_sharding(OPS["mul_constant"])
 def _(x, c):
     return [([p], [p, None]) for p in (ALL, Partial(), *(Shard(d) for d in range(x.ndim)))]

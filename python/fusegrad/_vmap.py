@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .activations import REGISTRY
-from .ops import act, act_backward, linear, linear_act, mm, mul_constant
+from .ops import act, act_backward, act_jvp, linear, linear_act, mm, mul_constant
 from .schema import library
 
 
@@ -33,6 +33,12 @@ def _(info, dims, s, g, name, param, order):
 def _(info, dims, gy, s, g, name, param, order, *needed):
     gy, s, g = (front(info, t, dim) for t, dim in zip((gy, s, g), dims, strict=False))
     return act_backward(gy, s, g, name, param, order, *needed), tuple(0 if n else None for n in needed)
+
+
+@_vmap("act_jvp")
+def _(info, dims, ts, tg, s, g, name, param, order, need_y):
+    ts, tg, s, g = (front(info, t, dim) for t, dim in zip((ts, tg, s, g), dims, strict=False))
+    return act_jvp(ts, tg, s, g, name, param, order, need_y), (0, 0 if need_y else None)
 
 
 @_vmap("mm")

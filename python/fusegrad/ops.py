@@ -42,6 +42,28 @@ def act_gradients(
     )
 
 
+def act_tangents(
+    ts: Tensor | None,  # shape of s; None stands for zeros
+    tg: Tensor | None,  # shape of s; None stands for zeros
+    s: Tensor,
+    g: Tensor | None,  # shape of s; None stands for ones
+    name: str,
+    param: float,
+    order: int,
+    need_y: bool = False,
+) -> tuple[Any, ...]:  # tensors; None for zeros, and where not needed
+    """Of y = g D_order(s) along ts and tg: ty = ts g D_{order+1}(s) + tg D_order(s), and y itself if needed."""
+    if ts is not None and tg is not None and g is not None and order <= 2:
+        return present(act_jvp(ts, tg, s, g, name, param, order, need_y), (True, need_y))
+    along_s, _, y = act_gradients(ts, s, g, name, param, order, (True, False, need_y))
+    return total(along_s, None if tg is None else act(s, tg, name, param, order)), y
+
+
+def product(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """a b, None standing for zeros."""
+    return None if a is None or b is None else a * b
+
+
 def total(*terms: Tensor | None) -> Tensor | None:
     """The sum of the terms that are there."""
     there = [t for t in terms if t is not None]
@@ -76,9 +98,7 @@ class Act(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, ts, tg, *_):
         s, g = ctx.saved_tensors
-        along_s = act_gradients(ts, s, g, ctx.act, ctx.param, ctx.order, (True, False, False))[0]
-        along_g = None if tg is None else act(s, tg, ctx.act, ctx.param, ctx.order)
-        return total(along_s, along_g)
+        return act_tangents(ts, tg, s, g, ctx.act, ctx.param, ctx.order)[0]
 
 
 class ActBackward(torch.autograd.Function):
@@ -119,18 +139,59 @@ class ActBackward(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, tgy, ts, tg, *_):
         gy, s, g = ctx.saved_tensors
-        k = ctx.order
-        low = lambda t: None if t is None else act(s, t, ctx.act, ctx.param, k)
-        high = lambda t, g, k: act_gradients(t, s, g, ctx.act, ctx.param, k, (True, False, False))[0]  # t g D_{k+1}
         need_s, need_g, need_y = ctx.needed
+        along = lambda tg, g, order: act_tangents(ts, tg, s, g, ctx.act, ctx.param, order)[0]
         t_gs = t_gg = t_y = None
         if need_s:
-            t_gs = total(high(tgy, g, k), high(tg, gy, k), None if ts is None else high(ts, gy * g, k + 1))
+            t_gs = along(total(product(tgy, g), product(gy, tg)), gy * g, ctx.order + 1)
         if need_g:
-            t_gg = total(low(tgy), high(ts, gy, k))
+            t_gg = along(tgy, gy, ctx.order)
         if need_y:
-            t_y = total(low(tg), high(ts, g, k))
+            t_y = along(tg, g, ctx.order)
         return tangents((t_gs, t_gg, t_y), (s, s, s), ctx.needed)
+
+
+class ActJvp(torch.autograd.Function):
+    """ty = ts g D_{k+1}(s) + tg D_k(s), y = g D_k(s).
+
+    Along a of ty the gradients are a g D_{k+1} of ts, a D_k of tg, a ts D_{k+1} of g, and of s the tangent of a g
+    D_{k+1} along ts and a tg. Those of y are act's.
+    """
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ts, tg, s, g, ctx.act, ctx.param, ctx.order, ctx.need_y = inputs
+        ctx.save_for_backward(ts, tg, s, g)
+        ctx.save_for_forward(ts, tg, s, g)
+        if not ctx.need_y:
+            ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, a, c):
+        ts, tg, s, g = ctx.saved_tensors
+        need_ts, need_tg, need_s, need_g = wanted(ctx, 4)
+        c = c if ctx.need_y else None
+        along = lambda t, g, *needed: act_gradients(t, s, g, ctx.act, ctx.param, ctx.order, needed)
+        ts_a, tg_a, _ = along(a, g, need_ts, need_tg, False)
+        g_a = along(a, ts, need_g, False, False)[0]
+        s_a = None
+        if a is not None and need_s:
+            s_a = act_tangents(ts, a * tg, s, a * g, ctx.act, ctx.param, ctx.order + 1)[0]
+        s_c, g_c, _ = along(c, g, need_s, need_g, False)
+        return ts_a, tg_a, total(s_a, s_c), total(g_a, g_c), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, d_ts, d_tg, d_s, d_g, *_):
+        ts, tg, s, g = ctx.saved_tensors
+        along = lambda ts, tg, g, order: act_tangents(ts, tg, s, g, ctx.act, ctx.param, order)[0]
+        t_ty = total(
+            along(d_ts, d_tg, g, ctx.order),
+            along(d_g, None, ts, ctx.order),
+            None if d_s is None else along(ts, d_s * tg, d_s * g, ctx.order + 1),
+        )
+        t_y = along(d_s, d_g, g, ctx.order) if ctx.need_y else None
+        return tangents((t_ty, t_y), (s, s), (True, ctx.need_y))
 
 
 class MM(torch.autograd.Function):
@@ -311,8 +372,7 @@ class LinearActBackward(torch.autograd.Function):
         if ctx.act == "identity":
             tz, gz = tgy, gy
         else:
-            tz_s, _, gz = act_gradients(ts, s, gy, ctx.act, ctx.param, 1, (True, False, need_gz))
-            tz = total(None if tgy is None else act(s, tgy, ctx.act, ctx.param, 1), tz_s)
+            tz, gz = act_tangents(ts, tgy, s, gy, ctx.act, ctx.param, 1, need_gz)
         t_gx = t_gw = t_gb = None
         if need_x:
             t_gx = total(
@@ -347,7 +407,7 @@ class MulConstant(torch.autograd.Function):
         return None if tx is None else mul_constant(tx, ctx.c)
 
 
-RULES = (Act, Act, ActBackward, MM, Linear, LinearAct, LinearActBackward, MulConstant)
-low_act, act_nth, act_backward, mm, linear, linear_act, linear_act_backward, mul_constant = (
+RULES = (Act, Act, ActBackward, ActJvp, MM, Linear, LinearAct, LinearActBackward, MulConstant)
+low_act, act_nth, act_backward, act_jvp, mm, linear, linear_act, linear_act_backward, mul_constant = (
     differentiable(library, op, rule) for op, rule in zip(OPS.values(), RULES, strict=True)
 )

@@ -77,6 +77,26 @@ def act_backward(
     )
 
 
+def act_jvp(
+    ts: Tensor,  # any shape
+    tg: Tensor,  # shape of ts
+    s: Tensor,  # shape of ts
+    g: Tensor,  # shape of ts
+    act: str,
+    param: float,
+    order: int,
+    need_y: bool,
+) -> tuple[Tensor, Tensor]:  # of y = g D_order(s) along ts and tg: ty, and y; empty where not needed
+    if order not in (1, 2):
+        raise ValueError(f"act_jvp: order must be 1 or 2, got {order}")
+
+    @wide
+    def tangent(ts, tg, s, g):
+        return ts * _act(s, g, act, param, order + 1) + _act(s, tg, act, param, order)
+
+    return _laid_out_as(s, tangent(ts, tg, s, g)), _act(s, g, act, param, order) if need_y else s.new_empty(0)
+
+
 _act = act  # which is the name of an argument, too
 
 

@@ -3,6 +3,7 @@
 act(s, g?, act, param, order)               g * D_order(s), orders 0 to 3
 act_nth(s, g?, act, param, order)           the same for any order and entry, on the reference
 act_backward(gy, s, g, ...)                 act's gradients gs, gg and act itself, those that are needed
+act_jvp(ts, tg, s, g, ...)                  act's tangent, and act itself if that is needed
 mm(a, b, trans_a, trans_b)                  a b, each transposed first if asked
 linear(x, w, b?)                            x w^T + b
 linear_act(x, w, b?, act, param, keep)      y = act(x w^T + b), and what backward needs of it
@@ -23,6 +24,9 @@ SCHEMAS = (
     # orders 1 and 2; an output that is not needed is empty
     "act_backward(Tensor gy, Tensor s, Tensor g, str act, float param, int order, "
     "bool need_s, bool need_g, bool need_y) -> (Tensor gs, Tensor gg, Tensor y)",
+    # orders 1 and 2
+    "act_jvp(Tensor ts, Tensor tg, Tensor s, Tensor g, str act, float param, int order, bool need_y) "
+    "-> (Tensor ty, Tensor y)",
     "mm(Tensor a, Tensor b, bool trans_a, bool trans_b) -> Tensor",
     "linear(Tensor x, Tensor w, Tensor? b) -> Tensor",
     # keep: whether y comes with what backward needs; if not, backward computes it again
@@ -56,6 +60,11 @@ def _(s, g, act, param, order):
 @_fake("act_backward")
 def _(gy, s, g, act, param, order, *needed):
     return tuple(torch.empty_like(s) if n else s.new_empty(0) for n in needed)
+
+
+@_fake("act_jvp")
+def _(ts, tg, s, g, act, param, order, need_y):
+    return torch.empty_like(s), torch.empty_like(s) if need_y else s.new_empty(0)
 
 
 @_fake("mm")
