@@ -93,7 +93,7 @@ def above_autograd():
     return torch._C._ForceDispatchKeyGuard(_DEFAULT_ON, _DEFAULT_OFF)
 
 
-def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, rule: type) -> Any:
+def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, rule: Any) -> Any:
     """Make `rule` (setup_context, backward, jvp) the derivative of `op`, in every mode. Its tensors come first.
 
     Returns the op as a function that takes the shortest way: in plain eager mode past the dispatcher's autograd. For
@@ -113,8 +113,8 @@ def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, ru
 
     # torch.func has chosen the level before it calls this kernel; a plain Function would start over at the
     # outermost one. Function.apply would also bind the arguments by inspect.signature, 10 us a call.
-    members = {k: v for k, v in vars(rule).items() if k in ("setup_context", "backward", "jvp", "__doc__")}
-    members |= {"forward": staticmethod(forward)}
+    members = {k: v for k, v in vars(rule).items() if k in ("setup_context", "backward", "__doc__")}
+    members |= {"forward": staticmethod(forward), "jvp": staticmethod(_jvp_of_all_levels(rule.jvp))}
     members |= {"_compiled_autograd_key": staticmethod(torch.autograd.Function._compiled_autograd_key)}
     function: Any = type(rule.__name__, (_SingleLevelFunction,), members)
     apply = function.apply
@@ -142,6 +142,38 @@ def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, ru
 
     vars(call).update(apply=apply, kernel=below_autograd)
     return call
+
+
+def _jvp_of_all_levels(jvp: Callable) -> Callable:
+    """A rule in forward mode, which the outer levels of torch.func differentiate too.
+
+    Torch calls it with forward mode off, as what it computes must not be differentiated at this level again. That turns
+    it off at the outer levels too, and jvp of jvp silently lacks terms. Here it stays on, and this level's tangents are
+    taken from what was saved.
+    """
+
+    def run(ctx, *tangents):
+        if peek_interpreter_stack() is None:
+            return jvp(ctx, *tangents)
+        with _set_fwd_grad_enabled(True):
+            return jvp(_Primals(ctx), *tangents)
+
+    return run
+
+
+class _Primals:
+    """A context whose saved tensors have no tangents at this level."""
+
+    def __init__(self, ctx: Any) -> None:
+        self._ctx = ctx
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor | None, ...]:
+        # below forward_ad.unpack_dual, which does nothing inside a compiled graph
+        return tuple(t if t is None else torch._VF._unpack_dual(t, level=0)[0] for t in self._ctx.saved_tensors)
 
 
 def under_autocast(

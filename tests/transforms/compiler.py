@@ -10,7 +10,7 @@ from torch.func import jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
 from cases import DEVICE, leaves, plain
-from transforms import Net, agree, close, compiled, dual_tangent, transform, under_autocast
+from transforms import Net, agree, close, compiled, dual_tangent, ones, transform, under_autocast
 
 
 @transform
@@ -61,6 +61,18 @@ def compile_per_sample_gradient(f, r):
 def compile_jvp(f, r):
     transformed = lambda h: lambda *a: jvp(h, a, tuple(torch.ones_like(t) for t in a))
     close(compiled(transformed(f))(*plain()), transformed(r)(*plain()))
+
+
+@transform
+def compile_jvp_of_jvp(f, r):
+    args = plain()
+
+    def transformed(h):
+        first = lambda *a: jvp(lambda *b: h(*b).sin().sum(), a, tangents)[1]
+        return lambda *a: jvp(first, a, tangents)[1]
+
+    tangents = ones(*args)
+    close(compiled(transformed(f))(*args), transformed(r)(*args))
 
 
 @transform

@@ -1,5 +1,8 @@
 """torch.func."""
 
+import itertools
+
+import torch
 from torch.func import functional_call, hessian, jacfwd, jacrev, jvp, vmap
 from torch.func import grad as func_grad
 
@@ -121,6 +124,30 @@ def func_jacfwd_of_jacfwd(f, r):
 @transform
 def func_jacrev_of_jacfwd(f, r):
     same(f, r, lambda h: jacrev(jacfwd(lambda *a: h(*a).sin().sum(), argnums=0), argnums=1))
+
+
+def along(h, mode, tangents):
+    """The derivative of a number h(*args) along tangents of all arguments, by forward or reverse mode."""
+    if mode == "forward":
+        return lambda *args: jvp(h, args, tangents)[1]
+    first = func_grad(h, argnums=tuple(range(len(tangents))))
+    return lambda *args: sum((g * t).sum() for g, t in zip(first(*args), tangents, strict=True))
+
+
+@transform
+def func_third_derivatives_of_every_nesting(f, r):
+    generator = torch.Generator().manual_seed(1)
+    draw = lambda: tuple(torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for t in plain())
+    directions = [draw() for _ in range(3)]
+    for modes in itertools.product(("forward", "reverse"), repeat=3):
+
+        def transformed(h, modes=modes):
+            derivative = lambda *args: h(*args).sin().sum()
+            for mode, tangents in zip(modes, directions, strict=True):
+                derivative = along(derivative, mode, tangents)
+            return derivative
+
+        same(f, r, transformed)
 
 
 @transform
