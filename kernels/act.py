@@ -80,7 +80,7 @@ def launch(d: Any, s: Tensor, g: Tensor | None, out: Tensor, param: float, order
     inputs: tuple[Tensor, ...] = (s,) if g is None else (s, g)
     rows, columns, ((*of_out,), (*of_s,), *rest), inputs = sheet_of(out, *inputs)
     of_g = rest[0] if rest else of_s
-    block_m, block_n = blocks(rows, columns, out.itemsize)
+    block_m, block_n = blocks(out, rows, columns)
     grid = (triton.cdiv(rows, block_m) * triton.cdiv(columns, block_n),)
     with on_device(out):
         act_kernel[grid](
@@ -164,7 +164,7 @@ def act_backward(
         return outs[0], outs[1], outs[2]
     made = next(out for out, need in zip(outs, needed, strict=True) if need)
     rows, columns, ((*of_out,), *strides), inputs = sheet_of(made, gy, s, g)
-    block_m, block_n = blocks(rows, columns, s.itemsize)
+    block_m, block_n = blocks(s, rows, columns)
     d = ACTIVATIONS[act]
     with on_device(s):
         act_backward_kernel[(triton.cdiv(rows, block_m) * triton.cdiv(columns, block_n),)](
@@ -237,7 +237,7 @@ def act_jvp(
     if s.numel() == 0:
         return ty, y
     rows, columns, ((*of_out,), *strides), inputs = sheet_of(ty, ts, tg, s, g)
-    block_m, block_n = blocks(rows, columns, s.itemsize)
+    block_m, block_n = blocks(s, rows, columns)
     d = ACTIVATIONS[act]
     with on_device(s):
         act_jvp_kernel[(triton.cdiv(rows, block_m) * triton.cdiv(columns, block_n),)](

@@ -188,6 +188,16 @@ def takes(x: Tensor, w: Tensor) -> bool:
     return x.dtype != torch.float64 and rows_are_aligned(x, w) and w.shape[0] * w.itemsize % 16 == 0
 
 
+def takes_gz(a: Tensor, b: Tensor, s: Tensor) -> bool:
+    """Whether mm_gz multiplies these as fast as it can."""
+    return a.dtype != torch.float64 and rows_are_aligned(a, b, s)
+
+
+def registers(family: str) -> dict[str, int]:
+    """All that there are: left to itself NVIDIA's assembler spills some, for a second program that never comes."""
+    return {"maxnreg": 255} if family.startswith("sm_") else {}
+
+
 def _launch(kernel, c: Config, a: Tensor, b: Tensor, outs: list[Tensor], trans_b: bool, rest, **constants) -> None:
     """Run a kernel over all tiles of outs[0]; `rest` makes the arguments between the operands and the sizes."""
     (m, k), n = a.shape, outs[0].shape[1]
@@ -204,7 +214,7 @@ def _launch(kernel, c: Config, a: Tensor, b: Tensor, outs: list[Tensor], trans_b
             *operands, *rest(to), m, n, k, a.stride(0), b.stride(0), programs,
             TMA=tma, PRECISION=precision(on, a.dtype), GROUP=GROUP,
             BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k,
-            num_warps=c.warps, num_stages=c.stages, enable_fp_fusion=True, **constants,
+            num_warps=c.warps, num_stages=c.stages, enable_fp_fusion=True, **registers(on), **constants,
         )  # fmt: skip
 
 

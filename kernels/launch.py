@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import triton
 from torch import Tensor
+from triton.runtime import driver
 
-# of the tile of a program: 16 bytes a load in each thread of 4 warps, which are 256 on AMD's GPUs
-TILE_BYTES = 16 * 256
+WARPS = 4
 # Sums are fused multiply-adds on every GPU; without the option Triton 3.10 turns them off.
-OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
+OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": True}
 
 
 def on_device(t: Tensor) -> AbstractContextManager:
@@ -17,10 +17,18 @@ def on_device(t: Tensor) -> AbstractContextManager:
     return torch.cuda.device(t.device) if t.is_cuda and t.device.index != torch.cuda.current_device() else nullcontext()
 
 
-def blocks(rows: int, columns: int, itemsize: int, row_bytes: int = TILE_BYTES) -> tuple[int, int]:
-    """Rows and columns of the tile of a program, which is at most so wide."""
-    width = min(triton.next_power_of_2(columns), row_bytes // itemsize)
-    return min(triton.next_power_of_2(rows), TILE_BYTES // itemsize // width), width
+def blocks(t: Tensor, rows: int, columns: int, row_bytes: int | None = None) -> tuple[int, int]:
+    """Rows and columns of the tile of a program on t, at most so wide: 16 bytes for each thread, which is one load."""
+    size = 16 * WARPS * lanes(t.device) // t.itemsize
+    width = min(triton.next_power_of_2(columns), size if row_bytes is None else row_bytes // t.itemsize)
+    return min(triton.next_power_of_2(rows), size // width), width
+
+
+def lanes(device: torch.device) -> int:
+    """The threads of a warp."""
+    if device.type == "meta":  # to compile for a GPU that is not there
+        return driver.active.get_current_target().warp_size
+    return 64 if torch.version.hip else 32
 
 
 def sheet(*tensors: Tensor) -> tuple[int, int, list[tuple[int, int]]] | None:

@@ -8,10 +8,11 @@ from triton import jit
 
 from .act import apply, tile
 from .activations import ACTIVATIONS
-from .launch import OPTIONS, blocks, on_device
+from .launch import OPTIONS, blocks, lanes, on_device
 
 ROW_BYTES = 256  # of a tile
-BLOCK_M, WARPS = 32, 8  # of gz_and_sum; with half of both sin spills on sm_90
+SUM_WARPS = 8  # of gz_and_sum
+PART = 32  # rows of gz_and_sum to a sum, or a multiple
 PROGRAMS = 1024  # about so many, where there are rows enough, keep a large GPU busy
 
 
@@ -41,7 +42,7 @@ def bias_act(z: Tensor, b: Tensor, act: str, param: float) -> Tensor:
     """
     if z.numel() > 0:
         rows, columns = z.numel() // z.shape[-1], z.shape[-1]
-        block_m, block_n = blocks(rows, columns, z.itemsize, ROW_BYTES)  # rows of a tile share what they read of b
+        block_m, block_n = blocks(z, rows, columns, ROW_BYTES)  # rows of a tile share what they read of b
         grid = (triton.cdiv(rows, block_m) * triton.cdiv(columns, block_n),)
         with on_device(z):
             bias_act_kernel[grid](
@@ -116,7 +117,7 @@ def add_up(sums: Tensor, dtype: torch.dtype) -> Tensor:
 def rows_of_part(rows: int, columns: int, block_n: int) -> int:
     """How many rows a program of gz_and_sum takes; by the shape alone, so that sums have the same bits each time."""
     across = triton.cdiv(columns, block_n)
-    return min(max(triton.next_power_of_2(rows * across // PROGRAMS + 1), BLOCK_M), 16 * BLOCK_M)
+    return min(max(triton.next_power_of_2(rows * across // PROGRAMS + 1), PART), 16 * PART)
 
 
 def gz_and_sum(
@@ -132,6 +133,7 @@ def gz_and_sum(
     if gy.numel() == 0 or (s is None and not need_sum):
         return gz, gy.new_zeros(n if need_sum else 0)
     block_n = ROW_BYTES // gy.itemsize
+    block_m = 16 * SUM_WARPS * lanes(gy.device) // ROW_BYTES  # 16 bytes for each thread
     part = rows_of_part(m, n, block_n)
     parts = triton.cdiv(m, part)
     width = torch.float64 if gy.dtype == torch.float64 else torch.float32
@@ -139,7 +141,7 @@ def gz_and_sum(
     with on_device(gy):
         gz_and_sum_kernel[(triton.cdiv(n, block_n) * parts,)](
             gy if s is None else s, gy, gz, sums, param, m, n, part, *gy.stride(),
-            D=ACTIVATIONS[act].first, HAS_D=s is not None, SUM=need_sum, BLOCK_M=BLOCK_M, BLOCK_N=block_n,
-            **OPTIONS | {"num_warps": WARPS},
+            D=ACTIVATIONS[act].first, HAS_D=s is not None, SUM=need_sum, BLOCK_M=block_m, BLOCK_N=block_n,
+            **OPTIONS | {"num_warps": SUM_WARPS},
         )  # fmt: skip
         return gz, add_up(sums, gy.dtype) if need_sum else gy.new_empty(0)
