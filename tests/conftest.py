@@ -6,7 +6,7 @@ import torch
 
 from fusegrad import backends
 
-SMALL = ("SMALL_LAYER", "SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING")
+SMALL = {name: getattr(backends, name) for name in ("SMALL_LAYER", "SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING")}
 
 sys.path.insert(0, str(Path(__file__).parent))
 
