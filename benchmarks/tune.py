@@ -1,8 +1,8 @@
-"""`python -m fusegrad tune`: which way of kernels/choice.py is the fastest for each layer, on the GPU at hand.
+"""`python -m fusegrad tune`: which way of kernels/choice.py is the fastest for each product, on the GPU at hand.
 
-A layer is timed without and with its pre-activation kept, as inference and training have it, the two together: one way
-serves both. What fits in L2 stays there, as between the layers of a network. The table has a row for each layer, with
-stock's time over that of each way for information; a way displaces DEFAULT only where it is faster by MARGIN.
+linear_act is timed without and with its pre-activation kept, as inference and training have it, the two together: one
+way serves both. What fits in L2 stays there, as between the layers of a network. The table has a row for each product,
+with stock's time over that of each way for information; a way displaces DEFAULT only where it is faster by MARGIN.
 """
 
 import argparse
@@ -32,18 +32,19 @@ from .providers import Cannot, normal
 DEFAULT: choice.Way = "cublas"
 MARGIN = 0.03
 ACT = "gelu_tanh"
+OPS = ("linear_act", "mm_gz")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 # Each speaks for sizes up to choice.REACH times larger and smaller: these cover all between the least and the most.
 M = (16, 64, 256, 1024, 4096, 16384, 65536)
 K = N = (64, 256, 1024, 4096)
 SMOKE = ((16,), (32,), (16,))
-SECONDS = 0.15  # for each layer
+SECONDS = 0.15  # for each product
 ROUNDS = 20
 FACTS = ("machine", "torch", "commit", "date")
 
 
 def main(argv: list[str]) -> int:
-    """Measure, write the table, and return the exit code: 1 if a way was wrong or a layer could not be measured."""
+    """Measure, write the table, and return the exit code: 1 if a way was wrong or a product could not be measured."""
     args = _parse(argv)
     console = Console(width=None if Console().is_terminal else 140, highlight=False)
     missing = _missing(args)
@@ -80,10 +81,12 @@ def fastest(results: list[Result]) -> choice.Way:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m fusegrad tune", description="Measure which kernels compute a layer fastest on this GPU."
+        prog="python -m fusegrad tune", description="Measure which kernels are fastest on this GPU."
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: the interpreter, for tests")
-    parser.add_argument("--smoke", action="store_true", help="one tiny layer in each dtype, over in seconds: for CI")
+    parser.add_argument(
+        "--smoke", action="store_true", help="one tiny product of each op and dtype, over in seconds: for CI"
+    )
     parser.add_argument("--out", type=Path, help="the csv (default: the table that the kernels read)")
     return parser.parse_args(argv)
 
@@ -106,17 +109,18 @@ def _default_out(family: str, smoke: bool) -> Path:
 
 
 def _measure(args: argparse.Namespace, path: Path, console: Console) -> tuple[list[list[Result]], list[str]]:
-    """The results of each layer, and what went wrong. The table grows with each: a run cut short leaves some."""
-    layers = [(dtype, *sizes) for dtype in DTYPES for sizes in itertools.product(*(SMOKE if args.smoke else (M, K, N)))]
+    """The results of each product, and what went wrong. The table grows with each: a run cut short leaves some."""
+    sizes = SMOKE if args.smoke else (M, K, N)
+    products = list(itertools.product(OPS, DTYPES, *sizes))
     measured: list[list[Result]] = []
     rows: list[dict[str, object]] = []
     failed: list[str] = []
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(layers))
+        task = progress.add_task("", total=len(products))
         tell = lambda what: progress.update(task, description=what)
-        for dtype, m, k, n in layers:
-            case = Case(f"{m}×{k}→{n}", dtype, partial(_build, m, k, n, dtype, args.device))
+        for op, dtype, m, k, n in products:
+            case = Case(f"{op} {m}×{k}→{n}", dtype, partial(_build, op, m, k, n, dtype, args.device))
             budget = Budget(2, 0.1, {}) if args.smoke else Budget(ROUNDS, SECONDS, {})
             try:
                 results = measure(case, args.device, budget, tell, of=choice.WAYS)
@@ -124,34 +128,42 @@ def _measure(args: argparse.Namespace, path: Path, console: Console) -> tuple[li
                 failed.append(f"{case.name}, {dtype_name(dtype)}: {type(e).__name__}: {e}")
             else:
                 measured.append(results)
-                rows.append(_row(results, dtype, (m, k, n), args.device))
+                rows.append(_row(results, op, dtype, (m, k, n), args.device))
                 failed += [f"{r.case}, {r.dtype}: {r.cannot}" for r in results if "is wrong" in r.cannot]
                 _write(path, rows)
             progress.advance(task)
     return measured, failed
 
 
-def _build(m: int, k: int, n: int, like: torch.dtype, device: str, way: choice.Way, dtype: torch.dtype) -> Step:
-    from fusegrad.kernels import linear_act
+def _build(
+    op: str, m: int, k: int, n: int, like: torch.dtype, device: str, way: choice.Way, dtype: torch.dtype
+) -> Step:
+    from fusegrad.kernels import linear_act, mm_gz
 
     if way == "triton" and dtype == torch.float64:
         raise Cannot("it has no float64")
     fresh = partial(normal, like=like, dtype=dtype, device=device)
     x, w, b = fresh(m, k, seed=0), fresh(n, k, seed=1) / math.sqrt(k), fresh(n, seed=2)
 
-    def step() -> tuple[torch.Tensor, ...]:
-        (y, _), (again, z) = (linear_act.by(way, x, w, b, ACT, REGISTRY[ACT].default, keep) for keep in (False, True))
+    s, w_kn, param = fresh(m, n, seed=3), w.mT.contiguous(), REGISTRY[ACT].default
+
+    def layer() -> tuple[torch.Tensor, ...]:
+        (y, _), (again, z) = (linear_act.by(way, x, w, b, ACT, param, keep) for keep in (False, True))
         return y, again, z
 
-    return Step(step, (x, w, b))
+    if op == "mm_gz":
+        return Step(lambda: mm_gz.by(way, x, w_kn, s, ACT, param, True), (x, w_kn, s))
+    return Step(layer, (x, w, b))
 
 
-def _row(results: list[Result], dtype: torch.dtype, sizes: tuple[int, int, int], device: str) -> dict[str, object]:
+def _row(
+    results: list[Result], op: str, dtype: torch.dtype, sizes: tuple[int, int, int], device: str
+) -> dict[str, object]:
     ratios = {r.provider: "" if math.isnan(r.ratio) else f"{r.ratio:.3f}" for r in results}
     stock = {"stock_ms": f"{results[0].ms:.5g}"}
-    layer = dict(zip(("dtype", "m", "k", "n"), (dtype_name(dtype), *sizes), strict=True))
+    product = dict(zip(("op", "dtype", "m", "k", "n"), (op, dtype_name(dtype), *sizes), strict=True))
     machine = {k: v for k, v in facts(device).items() if k in FACTS}
-    return layer | {"way": fastest(results)} | stock | {w: ratios[w] for w in choice.WAYS if w != "stock"} | machine
+    return product | {"way": fastest(results)} | stock | {w: ratios[w] for w in choice.WAYS if w != "stock"} | machine
 
 
 def _write(path: Path, rows: list[dict[str, object]]) -> None:
@@ -162,8 +174,8 @@ def _write(path: Path, rows: list[dict[str, object]]) -> None:
 
 
 def _table(measured: list[list[Result]]) -> Table:
-    """A row a layer: the time of each way, stock's over it, and what is taken."""
-    shown = Table("layer", "dtype", box=None, header_style="bold", title="Stock's time over that of each way")
+    """A row a product: the time of each way, stock's over it, and what is taken."""
+    shown = Table("product", "dtype", box=None, header_style="bold", title="Stock's time over that of each way")
     for name in ("stock ms", *(w for w in choice.WAYS if w != "stock"), "% peak"):
         shown.add_column(name, justify="right")
     shown.add_column("way")

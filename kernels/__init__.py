@@ -5,7 +5,7 @@ activations                 every activation, orders 0 to 3
 act                         elementwise passes; launch: over tensors of any layout, on their device
 passes                      what follows a matrix product, and what comes before its derivatives
 gemm                        matrix products with an epilogue
-linear_act                  the layer and its backward, by cuBLAS and a pass or by gemm
+linear_act, mm_gz           a layer, its backward and that of the layer before, by cuBLAS and a pass or by gemm
 choice, tables/             which of them, measured by `python -m fusegrad tune`
 interpreter                 the same on CPU tensors, without a GPU
 offline                     compiles all of it for any GPU, and says what each kernel takes
@@ -18,5 +18,6 @@ SERVED = {
     "act_jvp": "act",
     "linear_act": "linear_act",
     "linear_act_backward": "linear_act",
+    "mm_gz": "mm_gz",
     "mul_constant": "act",
 }

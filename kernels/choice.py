@@ -1,12 +1,12 @@
 """How a layer is computed on a GPU: by a table for each family of GPUs, made by `python -m fusegrad tune`.
 
-A table, tables/<family>.csv, has a row for each measured layer: dtype, m, k, n and the fastest way. A layer that is not
-there goes the way of the nearest that is, if no size of it is more than twice or less than half; else by cuBLAS and a
-pass. The ways, which all make the same numbers up to rounding:
+A table, tables/<family>.csv, has a row for each measured product: op, dtype, m, k, n and the fastest way. A product
+that is not there goes the way of the nearest that is, if no size of it is more than twice or less than half; else by
+cuBLAS and a pass. The ways, which all make the same numbers up to rounding:
 
     stock     torch's own kernels, one for each step
     cublas    the product by cuBLAS, and one pass for what follows
-    triton    one kernel, gemm.linear_act
+    triton    one kernel, of gemm.py
 """
 
 import csv
@@ -24,6 +24,7 @@ REACH = 2.0  # how far a measurement speaks for other sizes: this factor in each
 
 
 class Row(NamedTuple):
+    op: str  # linear_act or mm_gz
     dtype: str
     m: int
     k: int
@@ -36,7 +37,7 @@ def read(path: Path) -> list[Row]:
         return []
     with path.open(newline="") as file:
         rows = csv.DictReader(file)
-        return [Row(r["dtype"], int(r["m"]), int(r["k"]), int(r["n"]), cast(Way, r["way"])) for r in rows]
+        return [Row(r["op"], r["dtype"], int(r["m"]), int(r["k"]), int(r["n"]), cast(Way, r["way"])) for r in rows]
 
 
 @cache
@@ -45,9 +46,9 @@ def table(family: str) -> list[Row]:
 
 
 @lru_cache(4096)
-def way_of(family: str, dtype: torch.dtype, m: int, k: int, n: int) -> Way:
-    """The way of x w^T with x (m, k) and w (n, k)."""
+def way_of(op: str, family: str, dtype: torch.dtype, m: int, k: int, n: int) -> Way:
+    """The way of an op whose product is that of an (m, k) and a (k, n)."""
     name = str(dtype).removeprefix("torch.")
     far = lambda row: max(abs(math.log(a / b)) for a, b in zip((m, k, n), (row.m, row.k, row.n), strict=True))
-    near = min((row for row in table(family) if row.dtype == name), key=far, default=None)
+    near = min((row for row in table(family) if (row.op, row.dtype) == (op, name)), key=far, default=None)
     return near.way if near is not None and far(near) <= math.log(REACH) else "cublas"

@@ -28,7 +28,9 @@ def linear_act(
     if x.shape[-1] != k or (b is not None and b.shape != (n,)):
         shapes = [None if t is None else tuple(t.shape) for t in (x, w, b)]
         raise RuntimeError("linear_act: the shapes do not fit: x {}, w {}, b {}".format(*shapes))
-    way: Way = "stock" if act == "identity" or 0 in (m, n, k) else way_of(gemm.family(x.device), x.dtype, m, k, n)
+    way: Way = "stock"
+    if act != "identity" and 0 not in (m, n, k):
+        way = way_of("linear_act", gemm.family(x.device), x.dtype, m, k, n)
     return by(way, x, w, b, act, param, keep)
 
 

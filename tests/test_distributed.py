@@ -111,6 +111,11 @@ def every_placement(mesh):
     for act, stock in (("silu", F.silu), ("tanh", torch.tanh)):
         same(lambda *a: fg.linear_act(*a, act=act), lambda *a: stock(F.linear(*a)), x, w, b)
         same(lambda z: fg.act(z, act), stock, x)
+        same(
+            lambda x, w1, b1, w2: fg.mlp(x, w1, b1, w2, b1[:6], act=act),
+            lambda x, w1, b1, w2: F.linear(stock(F.linear(x, w1, b1)), w2, b1[:6]),
+            *(x, w, b, torch.randn(6, 8, dtype=torch.float64)),
+        )
     same(lambda s, g: ops.act(s, g, "tanh", 0.0, 1), lambda s, g: g * (1 - s * s), x, x + 1)
     same(lambda a, b: fg.mm(a, b, trans_b=True), lambda a, b: a @ b.mT, x, w)
     same(lambda a, b: fg.mm(a, b, trans_a=True), lambda a, b: a.mT @ b, x, torch.randn(4, 8, dtype=torch.float64))

@@ -55,6 +55,11 @@ def samples():
             for need_y in (False, True):
                 ts = torch.rand(3, 4, device=DEVICE).requires_grad_(need_y)
                 yield "act_jvp", (ts, *args, case.name, case.value, order, need_y)
+        w2, b2 = torch.rand(2, 4, device=DEVICE), torch.rand(2, device=DEVICE)
+        for keep in (False, True):
+            yield "mlp", (x, w, w2.requires_grad_(), b, b2.requires_grad_(), case.name, case.value, keep)
+            yield "mm_gz", (gy, w, torch.rand(3, 3, device=DEVICE), case.name, case.value, keep)
+        yield "mlp", (x.detach(), w.detach(), w2.detach(), None, b2.detach(), case.name, case.value, True)
         yield "act_nth", (s, torch.rand_like(s).requires_grad_(), case.name, case.value, 4)
 
 
@@ -84,6 +89,24 @@ def test_the_fused_backward_is_differentiable_in_every_mode(act, needed):
         return present((gz @ w, rows.mT @ x.reshape(6, 5), rows.sum(0)))
 
     in_every_mode(fn, composed, args, ((0, 0, None, 0), (0, None, None, 0), (None, 0, None, None)))
+
+
+@pytest.mark.parametrize("need_sum", (False, True))
+@pytest.mark.parametrize("act", ("tanh", "silu", "identity"))
+def test_the_product_that_makes_gz_is_differentiable_in_every_mode(act, need_sum):
+    generator = torch.Generator().manual_seed(0)
+    fresh = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(DEVICE).requires_grad_()
+    args = fresh(3, 2), fresh(2, 4), fresh(3, 4)
+    fn = lambda a, b, s: OPS["mm_gz"](a, b, s, act, 0.0, need_sum)[: 1 + need_sum]
+
+    def composed(a, b, s):
+        gz = a @ b if act == "identity" else ops.act(s, a @ b, act, 0.0, 1)
+        return (gz, gz.sum(0))[: 1 + need_sum]
+
+    if act == "identity":  # s has no part in it
+        args, fn_, composed_ = args[:2], fn, composed
+        fn, composed = (lambda a, b, f=f: f(a, b, torch.ones(3, 4, device=DEVICE).to(a)) for f in (fn_, composed_))
+    in_every_mode(fn, composed, args, ((0, 0, 0)[: len(args)], (0, None, None)[: len(args)]))
 
 
 @pytest.mark.parametrize("order", (1, 2))

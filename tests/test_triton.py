@@ -28,6 +28,7 @@ INTERPRETED = {
     "layouts": "",
     "backward": "",
     "errors": "",
+    "mlp": "not numerical and not compile and not module",
     "ops": "not every_mode and not opinfo",
     "transforms": "(linear_act and silu) or (act_of_linear and tanh and not numerical)",
 }
@@ -65,7 +66,7 @@ def assert_near(y, truth, stock, roundings=1):
 def test_every_op_has_a_kernel():
     """But for products alone, which are cuBLAS's, and orders above the third."""
     assert {op for op in OPS if backends.serving(op, DEVICE) == "reference"} == {"act_nth", "linear", "mm"}
-    assert set(SERVED) | {"act_nth", "linear", "mm"} == set(OPS)
+    assert set(SERVED) | {"act_nth", "linear", "mlp", "mm"} == set(OPS)  # mlp is made of others
 
 
 def test_the_kernels_know_the_registry():
@@ -88,9 +89,10 @@ SIZES = ((5, 3, 4), (130, 70, 129), (1, 1, 1), (33, 64, 256), (130, 72, 136))  #
 
 @pytest.fixture(params=("stock", "cublas", "triton"))
 def way(request, monkeypatch):
-    from fusegrad.kernels import linear_act
+    from fusegrad.kernels import linear_act, mm_gz
 
-    monkeypatch.setattr(linear_act, "way_of", lambda *args: request.param)
+    for module in (linear_act, mm_gz):
+        monkeypatch.setattr(module, "way_of", lambda *args: request.param)
     return request.param
 
 
@@ -194,6 +196,30 @@ def test_sums_leave_out_what_is_no_number_elsewhere():
 
 
 @served
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_ways_of_the_product_that_makes_gz(way, dtype, size, monkeypatch):
+    from fusegrad.kernels import gemm
+
+    seen, run = [], gemm.mm_gz
+    monkeypatch.setattr(gemm, "mm_gz", lambda *args: seen.append(args) or run(*args))
+    m, k, n = size
+    a = fresh(m, k + 8, dtype=dtype)[:, :k]
+    b, s = fresh(k, n, dtype=dtype, seed=1), fresh(m, n, dtype=dtype, seed=2).sigmoid()
+    for act in ("gelu", "tanh", "identity"):
+        for need_sum in (True, False):
+            made = OPS["mm_gz"](a, b, s, act, 0.0, need_sum)
+            truths = reference.mm_gz(a.double(), b.double(), s.double(), act, 0.0, need_sum)
+            stocks = reference.mm_gz(a, b, s, act, 0.0, need_sum)
+            for y, truth, stock in zip(made, truths, stocks, strict=True):
+                assert y.shape == truth.shape and y.dtype == dtype
+                if y.numel() > 0:
+                    assert_near(y, truth, stock, 2)
+    aligned = n * a.element_size() % 16 == a.stride(0) * a.element_size() % 16 == 0
+    assert len(seen) == (4 if way == "triton" and aligned and dtype != torch.float64 else 0)
+
+
+@served
 @pytest.mark.parametrize("allowed, precision", ((True, "tf32"), (False, "ieee")))
 def test_products_use_tf32_where_torch_may(allowed, precision):
     from fusegrad.kernels import gemm
@@ -211,15 +237,18 @@ def test_the_table_decides(tmp_path, monkeypatch):
     """The nearest measurement of the dtype speaks, up to a factor of two in each size; else cuBLAS and a pass."""
     from fusegrad.kernels import choice
 
-    (tmp_path / "sm_90.csv").write_text("dtype,m,k,n,way\nbfloat16,1024,256,1024,triton\nbfloat16,16,256,64,stock\n")
+    (tmp_path / "sm_90.csv").write_text(
+        "op,dtype,m,k,n,way\nlinear_act,bfloat16,1024,256,1024,triton\nlinear_act,bfloat16,16,256,64,stock\n"
+    )
     monkeypatch.setattr(choice, "TABLES", tmp_path)
     choice.table.cache_clear(), choice.way_of.cache_clear()
     try:
-        way = lambda dtype, *size: choice.way_of("sm_90", dtype, *size)
+        way = lambda dtype, *size: choice.way_of("linear_act", "sm_90", dtype, *size)
         assert way(torch.bfloat16, 1024, 256, 1024) == way(torch.bfloat16, 2048, 200, 600) == "triton"
         assert way(torch.bfloat16, 10, 300, 64) == "stock"
         assert way(torch.bfloat16, 4096, 256, 1024) == way(torch.float16, 1024, 256, 1024) == "cublas"
-        assert choice.way_of("sm_80", torch.bfloat16, 1024, 256, 1024) == "cublas"
+        assert choice.way_of("linear_act", "sm_80", torch.bfloat16, 1024, 256, 1024) == "cublas"
+        assert choice.way_of("mm_gz", "sm_90", torch.bfloat16, 1024, 256, 1024) == "cublas"
     finally:
         choice.table.cache_clear(), choice.way_of.cache_clear()
 

@@ -128,11 +128,33 @@ std::tuple<Tensor, Tensor, Tensor> linear_act_backward(Tensor gy, Tensor x, Tens
   return {gx, gw, gb};
 }
 
+// gz = gy act'(z) with gy = a b, and the sum of its rows; empty if not needed.
+std::tuple<Tensor, Tensor> mm_gz(Tensor a, Tensor b, Tensor s, std::string act, double param, bool need_sum) {
+  const Type type = common_type("mm_gz", a, b, s);
+  STD_TORCH_CHECK(s.dim() == 2 && a.size(0) == s.size(0) && b.size(1) == s.size(1), "mm_gz: the shapes do not fit");
+  const Activation* known = activation(act);
+  Tensor gz = dense(mm(a, b, false, false));
+  if (known == nullptr) {
+    gz = act_by_reference(dense(s), gz, act, param, 1);
+    act = "identity";
+  }
+  const int64_t m = s.size(0), n = s.size(1);
+  Tensor gb = need_sum ? empty(a, {n}) : empty(a, {0});
+  const Elementwise f = act == "identity" ? nullptr : derivative(*known, 1, type);
+  if (n > 0 && (f || need_sum)) {
+    s = dense(s);
+    void* data = gz.mutable_data_ptr();
+    gz_and_sum(type, f, s.const_data_ptr(), data, data, need_sum ? gb.mutable_data_ptr() : nullptr, m, n, param);
+  }
+  return {gz, gb};
+}
+
 STABLE_TORCH_LIBRARY_IMPL(fusegrad, CPU, m) {
   m.impl("mm", TORCH_BOX(&mm));
   m.impl("linear", TORCH_BOX(&linear));
   m.impl("linear_act", TORCH_BOX(&linear_act));
   m.impl("linear_act_backward", TORCH_BOX(&linear_act_backward));
+  m.impl("mm_gz", TORCH_BOX(&mm_gz));
 }
 
 }  // namespace

@@ -7,14 +7,27 @@ from . import _autocast, _flops, _vmap, nn  # noqa: F401  (the first three regis
 from .activations import REGISTRY
 from .convert import fuse, unfuse
 from .explain import explain
-from .functional import act, linear, linear_act, mm, mul_constant
-from .nn import Act, Linear
+from .functional import act, linear, linear_act, mlp, mm, mul_constant
+from .nn import MLP, Act, Linear
 
 __version__ = "0.1.0"
 
 ACTIVATIONS: tuple[str, ...] = tuple(REGISTRY)
 
 __all__ = [
-    "ACTIVATIONS", "Act", "Linear", "act", "backends", "explain", "fuse", "linear", "linear_act", "mm", "mul_constant",
-    "nn", "unfuse",
+    "ACTIVATIONS",
+    "MLP",
+    "Act",
+    "Linear",
+    "act",
+    "backends",
+    "explain",
+    "fuse",
+    "linear",
+    "linear_act",
+    "mlp",
+    "mm",
+    "mul_constant",
+    "nn",
+    "unfuse",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ._autograd import outside_transforms, under_autocast
 from .activations import REGISTRY
-from .ops import act_backward, act_jvp, linear, linear_act, linear_act_backward, low_act, mm
+from .ops import act_backward, act_jvp, linear, linear_act, linear_act_backward, low_act, mlp, mm, mm_gz
 from .schema import OPS, library
 
 
@@ -83,6 +83,14 @@ def _register(device: str) -> None:
         args = *low(x, w, b), name, param
         return partial(wide_linear_act, *args) if widens(name) else partial(linear_act, *args, keep)
 
+    def wide_mlp(x, w1, w2, b1, b2, name, param):
+        y = linear(*low(wide_linear_act(x, w1, b1, name, param)[0], w2, b2))
+        return y, y.new_empty(0)
+
+    def mlp_cast(x, w1, w2, b1, b2, name, param, keep):
+        args = *low(x, w1, w2, b1, b2), name, param
+        return partial(wide_mlp, *args) if widens(name) else partial(mlp, *args, keep)
+
     casts: dict[str, Callable[..., Callable]] = {
         "act": elementwise(low_act, 2),
         "act_backward": elementwise(act_backward, 3),
@@ -90,6 +98,8 @@ def _register(device: str) -> None:
         "mm": lambda a, b, *flags: partial(mm, *low(a, b), *flags),
         "linear": lambda x, w, b: partial(linear, *low(x, w, b)),
         "linear_act": linear_act_cast,
+        "mlp": mlp_cast,
+        "mm_gz": lambda *args: partial(mm_gz, *_alike(*args[:3]), *args[3:]),
         "linear_act_backward": lambda *args: partial(linear_act_backward, *_alike(*args[:4]), *args[4:]),
     }
     for name, cast in casts.items():

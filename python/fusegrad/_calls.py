@@ -7,12 +7,11 @@ activation with another slope, a dtype that no op takes are obeyed without anyon
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from . import _recognise, functional
 from ._recognise import Spec
 from .activations import REGISTRY
-from .nn import Linear, takes
+from .nn import Linear, hooked, takes, why_alone
 
 LEFT_OUT = "_fusegrad_left_out"  # set on a module that filter_fn refused
 IN_PLACE = "_fusegrad_in_place"  # set on the Linears of a model that writes in place
@@ -45,19 +44,6 @@ def now(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     return getattr(z, act)(*args, **kwargs) if isinstance(act, str) else act(z, *args, **kwargs)
 
 
-def why_alone(linear: Any) -> str | None:
-    """Why a Linear cannot be part of any fused call, or None."""
-    if type(linear) is not Linear:
-        return f"its class is {type(linear).__name__}"
-    if linear._act is not None:
-        return "it has an activation of its own"
-    if hooked(linear):
-        return "has hooks"
-    if linear.weight.dtype not in functional.DTYPES:
-        return f"its weight is {linear.weight.dtype}"
-    return None
-
-
 def together(linear: Linear, act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | str | None:
     """The activation that a call of `act` is, if it can be fused with the Linear; else why not; None if it is none."""
     if isinstance(act, nn.Module):
@@ -85,17 +71,3 @@ def adopts(act: nn.Module, in_place: bool) -> bool:
     if spec is None or LEFT_OUT in vars(act) or hooked(act) or vars(act).get("inplace"):
         return False
     return not in_place or not (_only_ours_keeps_output(spec[0]) or spec[0] in _STOCK_KEEPS_NEITHER)
-
-
-def hooked(m: nn.Module) -> bool:
-    return bool(
-        m._forward_hooks
-        or m._forward_pre_hooks
-        or m._backward_hooks
-        or m._backward_pre_hooks
-        or "forward" in vars(m)
-        or torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks
-        or torch_module._global_backward_pre_hooks
-    )

@@ -20,3 +20,13 @@ def _(x_shape, w_shape, *args, **kwargs) -> int:
 @register_flop_formula(OPS["linear_act_backward"].overloadpacket)
 def _(gy_shape, x_shape, w_shape, s_shape, act, param, need_x, need_w, *args, **kwargs) -> int:
     return 2 * math.prod(x_shape) * w_shape[0] * (need_x + need_w)
+
+
+@register_flop_formula(OPS["mm_gz"].overloadpacket)
+def _(a_shape, b_shape, *args, **kwargs) -> int:
+    return 2 * math.prod(a_shape) * b_shape[1]
+
+
+@register_flop_formula(OPS["mlp"].overloadpacket)
+def _(x_shape, w1_shape, w2_shape, *args, **kwargs) -> int:
+    return 2 * math.prod(x_shape[:-1]) * (math.prod(w1_shape) + math.prod(w2_shape))

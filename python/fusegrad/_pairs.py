@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from ._calls import together, why_alone
+from ._calls import together
 from ._code import Unreadable
 from ._paths import find, join
 from ._source import Method, read
 from .activations import REGISTRY
-from .nn import Linear
+from .nn import MLP, Linear, why_alone
 
 # on a class that fuse made: the class it was made from, and the keys of what was rewritten in it
 UNFUSED, SITES = "_fusegrad_unfused", "_fusegrad_sites"
@@ -35,6 +35,9 @@ class Call:
 
 def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
     """The calls of Linears that m, which stands at `path`, makes."""
+    if fuses_itself(m):
+        yield from _in_mlp(m)
+        return
     fused = fused_class_of(m)
     original = type(m) if fused is None else vars(fused)[UNFUSED]
     if is_sequential(original):
@@ -53,6 +56,17 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
                 yield Call(child, "", f"{original.__name__}.{name}: {e}")
             continue
         yield from _in_method(m, path, name, method)
+
+
+def fuses_itself(m: nn.Module) -> bool:
+    """Whether the module, one of ours, calls its layers as one op already."""
+    return isinstance(m, MLP) and type(m).forward is MLP.forward
+
+
+def _in_mlp(m: Any) -> Iterator[Call]:
+    why = why_alone(m.fc1) or why_alone(m.fc2) or ""
+    for layer in (m.fc1, m.fc2):
+        yield Call(layer, "" if why else f"{_name(m._act, m._param)} (its MLP)", why)
 
 
 def is_sequential(cls: type) -> bool:

@@ -70,3 +70,30 @@ def _(x, w, b):
 def _(x, w, b, act, param, keep):
     kept_is_z = keep and REGISTRY[act].keeps_input
     return [([z, z if kept_is_z else ALL], [*args, None, None, None]) for z, args in _linear(x, b)]
+
+
+@register_sharding(OPS["mm_gz"])
+def _(a, b, s, act, param, need_sum):
+    def option(gz, gb, a, b, s):
+        return [gz, gb if need_sum else ALL], [a, b, s, None, None, None]
+
+    return [
+        option(ALL, ALL, ALL, ALL, ALL),
+        option(Shard(0), Partial(), Shard(0), ALL, Shard(0)),
+        option(Shard(1), Shard(0), ALL, Shard(1), Shard(1)),
+    ]
+
+
+@register_sharding(OPS["mlp"])
+def _(x, w1, w2, b1, b2, act, param, keep):
+    last = x.ndim - 1
+
+    def option(y, kept, x, w1, w2, p1, p2):
+        return [y, kept if keep else ALL], [x, w1, w2, _optional(b1, p1), _optional(b2, p2), None, None, None]
+
+    return [
+        option(ALL, ALL, ALL, ALL, ALL, ALL, ALL),
+        # columns of the first layer, which are rows of the second
+        option(Partial(), Shard(last), ALL, Shard(0), Shard(1), Shard(0), Partial()),
+        *(option(Shard(d), Shard(d), Shard(d), ALL, ALL, ALL, ALL) for d in range(last)),
+    ]

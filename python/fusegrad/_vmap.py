@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .activations import REGISTRY
-from .ops import act, act_backward, act_jvp, linear, linear_act, mm, mul_constant
+from .ops import act, act_backward, act_jvp, linear, linear_act, mlp, mm, mul_constant
 from .schema import library
 
 
@@ -14,6 +14,7 @@ def _vmap(*names: str):
     def register(rule):
         for name in names:
             torch.library.register_vmap(f"fusegrad::{name}", rule, lib=library)
+        return rule
 
     return register
 
@@ -56,7 +57,7 @@ def _(info, dims, x, w, b):
 
 
 @_vmap("linear_act")
-def _(info, dims, x, w, b, name, param, keep):
+def _linear_act(info, dims, x, w, b, name, param, keep):
     if dims[1] is None and dims[2] is None:  # the leading dimensions of x are free
         y, kept = linear_act(x.movedim(dims[0], 0), w, b, name, param, keep)
         return (y, kept), (0, 0 if kept.dim() > 1 else None)
@@ -78,6 +79,24 @@ def _(info, dims, gy, x, w, s, name, param, *needed):
     gw = torch.bmm(rows(gz).mT, rows(x)) if need_w else empty
     gb = rows(gz).sum(1) if need_b else empty
     return (gx, gw, gb), (0, 0, 0)
+
+
+@_vmap("mm_gz")
+def _(info, dims, a, b, s, name, param, need_sum):
+    a, b, s = (front(info, t, dim) for t, dim in zip((a, b, s), dims, strict=False))
+    gz = act(s, torch.bmm(a, b), name, param, 1)
+    return (gz, gz.sum(1) if need_sum else gz.new_empty(0)), (0, 0 if need_sum else None)
+
+
+@_vmap("mlp")
+def _(info, dims, x, w1, w2, b1, b2, name, param, keep):
+    if all(dim is None for dim in dims[1:5]):  # the leading dimensions of x are free
+        y, kept = mlp(x.movedim(dims[0], 0), w1, w2, b1, b2, name, param, keep)
+    else:
+        (h, z), _ = _linear_act(info, (dims[0], dims[1], dims[3]), x, w1, b1, name, param, True)
+        y = _batched_linear(info, (0, dims[2], dims[4]), h, w2, b2)
+        kept = (z if REGISTRY[name].keeps_input else h) if keep else h.new_empty(0)
+    return (y, kept), (0, 0 if keep else None)
 
 
 @_vmap("mul_constant")

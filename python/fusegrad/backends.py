@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -92,6 +93,8 @@ elif INTERPRETED:
 
 def serving(op: str, device: str = "cpu") -> str:
     """The backend that serves `op` for tensors on a device: "reference" where no kernel is registered."""
+    if op == "mlp":  # which calls the ops of its layers
+        op = "linear_act"
     return device if has_kernel(op, device) else "reference"
 
 
@@ -122,6 +125,16 @@ def way_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Way:
     # stock takes complex numbers too, and broadcasts and converts a bias
     fits = w.dtype in DTYPES and (b is None or (b.dim() == 1 and b.numel() == w.shape[0] and b.dtype == w.dtype))
     return "stock" if fits else "op"
+
+
+def way_of_mlp(
+    x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None, b2: Tensor | None
+) -> Literal["function", "op", "layers"]:
+    """What is best for two layers whose arguments fit: one op, or each by the way of a layer."""
+    if not in_plain_eager(x, w1, w2, b1, b2):
+        return "op"
+    hidden = math.prod(x.shape[:-1]) * w1.shape[0]
+    return "function" if hidden > SMALL_TENSOR_IN_TRAINING and requires_grad(x, w1, w2, b1, b2) else "layers"
 
 
 def stock_rows(w: Tensor) -> int:

@@ -6,7 +6,7 @@ from torch import nn
 
 from . import backends
 from ._calls import LEFT_OUT
-from ._pairs import SITES, Call, calls, fused_class_of
+from ._pairs import SITES, Call, calls, fused_class_of, fuses_itself
 from .convert import check_model, original_class, why_class_stays, why_not
 from .nn import Linear
 
@@ -75,7 +75,7 @@ def explain(model: nn.Module) -> Explanation:
 
 def _as_it_runs(m: nn.Module, call: Call) -> Call:
     """The call as the class of m makes it: of what could be fused, only what fuse has rewritten is."""
-    if not call.fused_with:
+    if not call.fused_with or fuses_itself(m):
         return call
     cls = fused_class_of(m)
     if cls is None or (call.key is not None and call.key not in vars(cls)[SITES]):

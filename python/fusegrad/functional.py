@@ -12,7 +12,7 @@ from torch import Tensor
 from . import ops
 from ._autograd import keeps_for_backward
 from .activations import as_float, lookup
-from .backends import tensor_is_small, way_of_layer
+from .backends import tensor_is_small, way_of_layer, way_of_mlp
 from .schema import DTYPES
 
 _NAMES = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
@@ -112,6 +112,60 @@ def linear(
     if not _is_strided(x, w):
         return F.linear(x, w, b)
     return ops.linear(x, w, b)
+
+
+def mlp(
+    x: Tensor,  # (..., k)
+    w1: Tensor,  # (h, k)
+    b1: Tensor | None,  # (h)
+    w2: Tensor,  # (n, h)
+    b2: Tensor | None = None,  # (n)
+    *,
+    act: str,
+    param: float | None = None,
+) -> Tensor:  # (..., n)
+    """Two linear layers with an activation between them: y = act(x w1^T + b1) w2^T + b2.
+
+    Of the hidden layer only what the activation keeps is kept for backward, (..., h) once: its input z, of which
+    backward makes act(z) again, or its output. Two layers of their own keep both where the activation keeps z.
+
+    Args:
+        x: input, (..., k), of any rank >= 1.
+        w1: weight of the first layer, (h, k), as in torch.nn.Linear.
+        b1: its bias, (h), or None.
+        w2: weight of the second layer, (n, h).
+        b2: its bias, (n), or None.
+        act: name of the activation, a key of `fusegrad.ACTIVATIONS`.
+        param: its parameter where it has one (slope, alpha, beta, omega); None is torch's default.
+
+    Returns:
+        y, (..., n), in the dtype of x (under autocast: in the autocast dtype).
+
+    Raises:
+        TypeError: an argument is no tensor, the dtypes or devices are unsupported or differ, or `param` is no number.
+        ValueError: the shapes do not fit, `act` is unknown, `param` is not legal.
+
+    Source: torch.nn.functional.linear and the activation of the same name in torch.nn.functional; making act(z) again
+    is the checkpointing of Chen et al., arXiv:1604.06174, of one elementwise pass.
+
+    >>> import torch, fusegrad as fg
+    >>> x, w1, w2 = torch.ones(2, 3), torch.ones(4, 3), torch.ones(1, 4)
+    >>> fg.mlp(x, w1, None, w2, act="relu_squared")
+    tensor([[36.],
+            [36.]])
+    """
+    a = lookup("mlp", act)
+    value = a.default if param is None else a.check("mlp", param)
+    _check_linear("mlp", x, w1, b1, ("x", "w1", "b1"))
+    _check_second("mlp", w1, w2, b2)
+    if not _is_strided(x, w1, w2):
+        return F.linear(a.value(F.linear(x, w1, b1), value), w2, b2)
+    way = way_of_mlp(x, w1, w2, b1, b2)
+    if way == "function":
+        return ops.mlp.apply(x, w1, w2, b1, b2, act, value, True)[0]
+    if way == "op":
+        return ops.mlp(x, w1, w2, b1, b2, act, value, keeps_for_backward(x, w1, w2, b1, b2))[0]
+    return linear(linear_act(x, w1, b1, act=act, param=param), w2, b2)
 
 
 def act(
@@ -250,7 +304,10 @@ def _check_alike(op: str, *named: tuple[str, Tensor]) -> None:
         raise TypeError(f"{op}: {says}; need one dtype")
 
 
-def _check_linear(op: str, x: Tensor, w: Tensor, b: Tensor | None) -> None:
+_LAYER = "x", "w", "b"
+
+
+def _check_linear(op: str, x: Tensor, w: Tensor, b: Tensor | None, names: tuple[str, str, str] = _LAYER) -> None:
     try:
         dtype, shape = w.dtype, w.shape
         if (
@@ -264,19 +321,52 @@ def _check_linear(op: str, x: Tensor, w: Tensor, b: Tensor | None) -> None:
             return
     except (AttributeError, IndexError, TypeError):
         pass
-    _refuse_linear(op, x, w, b)
+    _refuse_linear(op, x, w, b, names)
 
 
-def _refuse_linear(op: str, x: Tensor, w: Tensor, b: Tensor | None) -> None:
-    named = [("x", x), ("w", w)] + ([] if b is None else [("b", b)])
+def _refuse_linear(op: str, x: Tensor, w: Tensor, b: Tensor | None, names: tuple[str, str, str]) -> None:
+    x_, w_, b_ = names
+    named = [(x_, x), (w_, w)] + ([] if b is None else [(b_, b)])
     for name, t in named:
         _check_tensor(op, name, t)
     _check_alike(op, *named)
     if w.dim() != 2:
-        raise ValueError(f"{op}: w has shape {_shape(w)}; need (out_features, in_features)")
+        raise ValueError(f"{op}: {w_} has shape {_shape(w)}; need (out_features, in_features)")
     if x.dim() == 0:
-        raise ValueError(f"{op}: x has shape (); need (..., {w.shape[1]}) for w of shape {_shape(w)}")
+        raise ValueError(f"{op}: {x_} has shape (); need (..., {w.shape[1]}) for {w_} of shape {_shape(w)}")
     if x.shape[-1] != w.shape[1]:
-        raise ValueError(f"{op}: w has shape {_shape(w)}, x has shape {_shape(x)}; need w.shape[1] == x.shape[-1]")
+        says = f"{w_} has shape {_shape(w)}, {x_} has shape {_shape(x)}"
+        raise ValueError(f"{op}: {says}; need {w_}.shape[1] == {x_}.shape[-1]")
     if b is not None and _shape(b) != (w.shape[0],):
-        raise ValueError(f"{op}: b has shape {_shape(b)}, w has shape {_shape(w)}; need b.shape == (w.shape[0],)")
+        says = f"{b_} has shape {_shape(b)}, {w_} has shape {_shape(w)}"
+        raise ValueError(f"{op}: {says}; need {b_}.shape == ({w_}.shape[0],)")
+
+
+def _check_second(op: str, w1: Tensor, w2: Tensor, b2: Tensor | None) -> None:
+    """A second layer, which takes what a first one makes."""
+    try:
+        dtype, shape = w2.dtype, w2.shape
+        if (
+            w1.dtype == dtype
+            and w1.device == w2.device
+            and len(shape) == 2
+            and shape[1] == w1.shape[0]
+            and (b2 is None or (b2.dtype == dtype and b2.device == w2.device and b2.shape == shape[:1]))
+        ):
+            return
+    except (AttributeError, TypeError):
+        pass
+    _refuse_second(op, w1, w2, b2)
+
+
+def _refuse_second(op: str, w1: Tensor, w2: Tensor, b2: Tensor | None) -> None:
+    named = [("w2", w2)] + ([] if b2 is None else [("b2", b2)])
+    for name, t in named:
+        _check_tensor(op, name, t)
+    _check_alike(op, ("w1", w1), *named)
+    if w2.dim() != 2 or w2.shape[1] != w1.shape[0]:
+        says = f"w2 has shape {_shape(w2)}, w1 has shape {_shape(w1)}"
+        raise ValueError(f"{op}: {says}; need w2.shape == (out_features, w1.shape[0])")
+    if b2 is not None and _shape(b2) != (w2.shape[0],):
+        says = f"b2 has shape {_shape(b2)}, w2 has shape {_shape(w2)}"
+        raise ValueError(f"{op}: {says}; need b2.shape == (w2.shape[0],)")

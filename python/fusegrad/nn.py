@@ -1,7 +1,10 @@
 """Modules: they own parameters, and call the functions."""
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from . import functional
 from .activations import lookup
@@ -14,7 +17,7 @@ def _is_device(act: object) -> bool:
         return False
 
 
-class Linear(torch.nn.Linear):
+class Linear(nn.Linear):
     """A linear layer with an activation: y = act(x w^T + b). A drop-in for torch.nn.Linear, with its state_dict.
 
     Args:
@@ -90,7 +93,34 @@ def takes_input(input: Tensor) -> bool:
     return not input.is_nested and input.layout is torch.strided and input.dtype in functional.DTYPES
 
 
-class Act(torch.nn.Module):
+def why_alone(linear: Any) -> str | None:
+    """Why a Linear cannot be part of any fused call, or None."""
+    if type(linear) is not Linear:
+        return f"its class is {type(linear).__name__}"
+    if linear._act is not None:
+        return "it has an activation of its own"
+    if hooked(linear):
+        return "has hooks"
+    if linear.weight.dtype not in functional.DTYPES:
+        return f"its weight is {linear.weight.dtype}"
+    return None
+
+
+def hooked(m: nn.Module) -> bool:
+    return bool(
+        m._forward_hooks
+        or m._forward_pre_hooks
+        or m._backward_hooks
+        or m._backward_pre_hooks
+        or "forward" in vars(m)
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
+
+
+class Act(nn.Module):
     """An activation as a module: y = name(z), elementwise. Arguments and errors as `fusegrad.act`.
 
     >>> import torch, fusegrad as fg
@@ -108,3 +138,60 @@ class Act(torch.nn.Module):
 
     def extra_repr(self) -> str:
         return repr(self._name) + ("" if self._param is None else f", param={self._param}")
+
+
+class MLP(nn.Module):
+    """Two linear layers with an activation between them: y = act(x w1^T + b1) w2^T + b2.
+
+    The layers are `fc1` and `fc2`, each a `fusegrad.Linear`, as in the MLP of a vision transformer in timm, whose
+    state_dict it takes. They run as one op, `fusegrad.mlp`, which keeps the hidden layer once for backward. A layer
+    that is hooked, parametrized or replaced is called by itself.
+
+    Args:
+        in_features: size of x.
+        hidden_features: size of the hidden layer; None is in_features.
+        out_features: size of y; None is in_features.
+        act: name of the activation, a key of `fusegrad.ACTIVATIONS`.
+        param: its parameter where it has one (slope, alpha, beta, omega); None is torch's default.
+        bias: whether the layers have a bias.
+        device, dtype: as torch.nn.Linear.
+
+    Shapes: x (..., in_features) -> y (..., out_features).
+
+    Raises:
+        ValueError: `act` is unknown or `param` is not legal; on call as `fusegrad.mlp`.
+        TypeError: `param` is no number.
+
+    >>> import torch, fusegrad as fg
+    >>> mlp = fg.MLP(3, 8, act="silu")
+    >>> mlp(torch.randn(2, 3)).shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int | None = None,
+        out_features: int | None = None,
+        act: str = "gelu",
+        param: float | None = None,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        lookup("MLP", act).check("MLP", param)
+        self._act, self._param = act, param
+        hidden = hidden_features or in_features
+        self.fc1 = Linear(in_features, hidden, bias, device=device, dtype=dtype)
+        self.fc2 = Linear(hidden, out_features or in_features, bias, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        fc1, fc2 = self.fc1, self.fc2
+        if why_alone(fc1) is None and why_alone(fc2) is None and takes(fc1, input):
+            weights = fc1.weight, fc1.bias, fc2.weight, fc2.bias
+            return functional.mlp(input, *weights, act=self._act, param=self._param)
+        return fc2(functional.act(fc1(input), self._act, self._param))
+
+    def extra_repr(self) -> str:
+        return f"act={self._act!r}" + ("" if self._param is None else f", param={self._param}")

@@ -5,6 +5,7 @@ under vmap, autocast and the flop counter: _vmap.py, _autocast.py, _flops.py.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -229,7 +230,15 @@ def linear_backward(
     ctx, gy: Tensor, x: Tensor, w: Tensor, s: Tensor, name: str, param: float
 ) -> tuple[Tensor | None, ...]:
     """Of y = act(x w^T + b): gx, gw, gb, each if this backward wants it."""
-    needed = wanted(ctx, 3)
+    return layer_backward(wanted(ctx, 3), gy, x, w, s, name, param)
+
+
+def layer_backward(
+    needed: Sequence[bool], gy: Tensor, x: Tensor, w: Tensor, s: Tensor, name: str, param: float
+) -> tuple[Tensor | None, ...]:
+    """Of y = act(x w^T + b): gx, gw, gb, each if needed."""
+    if not any(needed):
+        return None, None, None
     if in_plain_eager(gy, x, w, s) and not torch.is_grad_enabled():
         return present(linear_act_backward.kernel(gy, x, w, s, name, param, *needed), needed)
     if one_kernel(gy, x, w, s):
@@ -237,7 +246,7 @@ def linear_backward(
     return gradients(gy if name == "identity" else act(s, gy, name, param, 1), x, w, needed)
 
 
-def gradients(gz: Tensor, x: Tensor, w: Tensor, needed: list[bool]) -> tuple[Tensor | None, ...]:
+def gradients(gz: Tensor, x: Tensor, w: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """Of z = x w^T + b: gx = gz w, gw = gz^T x, gb = the sum of gz over its rows."""
     g = rows(gz)
     return (
@@ -390,6 +399,125 @@ class LinearActBackward(torch.autograd.Function):
         return tangents((t_gx, t_gw, t_gb), (x, w, w.new_empty(w.shape[0])), ctx.needed)
 
 
+class MmGz(torch.autograd.Function):
+    """gz = gy D_1(s) with gy = a b, gb = sum of gz. Along G, the gradient of gz, this is act's of order 1, and MM's."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        a, b, s, ctx.act, ctx.param, ctx.need_sum = inputs
+        if not ctx.need_sum:
+            ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(a, b, s)
+        ctx.save_for_forward(a, b, s)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, g_gz, g_gb):
+        a, b, s = ctx.saved_tensors
+        need_a, need_b, need_s = wanted(ctx, 3)
+        row = g_gb.expand(s.shape) if ctx.need_sum and g_gb is not None else None
+        g, ga, gb, gs = total(g_gz, row), None, None, None
+        if g is not None and ctx.act == "identity":
+            gy = g
+        elif g is not None:
+            y = mm(a, b, False, False) if need_s else s  # D_1(s) G needs none
+            gs, gy, _ = act_gradients(g, s, y, ctx.act, ctx.param, 1, (need_s, need_a or need_b, False))
+        if g is not None:
+            ga = mm(gy, b, False, True) if need_a else None
+            gb = mm(a, gy, True, False) if need_b else None
+        return ga, gb, gs, None, None, None
+
+    @staticmethod
+    def jvp(ctx, ta, tb, ts, *_):
+        a, b, s = ctx.saved_tensors
+        ty = total(
+            None if ta is None else mm(ta, b, False, False),
+            None if tb is None else mm(a, tb, False, False),
+        )
+        if ctx.act != "identity":
+            y = s if ts is None else mm(a, b, False, False)
+            ty = act_tangents(ts, ty, s, y, ctx.act, ctx.param, 1)[0]
+        t_sum = ty.sum(0) if ctx.need_sum and ty is not None else None
+        return tangents((ty, t_sum), (s, s.new_empty(s.shape[1])), (True, ctx.need_sum))
+
+
+class Mlp(torch.autograd.Function):
+    """y = h w2^T + b2, h = act(z), z = x w1^T + b1. Of z and h one is kept, an output; backward makes h of z again.
+
+    gw2 = gy^T h, gz = (gy w2) D_1(s), and the rest is linear_act's.
+    """
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, w1, w2, b1, b2, ctx.act, ctx.param, ctx.keep = inputs
+        ctx.has_b1, ctx.has_b2 = b1 is not None, b2 is not None
+        ctx.kept_is_z = REGISTRY[ctx.act].keeps_input
+        if ctx.keep:
+            saved = x, w1, w2, output[1], None
+        else:
+            ctx.mark_non_differentiable(output[1])
+            saved = x, w1, w2, None, b1
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, gy, gkept):
+        x, w1, w2, s = Mlp.saved(ctx)
+        used = iter(wanted(ctx, 3 + ctx.has_b1 + ctx.has_b2))
+        need_x, need_w1, need_w2 = (next(used) for _ in range(3))
+        need_b1, need_b2 = ctx.has_b1 and next(used), ctx.has_b2 and next(used)
+        gkept = gkept if ctx.keep else None
+        gw2 = gb2 = gz = gb1 = None
+        if gy is not None:
+            # x of the second layer is h: only its weight's gradient reads it
+            h = act(s, None, ctx.act, ctx.param, 0) if need_w2 and ctx.kept_is_z else s
+            _, gw2, gb2 = layer_backward((False, need_w2, need_b2), gy, h, w2, gy, "identity", 0.0)
+        if need_x or need_w1 or need_b1:
+            if gkept is None and gy is not None:
+                call = mm_gz.kernel if in_plain_eager(gy, w2, s) and not torch.is_grad_enabled() else mm_gz
+                gz, gb1 = present(call(rows(gy), w2, rows(s), ctx.act, ctx.param, need_b1), (True, need_b1))
+                need_b1 = False
+            else:
+                gz = Mlp.gz(ctx, gy, gkept, w2, s)
+        gx = gw1 = None
+        if gz is not None:
+            first = layer_backward((need_x, need_w1, need_b1), gz, rows(x), w1, gz, "identity", 0.0)
+            gx, gw1 = first[:2]
+            gb1 = first[2] if gb1 is None else gb1
+            gx = None if gx is None else gx.reshape(x.shape)
+        return gx, gw1, gw2, gb1, gb2, None, None, None
+
+    @staticmethod
+    def gz(ctx, gy: Tensor | None, gkept: Tensor | None, w2: Tensor, s: Tensor) -> Tensor | None:
+        """Where a gradient comes to what is kept, too: from a second derivative."""
+        gh = None if gy is None else mm(rows(gy), w2, False, False)
+        gkept = None if gkept is None else rows(gkept)
+        if not ctx.kept_is_z:
+            gh = total(gh, gkept)
+        gz = None if gh is None else act(rows(s), gh, ctx.act, ctx.param, 1)
+        return total(gz, gkept) if ctx.kept_is_z else gz
+
+    @staticmethod
+    def jvp(ctx, tx, tw1, tw2, tb1, tb2, *_):
+        x, w1, w2, s = Mlp.saved(ctx)
+        tz = linear_jvp(x, w1, tx, tw1, tb1)
+        th = None if tz is None else act(s, tz, ctx.act, ctx.param, 1)
+        h = act(s, None, ctx.act, ctx.param, 0) if tw2 is not None and ctx.kept_is_z else s
+        ty = linear_jvp(h, w2, th, tw2, tb2)
+        t_kept = None if not ctx.keep else tz if ctx.kept_is_z else th
+        y = x.new_empty(*x.shape[:-1], w2.shape[0])
+        return tangents((ty, t_kept), (y, s), (True, ctx.keep))
+
+    @staticmethod
+    def saved(ctx) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x, w1, w2, s, b1 = ctx.saved_tensors
+        if not ctx.keep:
+            z = linear(x, w1, b1)
+            s = z if ctx.kept_is_z else act(z, None, ctx.act, ctx.param, 0)
+        return x, w1, w2, s
+
+
 class MulConstant(torch.autograd.Function):
     """y = c x; c is no tensor and has no gradient."""
 
@@ -407,7 +535,7 @@ class MulConstant(torch.autograd.Function):
         return None if tx is None else mul_constant(tx, ctx.c)
 
 
-RULES = (Act, Act, ActBackward, ActJvp, MM, Linear, LinearAct, LinearActBackward, MulConstant)
-low_act, act_nth, act_backward, act_jvp, mm, linear, linear_act, linear_act_backward, mul_constant = (
+RULES = (Act, Act, ActBackward, ActJvp, MM, Linear, LinearAct, LinearActBackward, MmGz, Mlp, MulConstant)
+low_act, act_nth, act_backward, act_jvp, mm, linear, linear_act, linear_act_backward, mm_gz, mlp, mul_constant = (
     differentiable(library, op, rule) for op, rule in zip(OPS.values(), RULES, strict=True)
 )

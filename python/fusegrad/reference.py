@@ -16,6 +16,7 @@ from torch.func import vjp
 from ._autograd import above_autograd
 from .activations import REGISTRY
 from .formulas import wide
+from .schema import OPS
 
 
 def act(
@@ -167,6 +168,35 @@ def linear_act_backward(
     gw = torch.mm(gz.mT, rows) if need_w else w.new_empty(0)
     gb = gz.sum(0) if need_b else w.new_empty(0)
     return gx, gw.contiguous(), gb
+
+
+def mm_gz(
+    a: Tensor,  # (m, k)
+    b: Tensor,  # (k, n)
+    s: Tensor,  # (m, n): z or y, what the activation keeps
+    act: str,
+    param: float,
+    need_sum: bool,
+) -> tuple[Tensor, Tensor]:  # (m, n), (n); the second is empty where not needed
+    gy = torch.mm(a, b)
+    gz = gy if act == "identity" else REGISTRY[act].first(gy, s, param).contiguous()
+    return gz, gz.sum(0) if need_sum else gz.new_empty(0)
+
+
+def mlp(
+    x: Tensor,  # (..., k)
+    w1: Tensor,  # (h, k)
+    w2: Tensor,  # (n, h)
+    b1: Tensor | None,  # (h)
+    b2: Tensor | None,  # (n)
+    act: str,
+    param: float,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:  # (..., n), (..., h): what the activation keeps; the second is empty unless kept
+    """By the ops of its layers, whatever serves them."""
+    h, z = OPS["linear_act"](x, w1, b1, act, param, keep and REGISTRY[act].keeps_input)
+    kept = h.new_empty(0) if not keep else z if REGISTRY[act].keeps_input else h
+    return OPS["linear"](h, w2, b2), kept
 
 
 def mul_constant(x: Tensor, c: float) -> Tensor:

@@ -8,6 +8,8 @@ mm(a, b, trans_a, trans_b)                  a b, each transposed first if asked
 linear(x, w, b?)                            x w^T + b
 linear_act(x, w, b?, act, param, keep)      y = act(x w^T + b), and what backward needs of it
 linear_act_backward(gy, x, w, s, ...)       its gradients gx, gw, gb, those that are needed
+mm_gz(a, b, s, act, param, need_sum)        gz = (a b) D_1(s), and the sum of its rows
+mlp(x, w1, w2, b1?, b2?, ...)               y = act(x w1^T + b1) w2^T + b2, and what backward needs of it
 mul_constant(x, c)                          c x
 """
 
@@ -34,6 +36,10 @@ SCHEMAS = (
     # a gradient that is not needed is empty
     "linear_act_backward(Tensor gy, Tensor x, Tensor w, Tensor s, str act, float param, "
     "bool need_x, bool need_w, bool need_b) -> (Tensor gx, Tensor gw, Tensor gb)",
+    # dgrad of a layer, a = gz and b = w, makes gz of the layer before it, which kept s; gb is empty if not needed
+    "mm_gz(Tensor a, Tensor b, Tensor s, str act, float param, bool need_sum) -> (Tensor gz, Tensor gb)",
+    "mlp(Tensor x, Tensor w1, Tensor w2, Tensor? b1, Tensor? b2, str act, float param, bool keep) "
+    "-> (Tensor y, Tensor kept)",
     "mul_constant(Tensor x, float c) -> Tensor",
 )
 for schema in SCHEMAS:
@@ -90,6 +96,17 @@ def _(gy, x, w, s, act, param, need_x, need_w, need_b):
         w.new_empty(w.shape if need_w else 0),
         w.new_empty(w.shape[0] if need_b else 0),
     )
+
+
+@_fake("mm_gz")
+def _(a, b, s, act, param, need_sum):
+    return a.new_empty(s.shape), a.new_empty(s.shape[1] if need_sum else 0)
+
+
+@_fake("mlp")
+def _(x, w1, w2, b1, b2, act, param, keep):
+    lead = x.shape[:-1]
+    return x.new_empty(*lead, w2.shape[0]), x.new_empty(*lead, w1.shape[0]) if keep else x.new_empty(0)
 
 
 @_fake("mul_constant")

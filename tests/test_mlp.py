@@ -1,0 +1,243 @@
+"""Two layers as one op: every transform, every gradient, and what is kept for backward."""
+
+import copy
+import itertools
+import pickle
+
+import pytest
+import test_transforms  # noqa: F401  (fills them)
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd import grad, gradcheck, gradgradcheck
+from torch.utils.flop_counter import FlopCounterMode
+
+import fusegrad as fg
+from fusegrad.benchmarks.memory import bytes_kept
+from fusegrad.schema import OPS
+
+from cases import DEFAULTS, DEVICE, DTYPES, Case
+from transforms import COMPILED, TRANSFORMS
+
+ACTS = ("silu", "tanh")  # which keep their input, and their output
+BIASES = list(itertools.product((True, False), repeat=2))
+
+
+def fresh(*shape, dtype=torch.float64, seed=0):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def arguments(dtype=torch.float64, biases=(True, True), sizes=(3, 5, 4)):
+    """x, w1, b1, w2, b2 that require gradients; a bias may be None."""
+    k, h, n = sizes
+    made = [fresh(s, t, dtype=dtype, seed=i) for i, (s, t) in enumerate(((6, k), (h, k), (n, h)))]
+    b1, b2 = (fresh(s, dtype=dtype, seed=3) if there else None for s, there in zip((h, n), biases, strict=True))
+    args = made[0].reshape(2, 3, k), made[1], b1, made[2], b2
+    return [t if t is None else t.detach().requires_grad_() for t in args]
+
+
+def stock(case):
+    return lambda x, w1, b1, w2, b2: F.linear(case.stock_linear(x, w1, b1), w2, b2)
+
+
+def ours(case):
+    return lambda x, w1, b1, w2, b2: fg.mlp(x, w1, b1, w2, b2, act=case.name, param=case.param)
+
+
+def there(tensors):
+    return [t for t in tensors if t is not None]
+
+
+@pytest.mark.parametrize("name", TRANSFORMS | COMPILED)
+@pytest.mark.parametrize("act", ACTS)
+def test_transform(act, name):
+    """Both weights are made of one, so that every transform reaches both."""
+    case = Case(act)
+    f = lambda x, w, b=None: ours(case)(x, w, b, w.mT, None if b is None else b[:3])
+    r = lambda x, w, b=None: stock(case)(x, w, b, w.mT, None if b is None else b[:3])
+    (TRANSFORMS | COMPILED)[name](f, r)
+
+
+@pytest.mark.parametrize("biases", BIASES, ids=str)
+@pytest.mark.parametrize("act", (*ACTS, "relu", "identity"))
+def test_gradients_of_every_order(act, biases):
+    args = arguments(biases=biases)
+    case = Case(act)
+
+    def run(f):
+        y = f(*args)
+        first = grad(y.sin().sum(), there(args), create_graph=True)
+        second = grad(sum(g.square().sum() for g in first), there(args), create_graph=True)
+        return y, first, second, grad(sum(g.sin().sum() for g in second), there(args))
+
+    torch.testing.assert_close(run(ours(case)), run(stock(case)))
+
+
+@pytest.mark.parametrize("keep", (True, False))
+@pytest.mark.parametrize("act", ACTS)
+def test_the_op_numerically(act, keep):
+    """With what is kept, which is an output; and without, where backward computes it again."""
+    x, w1, b1, w2, b2 = arguments()
+    op = lambda *args: [t for t in OPS["mlp"](*args, act, 0.0, keep) if t.numel() > 0]
+    assert gradcheck(op, (x, w1, w2, b1, b2), check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(op, (x, w1, w2, b1, b2), check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_values_and_gradients(case):
+    torch.testing.assert_close(*(f(*arguments()) for f in (ours(case), stock(case))))
+    gradients = (grad(f(*(args := arguments())).sin().sum(), args) for f in (ours(case), stock(case)))
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("act", (*ACTS, "gelu"))
+def test_error(act, dtype):
+    """At most twice stock's in the same dtype, and a few roundings."""
+    sizes, case = (47, 129, 33), Case(act)
+    args = arguments(dtype, sizes=sizes)
+    wide = [t.detach().double().requires_grad_() for t in args]
+
+    def run(f, args):
+        y = f(*args)
+        return [y, *grad(y, args, fresh(*y.shape, seed=7).to(y.dtype))]
+
+    for mine, theirs, truth in zip(run(ours(case), args), run(stock(case), args), run(stock(case), wide), strict=True):
+        error, of_stock = ((t.double() - truth).abs().max().item() for t in (mine, theirs))
+        slack = (64 if dtype == torch.float64 else 4) * torch.finfo(dtype).eps * truth.abs().max().item()
+        assert mine.dtype == dtype and error <= 2 * of_stock + slack
+
+
+def test_empty():
+    for sizes in ((0, 5, 4), (3, 0, 4), (3, 5, 0)):
+        args = arguments(sizes=sizes)
+        for f in (ours(Case("silu")), stock(Case("silu"))):
+            gradients = grad(f(*args).sum(), args)
+            assert [g.shape for g in gradients] == [t.shape for t in args]
+        torch.testing.assert_close(gradients, grad(ours(Case("silu"))(*args).sum(), args))
+
+
+@pytest.mark.parametrize("act, share", (("gelu", 0.5), ("silu", 0.5), ("tanh", 1.0), ("relu", 1.0)))
+def test_the_hidden_layer_is_kept_once(act, share):
+    args = arguments(torch.float32, sizes=(8, 64, 8))
+    kept, of_stock = (bytes_kept(lambda f=f: f(*args), *args) for f in (ours(Case(act)), stock(Case(act))))
+    assert kept == share * of_stock
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_no_more_products_than_stock(act):
+    """In a first and in a second derivative, of all arguments or of few."""
+
+    def flops(f, chosen):
+        args = arguments()
+        with FlopCounterMode(display=False) as counter:
+            y = f(*args).sin().sum()
+            first = grad(y, [args[i] for i in chosen], create_graph=True)
+            after_first = counter.get_total_flops()
+            grad(sum(g.square().sum() for g in first), args)
+        return after_first, counter.get_total_flops()
+
+    for chosen in ((0,), (1,), (2,), (3,), (4,), (0, 1, 2, 3, 4)):
+        mine, theirs = flops(ours(Case(act)), chosen), flops(stock(Case(act)), chosen)
+        assert mine[0] == theirs[0], chosen
+        assert mine[1] <= theirs[1] * 1.3, chosen  # the product that made gz is made again
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_backward_twice_and_in_place(act):
+    args = arguments()
+    y = ours(Case(act))(*args)
+    first = grad(y.sum(), args, retain_graph=True)
+    torch.testing.assert_close(first, grad(y.sum(), args, retain_graph=True), rtol=0, atol=0)
+    y.mul_(2)  # y is nobody's to keep
+    torch.testing.assert_close([2 * g for g in first], list(grad(y.sum(), args)))
+
+
+def test_autocast():
+    for act in ACTS:
+        args = arguments(torch.float32)
+        with torch.autocast(DEVICE, torch.bfloat16):
+            y, expected = (f(*args) for f in (ours(Case(act)), stock(Case(act))))
+        assert y.dtype == expected.dtype == torch.bfloat16
+        torch.testing.assert_close(y, expected, rtol=0.02, atol=0.02)
+        for mine, theirs in zip(grad(y.sum(), args), grad(expected.sum(), args), strict=True):
+            assert mine.dtype == torch.float32
+            torch.testing.assert_close(mine, theirs, rtol=0.02, atol=0.05)
+
+
+# --- the module ---------------------------------------------------------------------------------------------------
+
+
+class Stock(nn.Module):
+    """As timm has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.act, self.fc2 = nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.fc2(self.act(self.fc1(x)))
+
+
+def pair():
+    """An MLP and the stock one whose state it has."""
+    theirs = Stock().to(DEVICE)
+    mine = fg.MLP(3, 5, 4).to(DEVICE)
+    mine.load_state_dict(theirs.state_dict())
+    return mine, theirs
+
+
+def test_the_module_is_a_drop_in():
+    mine, theirs = pair()
+    x = fresh(7, 3, dtype=torch.float32)
+    torch.testing.assert_close(mine(x), theirs(x))
+    for m in (mine, theirs):
+        m(x).square().sum().backward()
+    for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+    for copied in (copy.deepcopy(mine), pickle.loads(pickle.dumps(mine))):
+        torch.testing.assert_close(copied(x), theirs(x))
+    torch.testing.assert_close(torch.compile(mine, backend="aot_eager", fullgraph=True)(x), theirs(x))
+    assert "act='gelu'" in repr(mine) and [*mine.state_dict()] == [*theirs.state_dict()]
+    assert fg.MLP(3)(fresh(2, 3, dtype=torch.float32).cpu()).shape == (2, 3)
+
+
+def test_the_module_obeys_its_layers():
+    """A hook, a parametrization, another layer in the place of one: as in stock."""
+    x = fresh(7, 3, dtype=torch.float32)
+    changes = (
+        lambda m: m.fc1.register_forward_hook(lambda m, args, y: 2 * y),
+        lambda m: m.fc2.register_forward_pre_hook(lambda m, args: (args[0] + 1,)),
+        lambda m: nn.utils.parametrizations.weight_norm(m.fc2),
+        lambda m: setattr(m, "fc2", nn.Identity()),
+        lambda m: setattr(m.fc1, "bias", None),
+    )
+    for change in changes:
+        mine, theirs = pair()
+        for m in (mine, theirs):
+            change(m)
+        torch.testing.assert_close(mine(x), theirs(x))
+
+
+def test_the_module_in_fuse_and_explain():
+    model = nn.Sequential(fg.MLP(3, 5, act="leaky_relu", param=0.3), nn.Linear(3, 2))
+    for _ in range(2):
+        rows = fg.explain(model)
+        assert [r.fused_with for r in rows] == ["leaky_relu, 0.3 (its MLP)", "leaky_relu, 0.3 (its MLP)", ""]
+        fg.fuse(model)
+    assert type(fg.unfuse(model)[0]) is fg.MLP
+    model[0].fc1.register_forward_hook(lambda *args: None)
+    assert [r.why for r in fg.explain(model)[:2]] == ["has hooks", "has hooks"]
+
+
+@pytest.mark.parametrize(
+    "make, error, says",
+    (
+        (lambda: fg.MLP(3, act="geluu"), ValueError, "MLP: unknown act 'geluu'"),
+        (lambda: fg.MLP(3, act="tanh", param=1.0), ValueError, "'tanh' takes no param"),
+        (lambda: fg.MLP(3, 5)(torch.ones(2, 4)), RuntimeError, "shapes"),
+    ),
+)
+def test_the_module_refuses(make, error, says):
+    with pytest.raises(error, match=says):
+        make()
