@@ -15,25 +15,33 @@ SMOKE = (8, 16, 8)
 
 
 def cases(device: str, smoke: bool) -> list[Case]:
-    """GELU in float32, its tanh form in bfloat16, tanh in float64."""
+    """GELU in float32, by layers and by fusegrad.MLP; its tanh form in bfloat16, tanh in float64."""
     batch, wide, even = (8, SMOKE, SMOKE) if smoke else (BATCH[device], UP_AND_DOWN[device], EVEN)
     return [
         _case(batch, wide, "gelu", torch.float32, device),
+        _case(batch, wide, "gelu", torch.float32, device, as_one=True),
         _case(batch, wide, "gelu_tanh", torch.bfloat16, device),
         _case(batch, even, "tanh", torch.float64, device),
     ]
 
 
-def _case(batch: int, widths: tuple[int, ...], act: str, like: torch.dtype, device: str) -> Case:
-    name = f"train {'→'.join(map(str, widths))} {act}, batch {batch}"
-    return Case(name, like, partial(_build, batch, widths, act, like, device))
+def _case(batch: int, widths: tuple[int, ...], act: str, like: torch.dtype, device: str, as_one: bool = False) -> Case:
+    name = f"train {'MLP ' * as_one}{'→'.join(map(str, widths))} {act}, batch {batch}"
+    return Case(name, like, partial(_build, batch, widths, act, like, device, as_one))
 
 
 def _build(
-    batch: int, widths: tuple[int, ...], act: str, like: torch.dtype, device: str, provider: str, dtype: torch.dtype
+    batch: int,
+    widths: tuple[int, ...],
+    act: str,
+    like: torch.dtype,
+    device: str,
+    as_one: bool,
+    provider: str,
+    dtype: torch.dtype,
 ) -> Step:
     needs_autograd(provider)
-    model, parameters = network(provider, widths, act, device, like=like, dtype=dtype)
+    model, parameters = network(provider, widths, act, device, like=like, dtype=dtype, as_one=as_one)
     x = normal(batch, widths[0], seed=1, like=like, dtype=dtype, device=device)
     target = normal(batch, widths[-1], seed=2, like=like, dtype=dtype, device=device)
 

@@ -82,8 +82,12 @@ def network(
     like: torch.dtype,  # what the parameters are rounded to
     dtype: torch.dtype,  # what they are then stored in
     act_last: bool = False,
+    as_one: bool = False,
 ) -> tuple[Callable[[Tensor], Tensor], list[nn.Parameter]]:
-    """An MLP with an activation between its layers, and its parameters: the same numbers for every provider."""
+    """An MLP with an activation between its layers, and its parameters: the same numbers for every provider.
+
+    Ours is a layer a Linear, or, of two layers `as_one`, an MLP.
+    """
     torch.manual_seed(0)
     a = REGISTRY[act]
     assert a.module is not None, f"{act} has no module in torch"
@@ -106,7 +110,10 @@ def network(
         if len(layers) != 2 or act_last:
             raise Cannot("it has no MLP of other than two layers")
         return _quack_mlp(act, *parameters), parameters
-    ours = nn.Sequential(*[fg.Linear(k, n, act=name) for (k, n), name in zip(layers, acts, strict=True)])
+    ours: nn.Module = nn.Sequential(*[fg.Linear(k, n, act=name) for (k, n), name in zip(layers, acts, strict=True)])
+    if as_one:
+        k, hidden, n = widths
+        ours = fg.MLP(k, hidden, n, act=act)
     ours.to(device, dtype)
     with torch.no_grad():
         for p, q in zip(ours.parameters(), parameters, strict=True):

@@ -120,12 +120,18 @@ class Config(NamedTuple):
     block_k: int
     warps: int
     stages: int
+    registers: int | None = None  # of a thread, at most; None: as many as the assembler thinks best
 
 
 # By what multiplies: matrix units in 16 bits, in tf32, or the plain float32 units. Sizes that fit the shared memory of
 # each family and need no spills (`python -m fusegrad kernels`); which is fastest was measured nowhere yet.
 CONFIGS = {
-    "sm_80": {16: Config(128, 64, 64, 8, 3), "tf32": Config(128, 64, 32, 8, 3), "ieee": Config(64, 64, 16, 8, 2)},
+    # left to itself the assembler spills a few of 128 here, for a second program on the processor that never comes
+    "sm_80": {
+        16: Config(128, 64, 64, 8, 3, 255),
+        "tf32": Config(128, 64, 32, 8, 3, 255),
+        "ieee": Config(64, 64, 16, 8, 2, 255),
+    },
     "sm_90": {16: Config(128, 128, 64, 8, 4), "tf32": Config(128, 64, 32, 8, 4), "ieee": Config(64, 64, 16, 8, 2)},
     "sm_100": {16: Config(128, 128, 64, 8, 4), "tf32": Config(128, 64, 32, 8, 4), "ieee": Config(64, 64, 16, 8, 2)},
     "sm_120": {16: Config(128, 64, 64, 8, 2), "tf32": Config(64, 64, 32, 8, 2), "ieee": Config(64, 64, 16, 8, 2)},
@@ -163,9 +169,10 @@ def config_of(family: str, dtype: torch.dtype) -> Config:
 
 
 def tile_of_gz(family: str, dtype: torch.dtype) -> Config:
-    """Of mm_gz: s takes registers too, and with 128 columns silu spills on sm_90."""
+    """Of mm_gz: s takes registers too, and with 128 columns silu spills on sm_90, with 255 of them mish on sm_80."""
     c = config_of(family, dtype)
-    return c._replace(block_n=min(c.block_n, 64))
+    on_matrix_units = dtype != torch.float32 or precision(family, dtype) == "tf32"
+    return c._replace(block_n=min(c.block_n, 64), registers=None if on_matrix_units else c.registers)
 
 
 def rows_are_aligned(*matrices: Tensor) -> bool:
@@ -193,11 +200,6 @@ def takes_gz(a: Tensor, b: Tensor, s: Tensor) -> bool:
     return a.dtype != torch.float64 and rows_are_aligned(a, b, s)
 
 
-def registers(family: str) -> dict[str, int]:
-    """All that there are: left to itself NVIDIA's assembler spills some, for a second program that never comes."""
-    return {"maxnreg": 255} if family.startswith("sm_") else {}
-
-
 def _launch(kernel, c: Config, a: Tensor, b: Tensor, outs: list[Tensor], trans_b: bool, rest, **constants) -> None:
     """Run a kernel over all tiles of outs[0]; `rest` makes the arguments between the operands and the sizes."""
     (m, k), n = a.shape, outs[0].shape[1]
@@ -214,7 +216,8 @@ def _launch(kernel, c: Config, a: Tensor, b: Tensor, outs: list[Tensor], trans_b
             *operands, *rest(to), m, n, k, a.stride(0), b.stride(0), programs,
             TMA=tma, PRECISION=precision(on, a.dtype), GROUP=GROUP,
             BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k,
-            num_warps=c.warps, num_stages=c.stages, enable_fp_fusion=True, **registers(on), **constants,
+            num_warps=c.warps, num_stages=c.stages, enable_fp_fusion=True,
+            **({"maxnreg": c.registers} if c.registers else {}), **constants,
         )  # fmt: skip
 
 

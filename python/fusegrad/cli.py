@@ -19,6 +19,7 @@ from .activations import REGISTRY
 from .check import check
 from .schema import OPS
 
+FEW = ("gelu", "relu", "silu", "tanh")  # whose kernels are listed if none is named, in some two minutes
 ARCHS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942", "gfx950")
 
 
@@ -30,7 +31,10 @@ def main(argv: list[str] | None = None) -> int:
     checking.add_argument("--device", default=None, help="cpu, cuda, ...; all there are if left out")
     kernels = commands.add_parser("kernels", help="compile the GPU kernels, without a GPU, and list what they take")
     kernels.add_argument("--arch", choices=ARCHS, help="that of the GPU here, else sm_90, if left out")
-    kernels.add_argument("--act", choices=REGISTRY, nargs="+", default=list(REGISTRY), help="all if left out")
+    few = " ".join(FEW)
+    kernels.add_argument(
+        "--act", choices=(*REGISTRY, "all"), nargs="+", default=FEW, help=f"{few} if left out; all takes a while"
+    )
     dtypes = [str(d).removeprefix("torch.") for d in functional.DTYPES]
     kernels.add_argument("--dtype", choices=dtypes, nargs="+", default=dtypes, help="all if left out")
     kernels.add_argument("--json", action="store_true", help="print a list of objects")
@@ -121,7 +125,8 @@ def _kernels(console: Console, args: argparse.Namespace) -> int:
     from .kernels import gemm, offline  # imported when used: they import Triton
 
     arch = args.arch or (gemm.family(torch.device("cuda")) if torch.cuda.is_available() else "sm_90")
-    todo = offline.tasks([arch], args.act, [getattr(torch, dtype) for dtype in args.dtype])
+    acts = list(REGISTRY) if "all" in args.act else args.act
+    todo = offline.tasks([arch], acts, [getattr(torch, dtype) for dtype in args.dtype])
     found = offline.resources(todo)
     progress = track(found, f"compiling for {arch}", len(todo), console=Console(stderr=True), transient=True)
     rows = sorted((row for rows in progress for row in rows), key=lambda row: [str(row[k]) for k in offline.SORTED_BY])
