@@ -9,6 +9,7 @@ import test_transforms  # noqa: F401  (fills them)
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._dynamo import compiled_autograd
 from torch.autograd import grad, gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -81,6 +82,18 @@ def test_the_op_numerically(act, keep):
     op = lambda *args: [t for t in OPS["mlp"](*args, act, 0.0, keep) if t.numel() > 0]
     assert gradcheck(op, (x, w1, w2, b1, b2), check_forward_ad=True, check_batched_grad=True)
     assert gradgradcheck(op, (x, w1, w2, b1, b2), check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("biases", BIASES, ids=str)
+def test_compiled_autograd(biases):
+    torch._dynamo.reset()
+    gradients = []
+    for f in (ours(Case("silu")), stock(Case("silu"))):
+        args = arguments(biases=biases)
+        with compiled_autograd._enable(lambda graph: torch.compile(graph, backend="aot_eager")):
+            f(*args).sin().sum().backward()
+        gradients.append([t.grad for t in there(args)])
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)

@@ -5,7 +5,7 @@ at each of their levels. A rule is written as for torch.autograd.Function: setup
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -57,16 +57,18 @@ def keeps_for_backward(*tensors: Tensor | None) -> bool:
     return requires_grad(*tensors) or not (is_compiling() or in_plain_eager(*tensors))
 
 
-def wanted(ctx, tensors: int) -> list[bool]:
+def wanted(ctx, tensors: int, absent: Sequence[int] = ()) -> list[bool]:
     """For each of the leading `tensors` arguments: will this very backward pass use its gradient?
 
     ctx.needs_input_grad was fixed in forward: in grad(u, x) it still asks for the gradients of all weights, which
-    costs a GEMM a layer and order. The engine knows which nodes it is going to run. It has no entry for None, so
-    an optional tensor comes last in a schema.
+    costs a GEMM a layer and order. The engine knows which nodes it is going to run. It has no entry for None: such
+    arguments are `absent`, in order, but for the last.
     """
     if torch.compiler.is_dynamo_compiling():  # compiled autograd: no engine is running
         return list(ctx.needs_input_grad[:tensors])
     used = [fn is not None and _will_run(fn) for fn, _ in ctx.next_functions]
+    for i in absent:
+        used.insert(i, False)
     return used + [False] * (tensors - len(used))
 
 

@@ -449,8 +449,8 @@ class Mlp(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, w1, w2, b1, b2, ctx.act, ctx.param, ctx.keep = inputs
-        ctx.has_b1, ctx.has_b2 = b1 is not None, b2 is not None
+        x, w1, w2, b1, _, ctx.act, ctx.param, ctx.keep = inputs
+        ctx.absent = () if b1 is not None else (3,)
         ctx.kept_is_z = REGISTRY[ctx.act].keeps_input
         if ctx.keep:
             saved = x, w1, w2, output[1], None
@@ -464,9 +464,7 @@ class Mlp(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gy, gkept):
         x, w1, w2, s = Mlp.saved(ctx)
-        used = iter(wanted(ctx, 3 + ctx.has_b1 + ctx.has_b2))
-        need_x, need_w1, need_w2 = (next(used) for _ in range(3))
-        need_b1, need_b2 = ctx.has_b1 and next(used), ctx.has_b2 and next(used)
+        need_x, need_w1, need_w2, need_b1, need_b2 = wanted(ctx, 5, ctx.absent)
         gkept = gkept if ctx.keep else None
         gw2 = gb2 = gz = gb1 = None
         if gy is not None:
