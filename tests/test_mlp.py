@@ -96,6 +96,22 @@ def test_compiled_autograd(biases):
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("act", ACTS)
+def test_vmap_over_any_argument(act):
+    op = lambda *args: OPS["mlp"](*args, act, 0.0, True)
+    composed = lambda x, w1, w2, b1, b2: (
+        F.linear(Case(act).stock_linear(x, w1, b1), w2, b2),
+        F.linear(x, w1, b1) if act == "silu" else Case(act).stock_linear(x, w1, b1),
+    )
+    x, w1, b1, w2, b2 = (t.detach() for t in arguments())
+    for dims in itertools.product((None, 0, -1), repeat=5):
+        if any(dim is not None for dim in dims):
+            batched = [
+                t if d is None else torch.stack([t, t + 1], d) for t, d in zip((x, w1, w2, b1, b2), dims, strict=True)
+            ]
+            torch.testing.assert_close(torch.vmap(op, dims)(*batched), torch.vmap(composed, dims)(*batched))
+
+
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
 def test_values_and_gradients(case):
     torch.testing.assert_close(*(f(*arguments()) for f in (ours(case), stock(case))))
@@ -213,6 +229,8 @@ def test_the_module_is_a_drop_in():
     torch.testing.assert_close(torch.compile(mine, backend="aot_eager", fullgraph=True)(x), theirs(x))
     assert "act='gelu'" in repr(mine) and [*mine.state_dict()] == [*theirs.state_dict()]
     assert fg.MLP(3)(fresh(2, 3, dtype=torch.float32).cpu()).shape == (2, 3)
+    linear = fg.MLP(3, 0, act=None)
+    assert linear.fc1.out_features == 0 and linear(torch.ones(2, 3)).equal(linear.fc2.bias.expand(2, 3))
 
 
 def test_the_module_obeys_its_layers():
@@ -241,6 +259,51 @@ def test_the_module_in_fuse_and_explain():
     assert type(fg.unfuse(model)[0]) is fg.MLP
     model[0].fc1.register_forward_hook(lambda *args: None)
     assert [r.why for r in fg.explain(model)[:2]] == ["has hooks", "has hooks"]
+    del model[0].fc2
+    assert [r.layer for r in fg.explain(model)] == ["0.fc1", "1"]
+
+
+class Gated(fg.MLP):
+    def __init__(self):
+        super().__init__(3, 5)
+        self.out = nn.Linear(3, 3)
+
+    def gate(self, x):
+        return torch.tanh(self.out(x)) * self(x)
+
+
+def test_a_subclass_of_the_module():
+    torch.manual_seed(0)
+    model = fg.fuse(Gated())
+    assert [r.fused_with for r in fg.explain(model)] == [
+        "gelu (its MLP)",
+        "gelu (its MLP)",
+        "tanh (called as a function)",
+    ]
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(model.gate(x), fg.unfuse(model).gate(x))
+    model.forward = lambda x: model.fc1(x)
+    assert [r.fused_with for r in fg.explain(model)][:2] == ["", ""]
+
+
+def test_up_to_how_many_rows_stock_computes_the_module(monkeypatch):
+    from fusegrad import backends
+
+    monkeypatch.setattr(backends, "SMALL_LAYER", 2**18)
+    monkeypatch.setattr(backends, "SMALL_TENSOR_IN_TRAINING", 2**16)
+    assert [r.stock_rows for r in fg.explain(fg.MLP(3, 64, 4))] == [1024, 1024]
+
+
+def test_nested_tensors():
+    rows = [torch.ones(2, 3, device=DEVICE), torch.ones(1, 3, device=DEVICE)]
+    mine, theirs = pair()
+    model = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 4)).to(DEVICE)
+    for layout in (torch.strided, torch.jagged):
+        x = torch.nested.nested_tensor(rows, layout=layout)
+        expected = model(x).unbind()
+        torch.testing.assert_close(mine(x).unbind(), theirs(x).unbind())
+        torch.testing.assert_close(fg.fuse(model)(x).unbind(), expected)
+        fg.unfuse(model)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +312,7 @@ def test_the_module_in_fuse_and_explain():
         (lambda: fg.MLP(3, act="geluu"), ValueError, "MLP: unknown act 'geluu'"),
         (lambda: fg.MLP(3, act="tanh", param=1.0), ValueError, "'tanh' takes no param"),
         (lambda: fg.MLP(3, 5)(torch.ones(2, 4)), RuntimeError, "shapes"),
+        (lambda: fg.MLP(3, 5, 4, "cpu"), TypeError, "MLP: act='cpu'.*give device and dtype by name"),
     ),
 )
 def test_the_module_refuses(make, error, says):

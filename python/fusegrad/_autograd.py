@@ -5,6 +5,7 @@ at each of their levels. A rule is written as for torch.autograd.Function: setup
 """
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import or_
@@ -109,8 +110,9 @@ def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, ru
         if peek_interpreter_stack() is None:
             with _AutoDispatchBelowADInplaceOrView():
                 return op(*args)
-        # the outer levels' derivatives go on inside
-        with torch.enable_grad(), _set_fwd_grad_enabled(True), _AutoDispatchBelowADInplaceOrView():
+        # the outer levels' derivatives go on inside, if the caller has them on: torch.no_grad() is for all levels
+        grad = torch.set_grad_enabled(_caller.grad[-1])
+        with grad, _set_fwd_grad_enabled(True), _AutoDispatchBelowADInplaceOrView():
             return op(*args)
 
     # torch.func has chosen the level before it calls this kernel; a plain Function would start over at the
@@ -126,8 +128,12 @@ def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, ru
         _teach_dtensor(tensors)
         if peek_interpreter_stack() is None:
             return apply(*args)
-        with enable_single_level_autograd_function():
-            return apply(*args)
+        _caller.grad.append(torch.is_grad_enabled())  # apply turns it off
+        try:
+            with enable_single_level_autograd_function():
+                return apply(*args)
+        finally:
+            _caller.grad.pop()
 
     library.impl(unqualified(op), kernel, "Autograd")
     count = sum("Tensor" in str(a.type) for a in op._schema.arguments)
@@ -144,6 +150,14 @@ def differentiable(library: torch.library.Library, op: torch._ops.OpOverload, ru
 
     vars(call).update(apply=apply, kernel=below_autograd)
     return call
+
+
+class _Caller(threading.local):
+    def __init__(self) -> None:
+        self.grad: list[bool] = []  # whether gradients are on, for each call of an op that goes on under torch.func
+
+
+_caller = _Caller()
 
 
 def _jvp_of_all_levels(jvp: Callable) -> Callable:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from . import backends
 from ._calls import together
 from ._code import Unreadable
 from ._paths import find, join
@@ -31,13 +32,13 @@ class Call:
     fused_with: str  # activation and where it stands, or ""
     why: str  # why it is called alone, or ""
     key: Key | None = None  # where in the source, None in a Sequential
+    one_by_one: int | None = None  # of an MLP of ours, which fuse leaves as it is: up to how many rows are two calls
 
 
 def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
     """The calls of Linears that m, which stands at `path`, makes."""
-    if fuses_itself(m):
+    if isinstance(m, MLP) and type(m).forward is MLP.forward and "forward" not in vars(m):
         yield from _in_mlp(m)
-        return
     fused = fused_class_of(m)
     original = type(m) if fused is None else vars(fused)[UNFUSED]
     if is_sequential(original):
@@ -47,7 +48,7 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
     if _is_torchs(author) and author is not nn.Module:
         yield from (Call(child, "", f"called by torch's own {author.__name__}") for child in _linears(m))
     for name, function in methods(original):
-        if name in vars(m):
+        if name in vars(m) or function is vars(MLP).get(name):
             continue
         try:
             method = read(function, function.__code__)
@@ -58,15 +59,13 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
         yield from _in_method(m, path, name, method)
 
 
-def fuses_itself(m: nn.Module) -> bool:
-    """Whether the module, one of ours, calls its layers as one op already."""
-    return isinstance(m, MLP) and type(m).forward is MLP.forward
-
-
-def _in_mlp(m: Any) -> Iterator[Call]:
-    why = why_alone(m.fc1) or why_alone(m.fc2) or ""
-    for layer in (m.fc1, m.fc2):
-        yield Call(layer, "" if why else f"{_name(m._act, m._param)} (its MLP)", why)
+def _in_mlp(m: MLP) -> Iterator[Call]:
+    layers = [getattr(m, name, None) for name in ("fc1", "fc2")]
+    why = next((why for layer in layers if (why := why_alone(layer))), "")
+    for layer in layers:
+        if isinstance(layer, Linear):
+            rows = backends.SMALL_TENSOR_IN_TRAINING // max(1, m.fc1.weight.shape[0])
+            yield Call(layer, "" if why else f"{_name(m._act or 'identity', m._param)} (its MLP)", why, None, rows)
 
 
 def is_sequential(cls: type) -> bool:

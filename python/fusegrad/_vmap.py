@@ -92,11 +92,15 @@ def _(info, dims, a, b, s, name, param, need_sum):
 def _(info, dims, x, w1, w2, b1, b2, name, param, keep):
     if all(dim is None for dim in dims[1:5]):  # the leading dimensions of x are free
         y, kept = mlp(x.movedim(dims[0], 0), w1, w2, b1, b2, name, param, keep)
-    else:
-        (h, z), _ = _linear_act(info, (dims[0], dims[1], dims[3]), x, w1, b1, name, param, True)
-        y = _batched_linear(info, (0, dims[2], dims[4]), h, w2, b2)
-        kept = (z if REGISTRY[name].keeps_input else h) if keep else h.new_empty(0)
-    return (y, kept), (0, 0 if keep else None)
+        return (y, kept), (0, 0 if keep else None)
+    first = (dims[0], dims[1], dims[3])
+    if any(dim is not None for dim in first):
+        (h, z), _ = _linear_act(info, (0, *first[1:]), front(info, x, dims[0]), w1, b1, name, param, True)
+        at = 0
+    else:  # one hidden layer, of which many are made
+        (h, z), at = linear_act(x, w1, b1, name, param, True), None
+    kept = (z if REGISTRY[name].keeps_input else h) if keep else h.new_empty(0)
+    return (_batched_linear(info, (at, dims[2], dims[4]), h, w2, b2), kept), (0, at if keep else None)
 
 
 @_vmap("mul_constant")

@@ -19,7 +19,7 @@ from torch import nn
 from . import _recognise, functional
 from ._calls import IN_PLACE, LEFT_OUT, adopts, later, now
 from ._code import Unreadable, nested
-from ._pairs import SITES, UNFUSED, Key, calls, fused_class_of, fuses_itself, is_sequential, methods
+from ._pairs import SITES, UNFUSED, Key, calls, fused_class_of, is_sequential, methods
 from ._recognise import ADOPTED, STOCK, AdoptedAct
 from ._source import LATER, NOW, rewrite
 from .nn import Linear, hooked
@@ -76,10 +76,10 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
         if stock in ADOPTED:
             _set_class(m, ADOPTED[stock] if adopts(m, in_place) else stock)
     for m in model.modules():
-        if fuses_itself(m) or fused_class_of(m) not in (None, type(m)):
-            continue  # in the second case another library has made a class of its own from ours
+        if fused_class_of(m) not in (None, type(m)):
+            continue  # another library has made a class of its own from ours
         original = original_class(type(m))
-        found = [call for call in calls(m) if call.fused_with]
+        found = [call for call in calls(m) if call.fused_with and call.one_by_one is None]
         if found and why_class_stays(original) is None:
             _set_class(m, fused_class(original, frozenset(call.key for call in found if call.key is not None)))
     return model

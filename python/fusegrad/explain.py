@@ -6,7 +6,7 @@ from torch import nn
 
 from . import backends
 from ._calls import LEFT_OUT
-from ._pairs import SITES, Call, calls, fused_class_of, fuses_itself
+from ._pairs import SITES, Call, calls, fused_class_of
 from .convert import check_model, original_class, why_class_stays, why_not
 from .nn import Linear
 
@@ -68,14 +68,15 @@ def explain(model: nn.Module) -> Explanation:
             backend, stock_rows = "torch", 0
             if isinstance(m, Linear):
                 backend = backends.serving("linear_act" if with_ else "linear", m.weight.device.type)
-                stock_rows = backends.stock_rows(m.weight)
+                limits = (call.one_by_one for call in found.get(m, []) if call.one_by_one is not None)
+                stock_rows = min((backends.stock_rows(m.weight), *limits))
             rows.append(Row(path or "(root)", f"{m.in_features} -> {m.out_features}", with_, backend, why, stock_rows))
     return rows
 
 
 def _as_it_runs(m: nn.Module, call: Call) -> Call:
     """The call as the class of m makes it: of what could be fused, only what fuse has rewritten is."""
-    if not call.fused_with or fuses_itself(m):
+    if not call.fused_with or call.one_by_one is not None:
         return call
     cls = fused_class_of(m)
     if cls is None or (call.key is not None and call.key not in vars(cls)[SITES]):

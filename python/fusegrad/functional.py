@@ -66,7 +66,8 @@ def linear_act(
     except RuntimeError:
         _check_linear("linear_act", x, w, b)  # says what does not fit
         raise
-    _check_linear("linear_act", x, w, b)
+    if not _is_nested(x):
+        _check_linear("linear_act", x, w, b)
     if not _is_strided(x, w):
         return a.value(F.linear(x, w, b), value)
     return ops.linear_act(x, w, b, act, value, keeps_for_backward(x, w, b))[0]
@@ -108,7 +109,8 @@ def linear(
     except RuntimeError:
         _check_linear("linear", x, w, b)
         raise
-    _check_linear("linear", x, w, b)
+    if not _is_nested(x):
+        _check_linear("linear", x, w, b)
     if not _is_strided(x, w):
         return F.linear(x, w, b)
     return ops.linear(x, w, b)
@@ -121,7 +123,7 @@ def mlp(
     w2: Tensor,  # (n, h)
     b2: Tensor | None = None,  # (n)
     *,
-    act: str,
+    act: str | None,
     param: float | None = None,
 ) -> Tensor:  # (..., n)
     """Two linear layers with an activation between them: y = act(x w1^T + b1) w2^T + b2.
@@ -135,7 +137,7 @@ def mlp(
         b1: its bias, (h), or None.
         w2: weight of the second layer, (n, h).
         b2: its bias, (n), or None.
-        act: name of the activation, a key of `fusegrad.ACTIVATIONS`.
+        act: name of the activation, a key of `fusegrad.ACTIVATIONS`, or None for none.
         param: its parameter where it has one (slope, alpha, beta, omega); None is torch's default.
 
     Returns:
@@ -154,18 +156,19 @@ def mlp(
     tensor([[36.],
             [36.]])
     """
-    a = lookup("mlp", act)
+    a = lookup("mlp", "identity" if act is None else act)
     value = a.default if param is None else a.check("mlp", param)
-    _check_linear("mlp", x, w1, b1, ("x", "w1", "b1"))
-    _check_second("mlp", w1, w2, b2)
+    if not _is_nested(x):
+        _check_linear("mlp", x, w1, b1, ("x", "w1", "b1"))
+        _check_second("mlp", w1, w2, b2)
     if not _is_strided(x, w1, w2):
         return F.linear(a.value(F.linear(x, w1, b1), value), w2, b2)
     way = way_of_mlp(x, w1, w2, b1, b2)
     if way == "function":
-        return ops.mlp.apply(x, w1, w2, b1, b2, act, value, True)[0]
+        return ops.mlp.apply(x, w1, w2, b1, b2, a.name, value, True)[0]
     if way == "op":
-        return ops.mlp(x, w1, w2, b1, b2, act, value, keeps_for_backward(x, w1, w2, b1, b2))[0]
-    return linear(linear_act(x, w1, b1, act=act, param=param), w2, b2)
+        return ops.mlp(x, w1, w2, b1, b2, a.name, value, keeps_for_backward(x, w1, w2, b1, b2))[0]
+    return linear(linear_act(x, w1, b1, act=a.name, param=param), w2, b2)
 
 
 def act(
@@ -285,6 +288,11 @@ def _shape(t: Tensor) -> tuple[int, ...]:
 def _is_strided(*tensors: Tensor) -> bool:
     """Whether the ops know the layout: what is nested, sparse or MKL-DNN's own takes stock torch's path."""
     return all(t.layout is torch.strided and not t.is_nested for t in tensors)
+
+
+def _is_nested(x: Tensor) -> bool:
+    """Whether x may have no shape to check: torch says what does not fit."""
+    return isinstance(x, Tensor) and x.is_nested
 
 
 def _check_tensor(op: str, name: str, t: Tensor) -> None:

@@ -17,6 +17,15 @@ def _is_device(act: object) -> bool:
         return False
 
 
+def _check_act(module: str, act: str | None, param: float | None) -> None:
+    try:
+        lookup(module, "identity" if act is None else act).check(module, param)
+    except (ValueError, TypeError):
+        if isinstance(param, torch.dtype) or _is_device(act):  # where torch.nn.Linear has device and dtype
+            raise TypeError(f"{module}: act={act!r}, param={param!r}; give device and dtype by name") from None
+        raise
+
+
 class Linear(nn.Linear):
     """A linear layer with an activation: y = act(x w^T + b). A drop-in for torch.nn.Linear, with its state_dict.
 
@@ -51,12 +60,7 @@ class Linear(nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        try:
-            lookup("Linear", "identity" if act is None else act).check("Linear", param)
-        except (ValueError, TypeError):
-            if isinstance(param, torch.dtype) or _is_device(act):  # where torch.nn.Linear has device and dtype
-                raise TypeError(f"Linear: act={act!r}, param={param!r}; give device and dtype by name") from None
-            raise
+        _check_act("Linear", act, param)
         super().__init__(in_features, out_features, bias, device, dtype)
         self._act, self._param = act, param
 
@@ -151,7 +155,7 @@ class MLP(nn.Module):
         in_features: size of x.
         hidden_features: size of the hidden layer; None is in_features.
         out_features: size of y; None is in_features.
-        act: name of the activation, a key of `fusegrad.ACTIVATIONS`.
+        act: name of the activation, a key of `fusegrad.ACTIVATIONS`, or None for none.
         param: its parameter where it has one (slope, alpha, beta, omega); None is torch's default.
         bias: whether the layers have a bias.
         device, dtype: as torch.nn.Linear.
@@ -160,7 +164,7 @@ class MLP(nn.Module):
 
     Raises:
         ValueError: `act` is unknown or `param` is not legal; on call as `fusegrad.mlp`.
-        TypeError: `param` is no number.
+        TypeError: `param` is no number, or a device or dtype stands in the place of `act` or `param`.
 
     >>> import torch, fusegrad as fg
     >>> mlp = fg.MLP(3, 8, act="silu")
@@ -173,25 +177,26 @@ class MLP(nn.Module):
         in_features: int,
         hidden_features: int | None = None,
         out_features: int | None = None,
-        act: str = "gelu",
+        act: str | None = "gelu",
         param: float | None = None,
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        lookup("MLP", act).check("MLP", param)
+        _check_act("MLP", act, param)
         self._act, self._param = act, param
-        hidden = hidden_features or in_features
+        hidden = in_features if hidden_features is None else hidden_features
+        out = in_features if out_features is None else out_features
         self.fc1 = Linear(in_features, hidden, bias, device=device, dtype=dtype)
-        self.fc2 = Linear(hidden, out_features or in_features, bias, device=device, dtype=dtype)
+        self.fc2 = Linear(hidden, out, bias, device=device, dtype=dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         fc1, fc2 = self.fc1, self.fc2
         if why_alone(fc1) is None and why_alone(fc2) is None and takes(fc1, input):
             weights = fc1.weight, fc1.bias, fc2.weight, fc2.bias
             return functional.mlp(input, *weights, act=self._act, param=self._param)
-        return fc2(functional.act(fc1(input), self._act, self._param))
+        return fc2(functional.act(fc1(input), self._act or "identity", self._param))
 
     def extra_repr(self) -> str:
         return f"act={self._act!r}" + ("" if self._param is None else f", param={self._param}")

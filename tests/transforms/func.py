@@ -151,6 +151,37 @@ def func_third_derivatives_of_every_nesting(f, r):
 
 
 @transform
+def func_no_grad_inside(f, r):
+    """What is computed there is a constant, at all levels."""
+
+    def transformed(h, differentiate):
+        def partly(x, w, b):
+            with torch.no_grad():
+                constant = h(x, w, b)
+            return (h(x, w, b) * constant).sum()
+
+        second = lambda *a: differentiate(partly, *a).square().sum()
+        return func_grad(second, argnums=(0, 1, 2))
+
+    of_gradient = lambda g, x, w, b: func_grad(g)(x, w, b)
+    of_tangent = lambda g, x, w, b: jvp(lambda x: g(x, w, b), (x,), (x,))[1]
+    for differentiate in (of_gradient, of_tangent):
+        same(f, r, lambda h, d=differentiate: transformed(h, d))
+
+
+@transform
+def func_under_no_grad(f, r):
+    def compute(h):
+        args = [t.requires_grad_() for t in plain()]
+        with torch.no_grad():
+            outputs = jvp(h, tuple(args), ones(*args))
+        assert not any(t.requires_grad for t in outputs)
+        return outputs
+
+    agree(f, r, compute)
+
+
+@transform
 def func_gradient_of_laplacian(f, r):
     def transformed(h):
         def loss(x, w, b):
