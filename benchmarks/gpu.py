@@ -171,7 +171,13 @@ def _run(name: str, step: Step, limit: float, deadline: float) -> tuple[str, str
         log.flush()
         begin = log.tell()
         process = subprocess.Popen(
-            step.command, cwd=ROOT, env=os.environ | step.env, stdout=log, stderr=log, start_new_session=True
+            step.command,
+            cwd=ROOT,
+            env=os.environ | step.env,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_heed_interrupts,
         )
         try:
             code = process.wait(limit)
@@ -184,6 +190,11 @@ def _run(name: str, step: Step, limit: float, deadline: float) -> tuple[str, str
     if said != "ok":
         print(*lines[-TAIL:], sep="\n", flush=True)
     return name, f"{said}: {lines[-1].strip()[:90]}" if lines else said, time.monotonic() - start
+
+
+def _heed_interrupts() -> None:
+    """A shell lets what it runs in the background ignore them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _stop(process: subprocess.Popen) -> None:

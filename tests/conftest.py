@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 def pytest_collection_modifyitems(config, items):
     if not config.option.markexpr:
         items[:] = [item for item in items if item.get_closest_marker("slow") is None]
+    items.sort(key=lambda item: "test_in_the_interpreter" not in item.name)  # minutes each: not one alone at the end
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ INTERPRETED = {
     "layouts": "",
     "backward": "",
     "errors": "",
-    "mlp": "not numerical and not compile and not module",
+    "mlp": "values or error or empty or order or kept",
     "ops": "not every_mode and not opinfo",
     "transforms": "(linear_act and silu) or (act_of_linear and tanh and not numerical)",
 }
