@@ -14,7 +14,7 @@ import torch
 from conftest import SMALL
 
 import fusegrad as fg
-from fusegrad import backends
+from fusegrad import _act, _linear, _mlp, backends
 from fusegrad.check import check
 from fusegrad.cli import main
 from fusegrad.kernels import choice
@@ -55,9 +55,10 @@ def test_check_finds_a_wrong_gradient(monkeypatch):
     """An error of 1e-4 in one derivative turns its lines to WRONG: what is checked is not what stock computes."""
     for name, value in SMALL.items():
         monkeypatch.setattr(backends, name, value)
-    act = fg.functional.ops.act
+    act = _act.act
     off = lambda s, g, name, param, order: act(s, g, name, param, order) * (1 + 1e-4 * (order == 1 and name == "silu"))
-    monkeypatch.setattr(fg.functional.ops, "act", off)
+    for module in (_act, _linear, _mlp):
+        monkeypatch.setattr(module, "act", off)
     assert {row.op for row in check("cpu") if not row.ok} == {"act silu", "linear_act silu", "mlp silu"}
 
 

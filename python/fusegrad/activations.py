@@ -6,7 +6,7 @@ is enough (the next layer keeps y anyway, so then z is never stored). With D_0 =
 
     D_{k+1} = d D_k / d s      for k >= 1,
 
-so one rule serves both kinds (ops.py). Above order 3 torch differentiates `third` (reference.py).
+so one rule serves both kinds (_act.py). Above order 3 torch differentiates `third` (reference.py).
 
 `value` and `first` are torch's own kernels where torch has one: they define what "as stock" means, in NaN and infinity
 too. `second` and `third` stay finite for arguments of any size: where a product of zero and infinity could arise the

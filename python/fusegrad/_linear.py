@@ -1,0 +1,208 @@
+"""Matrix products and linear layers, and their derivatives."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ._act import act, act_gradients, act_tangents, bind
+from ._autograd import in_plain_eager, one_kernel, wanted
+from ._terms import present, rows, tangents, total
+from .activations import REGISTRY
+
+
+class MM(torch.autograd.Function):
+    """y = a b, so ga = gy b^T and gb = a^T gy; the flags of the products follow from those of a and b."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        a, b, ctx.trans_a, ctx.trans_b = inputs
+        ctx.save_for_backward(a, b)
+        ctx.save_for_forward(a, b)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, gy):
+        if gy is None:
+            return None, None, None, None
+        a, b = ctx.saved_tensors
+        ta, tb = ctx.trans_a, ctx.trans_b
+        need_a, need_b = wanted(ctx, 2)
+        ga = gb = None
+        if need_a:
+            ga = mm(b, gy, tb, True) if ta else mm(gy, b, False, not tb)
+        if need_b:
+            gb = mm(gy, a, True, ta) if tb else mm(a, gy, not ta, False)
+        return ga, gb, None, None
+
+    @staticmethod
+    def jvp(ctx, ta, tb, *_):
+        a, b = ctx.saved_tensors
+        flags = ctx.trans_a, ctx.trans_b
+        return total(None if ta is None else mm(ta, b, *flags), None if tb is None else mm(a, tb, *flags))
+
+
+def linear_backward(
+    ctx, gy: Tensor, x: Tensor, w: Tensor, s: Tensor, name: str, param: float
+) -> tuple[Tensor | None, ...]:
+    """Of y = act(x w^T + b): gx, gw, gb, each if this backward wants it."""
+    return layer_backward(wanted(ctx, 3), gy, x, w, s, name, param)
+
+
+def layer_backward(
+    needed: Sequence[bool], gy: Tensor, x: Tensor, w: Tensor, s: Tensor, name: str, param: float
+) -> tuple[Tensor | None, ...]:
+    """Of y = act(x w^T + b): gx, gw, gb, each if needed."""
+    if not any(needed):
+        return None, None, None
+    if in_plain_eager(gy, x, w, s) and not torch.is_grad_enabled():
+        return present(linear_act_backward.kernel(gy, x, w, s, name, param, *needed), needed)
+    if one_kernel(gy, x, w, s):
+        return present(linear_act_backward(gy, x, w, s, name, param, *needed), needed)
+    return gradients(gy if name == "identity" else act(s, gy, name, param, 1), x, w, needed)
+
+
+def gradients(gz: Tensor, x: Tensor, w: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    """Of z = x w^T + b: gx = gz w, gw = gz^T x, gb = the sum of gz over its rows."""
+    g = rows(gz)
+    return (
+        mm(g, w, False, False).reshape(x.shape) if needed[0] else None,
+        mm(g, rows(x), True, False) if needed[1] else None,
+        g.sum(0) if needed[2] else None,
+    )
+
+
+def linear_jvp(x: Tensor, w: Tensor, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None) -> Tensor | None:
+    """tz = tx w^T + x tw^T + tb."""
+    if tx is None and tw is None:
+        return None if tb is None else tb.expand(*x.shape[:-1], w.shape[0]).clone()
+    first = None if tx is None else linear(tx, w, tb)
+    second = None if tw is None else linear(x, tw, tb if tx is None else None)
+    return total(first, second)
+
+
+class Linear(torch.autograd.Function):
+    """z = x w^T + b."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, w, _ = inputs
+        ctx.save_for_backward(x, w)
+        ctx.save_for_forward(x, w)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, gz):
+        if gz is None:
+            return None, None, None
+        x, w = ctx.saved_tensors
+        return linear_backward(ctx, gz, x, w, gz, "identity", 0.0)
+
+    @staticmethod
+    def jvp(ctx, tx, tw, tb):
+        x, w = ctx.saved_tensors
+        return linear_jvp(x, w, tx, tw, tb)
+
+
+class LinearAct(torch.autograd.Function):
+    """y = act(z), z = x w^T + b. What is kept is an output, so that second derivatives flow through it."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, w, b, ctx.act, ctx.param, keep = inputs
+        y, kept = output
+        if not REGISTRY[ctx.act].keeps_input:
+            ctx.mark_non_differentiable(kept)
+            saved, ctx.has_kept = (x, w, None, y), True
+        elif keep:
+            saved, ctx.has_kept = (x, w, None, kept), True
+        else:
+            ctx.mark_non_differentiable(kept)
+            saved, ctx.has_kept = (x, w, b, None), False
+        ctx.kept_is_output = keep and REGISTRY[ctx.act].keeps_input
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, gy, gkept):
+        x, w, s = LinearAct.saved(ctx)
+        if gkept is None and gy is not None:
+            return *linear_backward(ctx, gy, x, w, s, ctx.act, ctx.param), None, None, None
+        gz = total(gkept, None if gy is None else act(s, gy, ctx.act, ctx.param, 1))
+        if gz is None:
+            return None, None, None, None, None, None
+        return *linear_backward(ctx, gz, x, w, gz, "identity", 0.0), None, None, None
+
+    @staticmethod
+    def jvp(ctx, tx, tw, tb, *_):
+        x, w, s = LinearAct.saved(ctx)
+        tz = linear_jvp(x, w, tx, tw, tb)
+        if tz is None:
+            return None, None
+        return act(s, tz, ctx.act, ctx.param, 1), tz if ctx.kept_is_output else None
+
+    @staticmethod
+    def saved(ctx) -> tuple[Tensor, Tensor, Tensor]:
+        x, w, b, s = ctx.saved_tensors
+        return x, w, s if ctx.has_kept else linear(x, w, b)
+
+
+class LinearActBackward(torch.autograd.Function):
+    """With gz = gy D_1(s): gx = gz w, gw = gz^T x, gb = sum of gz.
+
+    Of these, along ggx, ggw, ggb, the gradient of gz is G = ggx w^T + x ggw^T + ggb, so that those of the arguments
+    are D_1(s) G of gy, gz ggw of x, gz^T ggx of w, and gy D_2(s) G of s.
+    """
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        gy, x, w, s, ctx.act, ctx.param, *ctx.needed = inputs
+        ctx.save_for_backward(gy, x, w, s)
+        ctx.save_for_forward(gy, x, w, s)
+        ctx.mark_non_differentiable(*(g for g, n in zip(output, ctx.needed, strict=True) if not n))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, ggx, ggw, ggb):
+        gy, x, w, s = ctx.saved_tensors
+        need_gy, need_x, need_w, need_s = wanted(ctx, 4)
+        ggx, ggw, ggb = present((ggx, ggw, ggb), ctx.needed)
+        need_x, need_w = need_x and ggw is not None, need_w and ggx is not None
+        g = linear_jvp(x, w, ggx, ggw, ggb) if need_gy or need_s else None
+        if ctx.act == "identity":  # D_1 is 1
+            d_s, d_gy, gz = None, g if need_gy else None, gy
+        else:
+            d_s, d_gy, gz = act_gradients(g, s, gy, ctx.act, ctx.param, 1, (need_s, need_gy, need_x or need_w))
+        d_x = mm(rows(gz), ggw, False, False).reshape(x.shape) if need_x else None
+        d_w = mm(rows(gz), rows(ggx), True, False) if need_w else None
+        return d_gy, d_x, d_w, d_s, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, tgy, tx, tw, ts, *_):
+        gy, x, w, s = ctx.saved_tensors
+        need_x, need_w, need_b = ctx.needed
+        need_gz = (need_x and tw is not None) or (need_w and tx is not None)
+        if ctx.act == "identity":
+            tz, gz = tgy, gy
+        else:
+            tz, gz = act_tangents(ts, tgy, s, gy, ctx.act, ctx.param, 1, need_gz)
+        t_gx = t_gw = t_gb = None
+        if need_x:
+            t_gx = total(
+                None if tz is None else mm(rows(tz), w, False, False),
+                None if tw is None else mm(rows(gz), tw, False, False),
+            )
+            t_gx = None if t_gx is None else t_gx.reshape(x.shape)
+        if need_w:
+            t_gw = total(
+                None if tz is None else mm(rows(tz), rows(x), True, False),
+                None if tx is None else mm(rows(gz), rows(tx), True, False),
+            )
+        if need_b and tz is not None:
+            t_gb = rows(tz).sum(0)
+        return tangents((t_gx, t_gw, t_gb), (x, w, w.new_empty(w.shape[0])), ctx.needed)
+
+
+mm, linear, linear_act = bind("mm", MM), bind("linear", Linear), bind("linear_act", LinearAct)
+linear_act_backward = bind("linear_act_backward", LinearActBackward)
