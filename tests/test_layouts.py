@@ -130,7 +130,7 @@ def test_act_backward(data, case, dtype, order):
         torch.testing.assert_close(out.double(), truth.to(dtype).double(), rtol=0, atol=tolerance)
 
 
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.data(), st.sampled_from(CASES), st.sampled_from(DTYPES), st.sampled_from((1, 2)), st.booleans())
 def test_act_jvp(data, case, dtype, order, need_y):
     shape = tuple(data.draw(st.lists(sizes, min_size=1, max_size=3)))

@@ -30,7 +30,7 @@ INTERPRETED = {
     "errors": "",
     "mlp": "values or error or empty or order or kept",
     "ops": "not every_mode and not opinfo",
-    "transforms": "(linear_act and silu) or (act_of_linear and tanh and not numerical)",
+    "transforms": "((linear_act and silu) or (act_of_linear and tanh and not compile)) and not numerical",
 }
 
 
