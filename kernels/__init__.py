@@ -11,7 +11,8 @@ interpreter                 the same on CPU tensors, without a GPU
 offline                     compiles all of it for any GPU, and says what each kernel takes
 """
 
-# op: the module that computes it. What is left out is a plain product, which cuBLAS computes for the reference.
+# op: the module that computes it. Left out: plain products, which cuBLAS computes for the reference, and what is made
+# of other ops.
 SERVED = {
     "act": "act",
     "act_backward": "act",
