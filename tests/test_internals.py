@@ -17,6 +17,20 @@ USED = {
     "made there from being known as one; look for the guard that torch._library.custom_ops enters around a redispatch",
     "torch._C._will_engine_execute_node": "tells which gradients this backward pass uses (wanted); without it return "
     "ctx.needs_input_grad, which is right but computes more",
+    "torch._C._dispatch_tls_is_dispatch_key_included": "tells whether torch's older vmap is on (VmapMode); without it "
+    "look for what torch._vmap_internals._vmap sets",
+    "torch._C._parse_dispatch_key": "names keys; torch._C.DispatchKey lacks VmapMode and some of autocast",
+    "torch._C._functorch.is_functorch_wrapped_tensor": "tells tensors of torch.func, also those that outlived their "
+    "level, which only the dispatcher unwraps; see torch._C._functorch.is_dead_tensor_wrapper",
+    "torch._C._is_torch_function_mode_enabled": "tells whether a torch-function mode may be on",
+    "torch.overrides._get_current_function_mode_stack": "tells which torch-function modes are on",
+    "torch.utils._device.DeviceContext": "the mode of torch.set_default_device, which changes nothing here",
+    "torch._C._len_torch_dispatch_stack": "tells whether a dispatch mode may be on",
+    "torch.utils._python_dispatch._get_current_dispatch_mode_stack": "tells which dispatch modes are on",
+    "torch.utils.checkpoint._CachedTorchDispatchMode": "the mode of a selective checkpoint in backward",
+    "torch.utils.checkpoint._CachingTorchDispatchMode": "the mode of a selective checkpoint in forward",
+    "torch._C._is_tracing": "tells whether torch.jit.trace records; torch.jit.is_tracing is the slower way to ask",
+    "torch._C._nn": "has linear as torch.nn.functional has it until somebody replaces it",
     "torch._C._functorch.peek_interpreter_stack": "tells whether torch.func is on; see torch._functorch.pyfunctorch",
     "torch._functorch.utils.enable_single_level_autograd_function": "lets a Function run at the level that torch.func "
     "chose; see what torch._functorch.autograd_function uses in generate_single_level_function",
@@ -29,7 +43,8 @@ USED = {
     "torch._C._ExcludeDispatchKeyGuard": "switches autocast off inside the autocast kernels",
     "torch._C._ForceDispatchKeyGuard": "lets act_nth take derivatives inside a kernel (above_autograd)",
     "torch._C.DispatchKeySet": "names the keys of those guards",
-    "torch._C.DispatchKey": "names the keys of those guards",
+    "torch._C._get_privateuse1_backend_name": "names the device of AutocastPrivateUse1",
+    "torch._C._autograd": "tells whether saved-tensor hooks are forbidden (_saved_tensors_hooks_is_enabled)",
     "torch._C._dispatch_has_kernel_for_dispatch_key": "tells which backend serves an op; explain and info show it",
 }
 

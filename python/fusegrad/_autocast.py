@@ -1,7 +1,7 @@
 """How the ops run under autocast.
 
 Matrix products run in the autocast dtype, as torch's do. An activation keeps the dtype it is given, but for those that
-CUDA autocast widens to float32 (exp, pow, softplus: docs.pytorch.org/docs/stable/amp.html).
+autocast widens to float32, on every device but a CPU (exp, pow, softplus: docs.pytorch.org/docs/stable/amp.html).
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from ._autograd import outside_transforms, under_autocast
+from ._autograd import AUTOCAST, autocast_widens, outside_transforms, saved_tensor_hooks_work, under_autocast
 from .activations import REGISTRY
 from .ops import act_backward, act_jvp, linear, linear_act, linear_act_backward, low_act, mlp, mm, mm_gz
 from .schema import OPS, library
@@ -43,6 +43,7 @@ def _is_cached(t: Tensor, dtype: torch.dtype) -> bool:
         and t.dim() == 2
         and torch.is_grad_enabled()
         and torch.is_autocast_cache_enabled()
+        and saved_tensor_hooks_work()
         and outside_transforms(t)
     )
 
@@ -63,10 +64,10 @@ def _cached(w: Tensor, dtype: torch.dtype) -> Tensor:
     return w.to(dtype)
 
 
-def _register(device: str) -> None:
+def _register(key: str, device: str) -> None:
     low = lambda *tensors: _cast(device, torch.get_autocast_dtype(device), *tensors)
     wide = lambda *tensors: _cast(device, torch.float32, *tensors)
-    widens = lambda name: device == "cuda" and REGISTRY[name].widens
+    widens = lambda name: REGISTRY[name].widens and autocast_widens(key)
 
     def elementwise(op, tensors):
         def cast(*args):
@@ -103,8 +104,8 @@ def _register(device: str) -> None:
         "linear_act_backward": lambda *args: partial(linear_act_backward, *_alike(*args[:4]), *args[4:]),
     }
     for name, cast in casts.items():
-        under_autocast(library, OPS[name], device, cast)
+        under_autocast(library, OPS[name], key, cast)
 
 
-_register("cpu")
-_register("cuda")
+for key, device in AUTOCAST.items():
+    _register(key, device)

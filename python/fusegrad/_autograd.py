@@ -12,16 +12,33 @@ from operator import or_
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch._C import _AutoDispatchBelowADInplaceOrView, _is_any_autocast_enabled, _will_engine_execute_node
-from torch._C._functorch import peek_interpreter_stack
+from torch._C import (
+    _AutoDispatchBelowADInplaceOrView,
+    _dispatch_tls_is_dispatch_key_included,
+    _is_any_autocast_enabled,
+    _is_torch_function_mode_enabled,
+    _is_tracing,
+    _len_torch_dispatch_stack,
+    _parse_dispatch_key,
+    _will_engine_execute_node,
+)
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 from torch.compiler import is_compiling
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispatchMode
 
-PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))  # subclasses have ways of their own
+_VMAP_MODE = _parse_dispatch_key("VmapMode")  # torch's older vmap: grad(is_grads_batched=True), functional.jacobian
+_NEVER_WRAPPED = frozenset((torch.nn.Parameter, type(None)))
+_LINEAR = torch._C._nn.linear
+_SELECTIVE_CHECKPOINT = _CachedTorchDispatchMode, _CachingTorchDispatchMode
 
 
 def requires_grad(*tensors: Tensor | None) -> bool:
@@ -34,16 +51,69 @@ def requires_grad(*tensors: Tensor | None) -> bool:
 
 
 def in_plain_eager(*tensors: Tensor | None) -> bool:
-    """Whether this is plain eager mode: outside of transforms, and no autocast."""
-    return outside_transforms(*tensors) and not _is_any_autocast_enabled()
+    """Whether this is plain eager mode: outside of transforms, and no mode or tracer that looks on, and no autocast."""
+    return (
+        outside_transforms(*tensors)
+        and not (_is_torch_function_mode_enabled() and _mode_sees_functions())
+        and _len_torch_dispatch_stack() == 0
+        and not _is_tracing()
+        and not _is_any_autocast_enabled()
+    )
 
 
 def outside_transforms(*tensors: Tensor | None) -> bool:
-    """Whether there is no compiler, torch.func, forward mode or tensor subclass."""
+    """Whether there is no compiler, torch.func, vmap, forward mode or tensor subclass.
+
+    A tensor of torch.func can outlive its level: what a pullback kept, for one. Only the dispatcher unwraps it.
+    """
+    if is_compiling():
+        return False
     for t in tensors:
-        if type(t) not in PLAIN:
+        kind = type(t)
+        if kind is Tensor:
+            if is_functorch_wrapped_tensor(t):
+                return False
+        elif kind not in _NEVER_WRAPPED:  # subclasses have ways of their own
             return False
-    return peek_interpreter_stack() is None and forward_ad._current_level < 0 and not is_compiling()
+    return (
+        peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
+        and not _dispatch_tls_is_dispatch_key_included(_VMAP_MODE)
+    )
+
+
+def linear_is_replaced() -> bool:
+    """Whether somebody has put a function of their own in the place of torch.nn.functional.linear."""
+    return F.linear is not _LINEAR
+
+
+def calls_torch(*tensors: Tensor | None) -> bool:
+    """Whether torch's own functions are to be called, where this is not plain eager mode.
+
+    A torch-function mode or a tensor subclass may have a meaning of its own for them, the policy of a selective
+    checkpoint names ops of torch, and what a tracer records should run without fusegrad.
+    """
+    if any(isinstance(t, Tensor) and not _takes_ops(type(t)) for t in tensors):
+        return True
+    return not is_compiling() and (_is_tracing() or _mode_sees_functions() or _in_selective_checkpoint())
+
+
+def _takes_ops(cls: type[Tensor]) -> bool:
+    """Whether tensors of a class can be given to an op that it has not heard of: torch's distributed and fake ones."""
+    if cls is Tensor or cls is torch.nn.Parameter:
+        return True
+    return cls.__module__.startswith(("torch.distributed.", "torch._subclasses."))
+
+
+def _mode_sees_functions() -> bool:
+    """Whether a torch-function mode is on, other than that of torch.set_default_device, which makes no difference."""
+    if not _is_torch_function_mode_enabled():
+        return False
+    return any(type(mode) is not DeviceContext for mode in _get_current_function_mode_stack())
+
+
+def _in_selective_checkpoint() -> bool:
+    return any(isinstance(mode, _SELECTIVE_CHECKPOINT) for mode in _get_current_dispatch_mode_stack())
 
 
 def one_kernel(*tensors: Tensor) -> bool:
@@ -55,7 +125,7 @@ def one_kernel(*tensors: Tensor) -> bool:
 
 def keeps_for_backward(*tensors: Tensor | None) -> bool:
     """Whether a call should keep what a derivative needs. If this is wrong, it is only computed again."""
-    return requires_grad(*tensors) or not (is_compiling() or in_plain_eager(*tensors))
+    return requires_grad(*tensors) or not (is_compiling() or outside_transforms(*tensors))
 
 
 def wanted(ctx, tensors: int, absent: Sequence[int] = ()) -> list[bool]:
@@ -81,11 +151,16 @@ def _will_run(fn) -> bool:
 
 
 def _keys(*names: str) -> torch._C.DispatchKeySet:
-    return reduce(or_, (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name)) for name in names))
+    # parsed, as torch._C.DispatchKey does not list all of them
+    return reduce(or_, (torch._C.DispatchKeySet(_parse_dispatch_key(name)) for name in names))
 
 
+# the devices that torch.autocast knows, by their dispatch keys
+AUTOCAST = {
+    f"Autocast{name}": name.lower() for name in ("CPU", "CUDA", "HPU", "IPU", "MAIA", "MPS", "MTIA", "XLA", "XPU")
+} | {"AutocastPrivateUse1": torch._C._get_privateuse1_backend_name()}
 _DEFAULT_ON = _keys("BackendSelect", "ADInplaceOrView")
-_DEFAULT_OFF = _keys(*(name for name in dir(torch._C.DispatchKey) if name.startswith("Autocast")))
+_DEFAULT_OFF = _keys(*AUTOCAST)
 
 
 def above_autograd():
@@ -193,10 +268,9 @@ class _Primals:
 
 
 def under_autocast(
-    library: torch.library.Library, op: torch._ops.OpOverload, device: str, cast: Callable[..., Callable]
+    library: torch.library.Library, op: torch._ops.OpOverload, key: str, cast: Callable[..., Callable]
 ) -> None:
-    """Where `op` is called under autocast on `device`, call what `cast` makes of its arguments, with autocast off."""
-    key = f"Autocast{device.upper()}"
+    """Where `op` is called under the autocast of a key, call what `cast` makes of its arguments, with autocast off."""
     off = _keys(key)
 
     def kernel(*args):
@@ -205,6 +279,20 @@ def under_autocast(
             return call()
 
     library.impl(unqualified(op), kernel, key)
+
+
+def autocast_widens(key: str) -> bool:
+    """Whether the autocast of a dispatch key runs torch's softplus, and all that it treats alike, in float32."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key("aten::softplus", key)
+
+
+def saved_tensor_hooks_work() -> bool:
+    return torch._C._autograd._saved_tensors_hooks_is_enabled()
+
+
+def decomposes(op: torch._ops.OpOverload, into: Callable) -> None:
+    """Let an exported program that is to run without fusegrad, ONNX say, be made of torch's own ops instead of `op`."""
+    torch._decomp.register_decomposition(op)(into)
 
 
 def has_kernel(op: str, device: str) -> bool:

@@ -52,7 +52,7 @@ class Activation:
     functions: tuple[Callable, ...] = ()  # stock functions
     methods: tuple[str, ...] = ()  # stock Tensor methods
     options: dict[str, Any] = field(default_factory=dict)  # what their other options must be, in positional order
-    widens: bool = False  # CUDA autocast runs the stock function in float32
+    widens: bool = False  # autocast runs the stock function in float32, but on a CPU
     stock_derives_twice: bool = True  # torch can differentiate the stock function twice
 
     @property

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, strided
 
 from . import reference
-from ._autograd import has_kernel, in_plain_eager, requires_grad
+from ._autograd import calls_torch, decomposes, has_kernel, in_plain_eager, linear_is_replaced, requires_grad
 from .kernels import SERVED
 from .schema import DTYPES, OPS, library
 
@@ -41,8 +41,9 @@ if not INTERPRETED:
             stacklevel=2,
         )
 
-for name in OPS:
+for name, op in OPS.items():
     library.impl(name, getattr(reference, name), "CompositeExplicitAutograd")
+    decomposes(op, getattr(reference, name))
 
 
 def _triton(op: str) -> Callable:
@@ -106,13 +107,18 @@ SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
 
 
 # How a layer is computed: by the C++ kernel, with nothing between; by the autograd.Function over it; by stock torch,
-# which is faster; or by the op, in any mode, on any device. All but the last refuse what does not fit.
-Way = Literal["kernel", "function", "stock", "op"]
+# which is faster; by the op, in any mode, on any device; or as it is written, by torch's own functions, which somebody
+# has given another meaning. All but the last two refuse what does not fit.
+Way = Literal["kernel", "function", "stock", "op", "written"]
 
 
 def way_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Way:
     """What is best for these arguments, of which nothing is known yet."""
-    if _C is None or not in_plain_eager(x, w, b) or x is None or w is None:
+    if linear_is_replaced():
+        return "written"
+    if not in_plain_eager(x, w, b):
+        return "written" if calls_torch(x, w, b) else "op"
+    if _C is None or x is None or w is None:
         return "op"
     if not (x.is_cpu and w.is_cpu and (b is None or b.is_cpu)):
         return "op"
@@ -125,6 +131,11 @@ def way_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Way:
     # stock takes complex numbers too, and broadcasts and converts a bias
     fits = w.dtype in DTYPES and (b is None or (b.dim() == 1 and b.numel() == w.shape[0] and b.dtype == w.dtype))
     return "stock" if fits else "op"
+
+
+def runs_as_written(*tensors: Tensor | None) -> bool:
+    """Whether linear layers of these tensors are torch's own functions, which somebody has given another meaning."""
+    return linear_is_replaced() or (not in_plain_eager(*tensors) and calls_torch(*tensors))
 
 
 def way_of_mlp(
@@ -142,11 +153,11 @@ def stock_rows(w: Tensor) -> int:
     return max(0, SMALL_LAYER // w.numel()) if _C is not None and w.is_cpu and w.numel() > 0 else 0
 
 
-def tensor_is_small(x: Tensor) -> bool:
-    """Whether stock torch computes an elementwise function of this tensor faster."""
-    if torch.compiler.is_compiling():
-        return False
+def way_of_tensor(x: Tensor) -> Literal["stock", "op", "written"]:
+    """What is best for an elementwise function of this tensor."""
+    if not in_plain_eager(x):
+        return "written" if calls_torch(x) else "op"
     size = x.numel()
     if size > SMALL_TENSOR_IN_TRAINING or not x.is_cpu:
-        return False
-    return (size <= SMALL_TENSOR or requires_grad(x)) and in_plain_eager(x)
+        return "op"
+    return "stock" if size <= SMALL_TENSOR or requires_grad(x) else "op"

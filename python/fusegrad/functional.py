@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from ._autograd import keeps_for_backward
+from ._autograd import calls_torch, keeps_for_backward
 from .activations import as_float, lookup
-from .backends import tensor_is_small, way_of_layer, way_of_mlp
+from .backends import runs_as_written, way_of_layer, way_of_mlp, way_of_tensor
 from .schema import DTYPES
 
 _NAMES = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
@@ -61,7 +61,7 @@ def linear_act(
             return ops.linear_act.kernel(x, w, b, act, value, False)[0]
         if way == "function":
             return ops.linear_act.apply(x, w, b, act, value, True)[0]
-        if way == "stock" and a.stock_derives_twice:
+        if way == "written" or (way == "stock" and a.stock_derives_twice):
             return a.value(F.linear(x, w, b), value)
     except RuntimeError:
         _check_linear("linear_act", x, w, b)  # says what does not fit
@@ -104,7 +104,7 @@ def linear(
             return ops.linear.kernel(x, w, b)
         if way == "function":
             return ops.linear.apply(x, w, b)
-        if way == "stock":
+        if way in ("stock", "written"):
             return F.linear(x, w, b)
     except RuntimeError:
         _check_linear("linear", x, w, b)
@@ -158,10 +158,11 @@ def mlp(
     """
     a = lookup("mlp", "identity" if act is None else act)
     value = a.default if param is None else a.check("mlp", param)
-    if not _is_nested(x):
+    written = runs_as_written(x, w1, w2, b1, b2)
+    if not written and not _is_nested(x):
         _check_linear("mlp", x, w1, b1, ("x", "w1", "b1"))
         _check_second("mlp", w1, w2, b2)
-    if not _is_strided(x, w1, w2):
+    if written or not _is_strided(x, w1, w2):
         return F.linear(a.value(F.linear(x, w1, b1), value), w2, b2)
     way = way_of_mlp(x, w1, w2, b1, b2)
     if way == "function":
@@ -184,7 +185,7 @@ def act(
         param: its parameter where it has one; None is torch's default.
 
     Returns:
-        y, in the shape and dtype of z (under CUDA autocast: in float32 where torch computes the activation in it).
+        y, in the shape and dtype of z (under autocast: in float32 where torch computes the activation in it).
 
     Raises:
         TypeError: z is no floating-point tensor, or the parameter is no number.
@@ -198,8 +199,11 @@ def act(
     """
     a = lookup("act", name)
     value = a.default if param is None else a.check("act", param)
+    way = way_of_tensor(z)
+    if way == "written":
+        return a.value(z, value)
     _check_tensor("act", "z", z)
-    if z.is_nested or (a.stock_derives_twice and tensor_is_small(z)):
+    if z.is_nested or (way == "stock" and a.stock_derives_twice):
         return a.value(z, value)
     return ops.act(z, None, name, value, 0)
 
@@ -232,6 +236,8 @@ def mm(
     >>> fg.mm(torch.ones(2, 3), torch.ones(4, 3), trans_b=True).shape
     torch.Size([2, 4])
     """
+    if calls_torch(a, b):
+        return torch.mm(a.mT if trans_a else a, b.mT if trans_b else b)
     _check_tensor("mm", "a", a)
     _check_tensor("mm", "b", b)
     _check_alike("mm", ("a", a), ("b", b))
@@ -273,7 +279,7 @@ def mul_constant(
     number = as_float(c)
     if number is None:
         raise TypeError(f"mul_constant: c must be a real number, got {type(c).__name__}")
-    if tensor_is_small(x):
+    if way_of_tensor(x) != "op":
         return x * number
     return ops.mul_constant(x, number)
 
