@@ -19,6 +19,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 import fusegrad as fg
 from fusegrad import backends
+from fusegrad.schema import OPS
 
 from cases import DEVICE, leaves
 
@@ -234,6 +235,49 @@ def test_traced_by_torchscript(layer):
     traced = torch.jit.trace(ours, [t.detach() for t in args])
     assert "fusegrad::" not in str(traced.graph)
     close(three_orders(traced), three_orders(stock))
+
+
+class Laplacian(nn.Module):
+    """By jvp of jvp, which torch can export and trace."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        def second(v):
+            first = lambda p: torch.func.jvp(self.model, (p,), (v,))[1]
+            return torch.func.jvp(first, (x,), (v,))[1]
+
+        return sum(second(e.expand_as(x)) for e in torch.eye(3, dtype=x.dtype, device=x.device))
+
+
+@pytest.mark.parametrize("how", ("export", "trace"))
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_programs_with_a_laplacian(how):
+    stock = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 1)).double().to(DEVICE)
+    fused = fg.fuse(copy.deepcopy(stock))
+    x = leaves()[0].detach()
+    if how == "trace":
+        program = torch.jit.trace(Laplacian(fused), (x,))
+    else:
+        program = torch.export.export(Laplacian(fused), (x,), strict=False).module()
+    close(program(x * 2), Laplacian(stock)(x * 2))
+
+
+@layers
+def test_exported_programs_can_do_without_fusegrad(layer):
+    """As ONNX's exporter has it, which decomposes what it does not know."""
+
+    class Program(nn.Module):
+        def forward(self, *args):
+            return LAYERS[layer][0](*args)
+
+    args = tuple(t.detach() for t in leaves())
+    decompositions = torch._decomp.get_decompositions(OPS.values())
+    program = torch.export.export(Program(), args).run_decompositions(decompositions)
+    assert "fusegrad" not in program.graph_module.code
+    close(program.module()(*args), LAYERS[layer][1](*args))
 
 
 # --- torch.func inside, torch.autograd outside --------------------------------------------------------------------
