@@ -70,84 +70,101 @@ struct LeakyRelu : NoCurvature {
 template <class V> V elu(V z, P<V> alpha, P<V> scale, P<V> width) {
   return z <= 0 ? expm1(z / width) * (alpha * scale) : z * scale;
 }
-template <class V> V elu_first(V g, V y, P<V> alpha, P<V> scale, P<V> width) {
-  return y > 0 ? g * scale : g * (y + alpha * scale) / width;  // NaN is NaN
+// above where z > 0, and factor e^v below, in halves: the factor may be large where e^v is small.
+template <class V> V elu_derivative(V z, V v, P<V> above, P<V> factor) {
+  const V root = Decay<V>(z > 0 ? V{} : v / 2).value;
+  return z > 0 ? all<V>(above) : factor * root * root;
 }
 
 struct Elu {
   static constexpr const char* kName = "elu";
-  static constexpr bool kKeepsInput = false;
+  static constexpr bool kKeepsInput = true;
   template <class V> static V value(V z, P<V> alpha) { return elu(z, alpha, 1, 1); }
-  template <class V> static V first(V g, V y, P<V> alpha) { return elu_first(g, y, alpha, 1, 1); }
-  template <class V> static V second(V y, P<V>) { return y <= 0 ? all<V>(1) : V{}; }
-  template <class V> static V third(V, P<V>) { return V{}; }
+  template <class V> static V first(V g, V z, P<V> alpha) { return g * elu_derivative(z, z, 1, alpha); }
+  template <class V> static V second(V z, P<V> alpha) { return elu_derivative(z, z, 0, alpha); }
+  template <class V> static V third(V z, P<V> alpha) { return elu_derivative(z, z, 0, alpha); }
 };
 
-struct Selu : Elu {
+struct Selu {
   static constexpr const char* kName = "selu";
-  static constexpr bool kKeepsInput = false;
+  static constexpr bool kKeepsInput = true;
   // Klambauer et al., arXiv:1706.02515
-  static constexpr double kAlpha = 1.6732632423543772848, kScale = 1.0507009873554804934;
+  static constexpr double kAlpha = 1.6732632423543772848, kScale = 1.0507009873554804934, kBelow = kAlpha * kScale;
   template <class V> static V value(V z, P<V>) { return elu(z, c<V>(kAlpha), c<V>(kScale), 1); }
-  template <class V> static V first(V g, V y, P<V>) { return elu_first(g, y, c<V>(kAlpha), c<V>(kScale), 1); }
+  template <class V> static V first(V g, V z, P<V>) { return g * elu_derivative(z, z, c<V>(kScale), c<V>(kBelow)); }
+  template <class V> static V second(V z, P<V>) { return elu_derivative(z, z, 0, c<V>(kBelow)); }
+  template <class V> static V third(V z, P<V>) { return elu_derivative(z, z, 0, c<V>(kBelow)); }
 };
 
 struct Celu {
   static constexpr const char* kName = "celu";
-  static constexpr bool kKeepsInput = false;
+  static constexpr bool kKeepsInput = true;
   template <class V> static V value(V z, P<V> alpha) { return elu(z, alpha, 1, alpha); }
-  template <class V> static V first(V g, V y, P<V> alpha) { return elu_first(g, y, alpha, 1, alpha); }
-  template <class V> static V second(V y, P<V> alpha) { return y <= 0 ? all<V>(1 / alpha) : V{}; }
-  template <class V> static V third(V, P<V>) { return V{}; }
+  template <class V> static V first(V g, V z, P<V> alpha) { return g * elu_derivative(z, z / alpha, 1, 1); }
+  template <class V> static V second(V z, P<V> alpha) { return elu_derivative(z, z / alpha, 0, 1 / alpha); }
+  template <class V> static V third(V z, P<V> alpha) { return elu_derivative(z, z / alpha, 0, 1 / (alpha * alpha)); }
 };
 
 struct Gelu {
   static constexpr const char* kName = "gelu";
   static constexpr bool kKeepsInput = true;
+  // factor times the density
+  template <class V> static V bell(V z, V factor) {
+    const V root = Normal<V>(z).root;
+    return c<V>(kDensityAt0) * factor * root * root;
+  }
   template <class V> static V value(V z, P<V>) {
-    const V above = Normal<V>(z).above;
+    const Normal<V> n(z);
+    const V above = n.ratio * n.root * n.root;
     return z * (z > 0 ? 1 - above : above);
   }
   template <class V> static V first(V g, V z, P<V>) {
     z = clamp(z, -40, 40);
     const Normal<V> n(z);
-    return g * ((z > 0 ? 1 - n.above : n.above) + z * n.density);
+    const V part = (z * c<V>(kDensityAt0) + (z > 0 ? -n.ratio : n.ratio)) * n.root * n.root;
+    return g * (z > 0 ? 1 + part : part);
   }
   template <class V> static V second(V z, P<V>) {
     z = clamp(z, -40, 40);
-    return (2 - z * z) * Normal<V>(z).density;
+    return bell(z, 2 - z * z);
   }
   template <class V> static V third(V z, P<V>) {
     z = clamp(z, -40, 40);
-    return (z * z - 4) * z * Normal<V>(z).density;
+    return bell(z, (z * z - 4) * z);
   }
 };
 
-// s = sigmoid(v), c = sigmoid(-v), q = s c, r = c - s: no cancellation in either tail.
+// s = sigmoid(v), c = sigmoid(-v), q = root^2 = s c, r = c - s: all right in both tails, and r near 0. Multiplied by
+// the root twice, results are right where q alone is no normal number.
 template <class V> struct Logistic {
-  V v, s, c, q, r;
+  V v, s, c, root, q, r;
   explicit Logistic(V from) : v(clamp(from, -1000, 1000)) {
-    const V e = exp(-abs(v)), d = 1 / (1 + e), ed = e * d;
+    const Decay<V> half(-abs(v) / 2);
+    const V e = half.value * half.value, d = 1 / (1 + e), ed = e * d;
     s = v < 0 ? ed : d;
     c = v < 0 ? d : ed;
-    q = ed * d;
-    r = copysign((1 - e) * d, -v);
+    root = half.value * d;
+    q = root * root;
+    r = copysign(half.lost * (1 + half.value) * d, -v);
   }
 };
+
 struct GeluTanh {
   static constexpr const char* kName = "gelu_tanh";
   static constexpr bool kKeepsInput = true;
   // Hendrycks & Gimpel, arXiv:1606.08415; kC = sqrt(2 / pi)
   static constexpr double kA = 0.044715, kC = kSqrt2 / kSqrtPi;
   template <class V> static V inner(V z) { return c<V>(kC) * (z + c<V>(kA) * z * z * z); }
+  // t = tanh u, root^2 = q = (1 - t^2) / 4; beyond 22 that is 0 in float64
   template <class V> struct Parts {
-    V z, t, b, du, ddu, p;
-    explicit Parts(V from) : z(clamp(from, -20, 20)) {
-      const V u = inner(z);
+    V z, t, root, q, du, ddu, p;
+    explicit Parts(V from) : z(clamp(from, -22, 22)) {
+      const Logistic<V> l(2 * inner(z));
+      t = -l.r;
+      root = l.root;
+      q = l.q;
       du = c<V>(kC) * (1 + c<V>(3 * kA) * z * z);
       ddu = c<V>(6 * kC * kA) * z;
-      t = tanh(u);
-      b = bell(u);
       p = du + c<V>(0.5) * z * ddu - z * t * du * du;
     }
   };
@@ -156,41 +173,42 @@ struct GeluTanh {
     return z * sigmoid(2 * inner(clamp(z, -1000, 1000)));
   }
   template <class V> static V first(V g, V z, P<V>) {
-    z = clamp(z, -20, 20);
+    z = clamp(z, -22, 22);
     const Logistic<V> l(2 * inner(z));
     return g * l.s * (1 + z * c<V>(2 * kC) * (1 + c<V>(3 * kA) * z * z) * l.c);
   }
   template <class V> static V second(V z, P<V>) {
     const Parts<V> s(z);
-    return s.b * s.p;
+    return 4 * s.p * s.root * s.root;
   }
   template <class V> static V third(V z, P<V>) {
     const Parts<V> s(z);
     const V tdu = s.t * s.du;
-    const V dp = c<V>(1.5) * s.ddu + c<V>(3 * kC * kA) * s.z - tdu * s.du - s.z * s.b * s.du * s.du * s.du -
+    const V dp = c<V>(1.5) * s.ddu + c<V>(3 * kC * kA) * s.z - tdu * s.du - 4 * s.z * s.q * s.du * s.du * s.du -
                  2 * s.z * tdu * s.ddu;
-    return s.b * (dp - 2 * tdu * s.p);
+    return 4 * (dp - 2 * tdu * s.p) * s.root * s.root;
   }
 };
 
 // z sigmoid(k z), v = k z.
+template <class V> V swish(V z, P<V> k) { return z * sigmoid(k * z); }
 template <class V> V swish_first(V g, V z, P<V> k) {
   const Logistic<V> l(k * z);
   return g * l.s * (1 + l.v * l.c);
 }
 template <class V> V swish_second(V z, P<V> k) {
   const Logistic<V> l(k * z);
-  return k * l.q * (2 + l.v * l.r);
+  return k * (2 + l.v * l.r) * l.root * l.root;
 }
 template <class V> V swish_third(V z, P<V> k) {
   const Logistic<V> l(k * z);
-  return k * k * l.q * (l.r * (3 + l.v * l.r) - 2 * l.v * l.q);
+  return k * k * (l.r * (3 + l.v * l.r) - 2 * l.v * l.q) * l.root * l.root;
 }
 
 struct Silu {
   static constexpr const char* kName = "silu";
   static constexpr bool kKeepsInput = true;
-  template <class V> static V value(V z, P<V>) { return z / (1 + exp(-z)); }
+  template <class V> static V value(V z, P<V>) { return swish(z, 1); }
   template <class V> static V first(V g, V z, P<V>) { return swish_first(g, z, 1); }
   template <class V> static V second(V z, P<V>) { return swish_second(z, 1); }
   template <class V> static V third(V z, P<V>) { return swish_third(z, 1); }
@@ -200,58 +218,72 @@ struct QuickGelu {
   static constexpr const char* kName = "quick_gelu";
   static constexpr bool kKeepsInput = true;
   static constexpr double kK = 1.702;  // Hendrycks & Gimpel, arXiv:1606.08415
-  template <class V> static V value(V z, P<V>) { return z / (1 + exp(c<V>(-kK) * z)); }
+  template <class V> static V value(V z, P<V>) { return swish(z, c<V>(kK)); }
   template <class V> static V first(V g, V z, P<V>) { return swish_first(g, z, c<V>(kK)); }
   template <class V> static V second(V z, P<V>) { return swish_second(z, c<V>(kK)); }
   template <class V> static V third(V z, P<V>) { return swish_third(z, c<V>(kK)); }
 };
 
-// With e = e^z and n = e (e + 2): t = tanh(log(1 + e)) = n / (n + 2), and 1 - t^2 = 4 (1 + e)^2 / (n + 2)^2.
+// With e = e^z and n = e (e + 2): t = tanh(log(1 + e)) = n / (n + 2), and 1 - t^2 = 4 (1 + e)^2 / (n + 2)^2. Above 0
+// divided through by e^2 and e^4, so that both are made of w = e^{-|z|} and keep their precision in both tails.
 struct Mish {
   static constexpr const char* kName = "mish";
   static constexpr bool kKeepsInput = true;
-  template <class V> struct Parts {
-    V z, t, s, c, a, r;
-    explicit Parts(V from) : z(clamp(from, -1000, 1000)) {
-      const V e = exp(clamp(z, -1000, sizeof(P<V>) == 4 ? 20 : 40)), n = e * (e + 2);
-      const V d = 1 / (n + 2);
-      t = n * d;
-      c = 1 / (1 + e);
-      s = e * c;
-      a = 4 * e * (1 + e) * d * d;
-      r = c - 2 * t * s;
+  template <class V> struct Tanh {
+    V w, d, t;
+    explicit Tanh(V z) : w(exp(-abs(z))) {
+      d = 1 / (z < 0 ? 2 + w * (2 + w) : 1 + w * (2 + 2 * w));
+      t = (z < 0 ? w * (2 + w) : 1 + 2 * w) * d;
     }
   };
-  template <class V> static V value(V z, P<V>) {
-    const V e = exp(clamp(z, -1000, sizeof(P<V>) == 4 ? 20 : 40)), n = e * (e + 2);
-    return z * (n / (n + 2));
-  }
+  // s = sigmoid(z), c = sigmoid(-z), a = b w = s (1 - t^2), r = c - 2 t s; b and w as in Logistic's root
+  template <class V> struct Parts {
+    V z, w, t, s, c, b, a, r;
+    explicit Parts(V from) : z(clamp(from, -1000, 1000)) {
+      const Tanh<V> of(z);
+      w = of.w;
+      t = of.t;
+      const V half = 1 / (1 + w);
+      s = z < 0 ? w * half : half;
+      c = z < 0 ? half : w * half;
+      b = 4 * (1 + w) * of.d * of.d * (z < 0 ? all<V>(1) : w);
+      a = b * w;
+      r = (z < 0 ? 2 + w * (2 - w * (3 + 2 * w)) : w * (w * (2 + 2 * w) - 3) - 2) * half * of.d;
+    }
+  };
+  template <class V> static V value(V z, P<V>) { return z * Tanh<V>(z).t; }
   template <class V> static V first(V g, V z, P<V>) {
     const Parts<V> m(z);
     return g * (m.t + m.z * m.a);
   }
   template <class V> static V second(V z, P<V>) {
     const Parts<V> m(z);
-    return m.a * (2 + m.z * m.r);
+    return (2 + m.z * m.r) * m.b * m.w;
   }
   template <class V> static V third(V z, P<V>) {
     const Parts<V> m(z);
     const V dr = -m.s * (m.c + 2 * (m.a + m.t * m.c));
-    return m.a * (m.r * (3 + m.z * m.r) + m.z * dr);
+    return (m.r * (3 + m.z * m.r) + m.z * dr) * m.b * m.w;
   }
 };
 
 struct Softplus {
   static constexpr const char* kName = "softplus";
-  static constexpr bool kKeepsInput = false;
+  static constexpr bool kKeepsInput = true;
   template <class V> static V value(V z, P<V> beta) {
     const V v = beta * z;
     const V soft = ((v > 0 ? v : V{}) + log1p(exp(-abs(v)))) / beta;
     return (v > 20) | (v != v) ? z : soft;
   }
-  template <class V> static V first(V g, V y, P<V> beta) { return -g * expm1(-beta * y); }
-  template <class V> static V second(V y, P<V> beta) { return beta * exp(-beta * y); }
-  template <class V> static V third(V y, P<V> beta) { return -beta * beta * exp(-beta * y); }
+  template <class V> static V first(V g, V z, P<V> beta) { return g * Logistic<V>(beta * z).s; }
+  template <class V> static V second(V z, P<V> beta) {
+    const Logistic<V> l(beta * z);
+    return beta * l.root * l.root;
+  }
+  template <class V> static V third(V z, P<V> beta) {
+    const Logistic<V> l(beta * z);
+    return beta * l.root * (beta * l.root) * l.r;
+  }
 };
 
 struct Softsign {
@@ -283,18 +315,21 @@ struct Sigmoid {
 
 struct LogSigmoid {
   static constexpr const char* kName = "logsigmoid";
-  static constexpr bool kKeepsInput = false;
+  static constexpr bool kKeepsInput = true;
   template <class V> static V value(V z, P<V>) { return (z > 0 ? V{} : z) - log1p(exp(-abs(z))); }
-  template <class V> static V first(V g, V y, P<V>) { return -g * expm1(y); }
-  template <class V> static V second(V y, P<V>) { return -exp(y); }
-  template <class V> static V third(V y, P<V>) { return -exp(y); }
+  template <class V> static V first(V g, V z, P<V>) { return g * Logistic<V>(z).c; }
+  template <class V> static V second(V z, P<V>) { return -Logistic<V>(z).q; }
+  template <class V> static V third(V z, P<V>) {
+    const Logistic<V> l(z);
+    return -l.q * l.r;
+  }
 };
 
 struct Tanh {
   static constexpr const char* kName = "tanh";
   static constexpr bool kKeepsInput = false;
   template <class V> static V value(V z, P<V>) { return tanh(z); }
-  template <class V> static V first(V g, V y, P<V>) { return g * (1 - y * y); }
+  template <class V> static V first(V g, V y, P<V>) { return g * ((1 - y) * (1 + y)); }
   template <class V> static V second(V y, P<V>) { return -2 * y; }
   template <class V> static V third(V, P<V>) { return all<V>(-2); }
 };

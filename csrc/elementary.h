@@ -72,13 +72,16 @@ template <class V> inline V exp(V x) {
   return (1 + e.p) * power_of_two<V>(half) * power_of_two<V>(e.n - half);
 }
 
-// e^x for x <= 0, but 0 where that is no normal number; 1 ulp.
-template <class V> inline V exp_or_zero(V x) {
-  x = x < Traits<V>::kExpNormal ? all<V>(Traits<V>::kExpNormal) : x;
-  const Exponent<V> e(x);
-  const V scale = power_of_two<V>(e.n);
-  return scale + scale * e.p;
-}
+// e^x for x <= 0, but 0 where that is no normal number, and 1 - e^x; 1 ulp each.
+template <class V> struct Decay {
+  V value, lost;
+  inline explicit Decay(V x) {
+    const Exponent<V> e(x < Traits<V>::kExpNormal ? all<V>(Traits<V>::kExpNormal) : x);
+    const V scale = power_of_two<V>(e.n);
+    value = scale + scale * e.p;
+    lost = (1 - scale) - scale * e.p;
+  }
+};
 
 // e^x - 1 for x <= 80, which is all that the activations need; 2 ulp.
 template <class V> inline V expm1(V x) {
@@ -113,15 +116,16 @@ template <class V> inline V bell(V x) {
   return 4 * e / (d * d);
 }
 
-// The normal distribution: its density at z, and what is above |z|, at most 1/2. Both keep their relative precision in
-// the tails, and need one exponential.
+// The normal distribution: with e = root^2 = e^{-z^2 / 2}, e kDensityAt0 is its density at z, and e ratio what is
+// above |z|, at most 1/2. Multiplied by the root twice, both are right where e alone is no normal number.
+constexpr double kDensityAt0 = 0.39894228040143268;  // 1 / sqrt(2 pi)
 template <class V> struct Normal {
-  V density, above;
+  V root, ratio;
   inline explicit Normal(V z) {
     using S = ScalarOf<V>;
-    const V e = exp_or_zero(S(-0.5) * z * z), t = 1 / (1 + abs(z) * S(0.3 * 0.70710678118654752));  // 0.3 sqrt(1/2)
-    density = e * S(0.39894228040143268);                                                           // 1 / sqrt(2 pi)
-    above = e * (S(0.5) * t * polynomial(t, Coefficients<S>::erfcx));
+    const V t = 1 / (1 + abs(z) * S(0.3 * 0.70710678118654752));  // 0.3 sqrt(1/2)
+    root = Decay<V>(S(-0.25) * z * z).value;
+    ratio = S(0.5) * t * polynomial(t, Coefficients<S>::erfcx);
   }
 };
 

@@ -16,7 +16,22 @@ from typing import Any, NamedTuple
 import triton.language as tl
 from triton import jit
 
-from .elementary import bell, clamp, cos, divide, exp, expm1, log1p, normal, sigmoid, sin, tanh, tanh_by
+from .elementary import (
+    DENSITY_AT_0,
+    bell,
+    clamp,
+    cos,
+    decay,
+    divide,
+    exp,
+    expm1,
+    log1p,
+    normal,
+    sigmoid,
+    sin,
+    tanh,
+    tanh_by,
+)
 
 
 @jit
@@ -145,13 +160,20 @@ def elu(z, alpha):
 
 
 @jit
-def elu_first(g, y, alpha):
-    return tl.where(y > 0, g, g * (y + alpha))  # NaN is NaN
+def elu_derivative(z, v, above, factor):
+    """above where z > 0, and factor e^v below, in halves: the factor may be large where e^v is small."""
+    root, _ = decay(tl.where(z > 0, 0.0, 0.5 * v))
+    return tl.where(z > 0, above, root * factor * root)
 
 
 @jit
-def elu_second(y, p):
-    return tl.where(y <= 0, one(y, p), 0.0)
+def elu_first(g, z, alpha):
+    return g * elu_derivative(z, z, 1.0, alpha)
+
+
+@jit
+def elu_second(z, alpha):
+    return elu_derivative(z, z, 0.0, alpha)
 
 
 @jit
@@ -160,8 +182,13 @@ def selu(z, p):
 
 
 @jit
-def selu_first(g, y, p):
-    return tl.where(y > 0, g * SELU_SCALE, g * (y + SELU_ALPHA * SELU_SCALE))
+def selu_first(g, z, p):
+    return g * elu_derivative(z, z, SELU_SCALE, SELU_ALPHA * SELU_SCALE)
+
+
+@jit
+def selu_second(z, p):
+    return elu_derivative(z, z, 0.0, SELU_ALPHA * SELU_SCALE)
 
 
 @jit
@@ -170,13 +197,18 @@ def celu(z, alpha):
 
 
 @jit
-def celu_first(g, y, alpha):
-    return tl.where(y > 0, g, divide(g * (y + alpha), alpha))
+def celu_first(g, z, alpha):
+    return g * elu_derivative(z, divide(z, alpha), 1.0, 1.0)
 
 
 @jit
-def celu_second(y, alpha):
-    return tl.where(y <= 0, divide(one(y, alpha), alpha), 0.0)
+def celu_second(z, alpha):
+    return elu_derivative(z, divide(z, alpha), 0.0, 1 / alpha)
+
+
+@jit
+def celu_third(z, alpha):
+    return elu_derivative(z, divide(z, alpha), 0.0, 1 / (alpha * alpha))
 
 
 # --- gelu -----------------------------------------------------------------------------------------------------------
@@ -184,45 +216,49 @@ def celu_second(y, alpha):
 
 @jit
 def gelu(z, p):
-    _, above = normal(z)
+    root, ratio = normal(z)
+    above = ratio * root * root
     return z * tl.where(z > 0, 1 - above, above)
 
 
 @jit
 def gelu_first(g, z, p):
     z = clamp(z, -40.0, 40.0)
-    density, above = normal(z)
-    return g * (tl.where(z > 0, 1 - above, above) + z * density)
+    root, ratio = normal(z)
+    part = (z * DENSITY_AT_0 + tl.where(z > 0, -ratio, ratio)) * root * root
+    return g * tl.where(z > 0, 1 + part, part)
 
 
 @jit
 def gelu_second(z, p):
     z = clamp(z, -40.0, 40.0)
-    density, _ = normal(z)
-    return (2 - z * z) * density
+    root, _ = normal(z)
+    return (2 - z * z) * DENSITY_AT_0 * root * root
 
 
 @jit
 def gelu_third(z, p):
     z = clamp(z, -40.0, 40.0)
-    density, _ = normal(z)
-    return (z * z - 4) * z * density
+    root, _ = normal(z)
+    return (z * z - 4) * z * DENSITY_AT_0 * root * root
 
 
-# --- z sigmoid(v), v = k z; s = sigmoid(v), c = sigmoid(-v), q = s c, r = c - s: no cancellation in either tail -----
+# --- z sigmoid(v), v = k z; s = sigmoid(v), c = sigmoid(-v), q = root^2 = s c, r = c - s ----------------------------
+# all are right in both tails, and r near 0; multiplied by the root twice, results are right where q is no normal number
 
 QUICK_K = tl.constexpr(1.702)  # Hendrycks & Gimpel, arXiv:1606.08415
 
 
 @jit
 def logistic(v):
-    """v clamped, s, c, q, r."""
+    """v clamped, s, c, root, r."""
     v = clamp(v, -1000.0, 1000.0)
-    e = exp(-tl.abs(v))
+    half, lost = decay(-0.5 * tl.abs(v))
+    e = half * half
     d = 1 / (1 + e)
     ed = e * d
-    r = (1 - e) * d
-    return v, tl.where(v < 0, ed, d), tl.where(v < 0, d, ed), ed * d, tl.where(v < 0, r, -r)
+    r = lost * (1 + half) * d
+    return v, tl.where(v < 0, ed, d), tl.where(v < 0, d, ed), half * d, tl.where(v < 0, r, -r)
 
 
 @jit
@@ -232,20 +268,22 @@ def swish_first(g, v):
 
 
 @jit
-def swish_second(v):
-    v, _, _, q, r = logistic(v)
-    return q * (2 + v * r)
+def swish_second(v, k):
+    """k q (2 + v r)."""
+    v, _, _, root, r = logistic(v)
+    return (2 + v * r) * k * root * root
 
 
 @jit
-def swish_third(v):
-    v, _, _, q, r = logistic(v)
-    return q * (r * (3 + v * r) - 2 * v * q)
+def swish_third(v, k):
+    """k^2 q (r (3 + v r) - 2 v q)."""
+    v, _, _, root, r = logistic(v)
+    return (r * (3 + v * r) - 2 * v * root * root) * (k * k) * root * root
 
 
 @jit
 def silu(z, p):
-    return z / (1 + exp(-z))
+    return z * sigmoid(z)
 
 
 @jit
@@ -255,17 +293,17 @@ def silu_first(g, z, p):
 
 @jit
 def silu_second(z, p):
-    return swish_second(z)
+    return swish_second(z, 1.0)
 
 
 @jit
 def silu_third(z, p):
-    return swish_third(z)
+    return swish_third(z, 1.0)
 
 
 @jit
 def quick_gelu(z, p):
-    return z / (1 + exp(z * -QUICK_K))
+    return z * sigmoid(z * QUICK_K)
 
 
 @jit
@@ -275,12 +313,12 @@ def quick_gelu_first(g, z, p):
 
 @jit
 def quick_gelu_second(z, p):
-    return swish_second(z * QUICK_K) * QUICK_K
+    return swish_second(z * QUICK_K, QUICK_K)
 
 
 @jit
 def quick_gelu_third(z, p):
-    return swish_third(z * QUICK_K) * (QUICK_K * QUICK_K)
+    return swish_third(z * QUICK_K, QUICK_K)
 
 
 # --- gelu_tanh: z/2 (1 + tanh u) = z sigmoid(2u), u = C (z + A z^3) -------------------------------------------------
@@ -296,13 +334,12 @@ def gelu_tanh_inner(z):
 
 @jit
 def gelu_tanh_parts(z):
-    """z clamped, t = tanh u, b = 1 - t^2, u', u'', P = u' + z/2 u'' - z t u'^2."""
-    z = clamp(z, -20.0, 20.0)
-    u = gelu_tanh_inner(z)
+    """z clamped, t = tanh u, root^2 = (1 - t^2) / 4, u', u'', P = u' + z/2 u'' - z t u'^2."""
+    z = clamp(z, -22.0, 22.0)
     du = (1 + z * z * (3 * GELU_A)) * GELU_C
     ddu = z * (6 * GELU_C * GELU_A)
-    t = tanh(u)
-    return z, t, bell(u), du, ddu, du + 0.5 * z * ddu - z * t * du * du
+    _, _, _, root, r = logistic(2 * gelu_tanh_inner(z))
+    return z, -r, root, du, ddu, du + 0.5 * z * ddu + z * r * du * du
 
 
 @jit
@@ -312,70 +349,72 @@ def gelu_tanh(z, p):
 
 @jit
 def gelu_tanh_first(g, z, p):
-    z = clamp(z, -20.0, 20.0)
+    z = clamp(z, -22.0, 22.0)
     _, s, c, _, _ = logistic(2 * gelu_tanh_inner(z))
     return g * s * (1 + z * (2 * GELU_C) * (1 + z * z * (3 * GELU_A)) * c)
 
 
 @jit
 def gelu_tanh_second(z, p):
-    _, _, b, _, _, slope = gelu_tanh_parts(z)
-    return b * slope
+    _, _, root, _, _, slope = gelu_tanh_parts(z)
+    return 4 * slope * root * root
 
 
 @jit
 def gelu_tanh_third(z, p):
-    z, t, b, du, ddu, slope = gelu_tanh_parts(z)
+    z, t, root, du, ddu, slope = gelu_tanh_parts(z)
     tdu = t * du
-    change = 1.5 * ddu + z * (3 * GELU_C * GELU_A) - tdu * du - z * b * du * du * du - 2 * z * tdu * ddu
-    return b * (change - 2 * tdu * slope)
+    change = 1.5 * ddu + z * (3 * GELU_C * GELU_A) - tdu * du - 4 * z * root * root * du * du * du - 2 * z * tdu * ddu
+    return 4 * (change - 2 * tdu * slope) * root * root
 
 
 # --- mish: with e = e^z and n = e (e + 2), t = tanh(log(1 + e)) = n / (n + 2), 1 - t^2 = 4 (1 + e)^2 / (n + 2)^2 ----
+# above 0 divided through by e^2 and e^4, so that both are made of w = e^{-|z|} and keep their precision in both tails
 
 
 @jit
-def mish_exp(z):
-    """e^z, or less where t has rounded to 1."""
-    return exp(clamp(z, -1000.0, 40.0 if z.dtype == tl.float64 else 20.0))
+def mish_tanh(z):
+    """w, 1 / (the denominator), t."""
+    w = exp(-tl.abs(z))
+    d = 1 / tl.where(z < 0, 2 + w * (2 + w), 1 + w * (2 + 2 * w))
+    return w, d, tl.where(z < 0, w * (2 + w), 1 + 2 * w) * d
 
 
 @jit
 def mish_parts(z):
-    """z clamped, t, s = sigmoid(z), c = sigmoid(-z), a = s (1 - t^2), r = c - 2 t s."""
+    """z clamped, w, t, b with s (1 - t^2) = b w, r = c - 2 t s; s = sigmoid(z), c = sigmoid(-z)."""
     z = clamp(z, -1000.0, 1000.0)
-    e = mish_exp(z)
-    n = e * (e + 2)
-    d = 1 / (n + 2)
-    t = n * d
-    c = 1 / (1 + e)
-    s = e * c
-    return z, t, s, c, 4 * e * (1 + e) * d * d, c - 2 * t * s
+    w, d, t = mish_tanh(z)
+    b = 4 * (1 + w) * d * d * tl.where(z < 0, 1.0, w)
+    r = tl.where(z < 0, 2 + w * (2 - w * (3 + 2 * w)), w * (w * (2 + 2 * w) - 3) - 2) * d / (1 + w)
+    return z, w, t, b, r
 
 
 @jit
 def mish(z, p):
-    e = mish_exp(z)
-    n = e * (e + 2)
-    return z * (n / (n + 2))
+    _, _, t = mish_tanh(z)
+    return z * t
 
 
 @jit
 def mish_first(g, z, p):
-    z, t, _, _, a, _ = mish_parts(z)
-    return g * (t + z * a)
+    z, w, t, b, _ = mish_parts(z)
+    return g * (t + z * b * w)
 
 
 @jit
 def mish_second(z, p):
-    z, _, _, _, a, r = mish_parts(z)
-    return a * (2 + z * r)
+    z, w, _, b, r = mish_parts(z)
+    return (2 + z * r) * b * w
 
 
 @jit
 def mish_third(z, p):
-    z, t, s, c, a, r = mish_parts(z)
-    return a * (r * (3 + z * r) - z * s * (c + 2 * (a + t * c)))
+    z, w, t, b, r = mish_parts(z)
+    half = 1 / (1 + w)
+    s = tl.where(z < 0, w * half, half)
+    c = tl.where(z < 0, half, w * half)
+    return (r * (3 + z * r) - z * s * (c + 2 * (b * w + t * c))) * b * w
 
 
 # --- logarithms -----------------------------------------------------------------------------------------------------
@@ -389,18 +428,21 @@ def softplus(z, beta):
 
 
 @jit
-def softplus_first(g, y, beta):
-    return -g * expm1(-beta * y)
+def softplus_first(g, z, beta):
+    _, s, _, _, _ = logistic(beta * z)
+    return g * s
 
 
 @jit
-def softplus_second(y, beta):
-    return beta * exp(-beta * y)
+def softplus_second(z, beta):
+    _, _, _, root, _ = logistic(beta * z)
+    return beta * root * root
 
 
 @jit
-def softplus_third(y, beta):
-    return -beta * beta * exp(-beta * y)
+def softplus_third(z, beta):
+    _, _, _, root, r = logistic(beta * z)
+    return beta * root * (beta * root) * r
 
 
 @jit
@@ -409,13 +451,21 @@ def logsigmoid(z, p):
 
 
 @jit
-def logsigmoid_first(g, y, p):
-    return -g * expm1(y)
+def logsigmoid_first(g, z, p):
+    _, _, c, _, _ = logistic(z)
+    return g * c
 
 
 @jit
-def logsigmoid_second(y, p):
-    return -exp(y)
+def logsigmoid_second(z, p):
+    _, _, _, root, _ = logistic(z)
+    return -root * root
+
+
+@jit
+def logsigmoid_third(z, p):
+    _, _, _, root, r = logistic(z)
+    return -root * root * r
 
 
 # --- the rest -------------------------------------------------------------------------------------------------------
@@ -467,7 +517,7 @@ def tanh_value(z, p):
 
 @jit
 def tanh_first(g, y, p):
-    return g * (1 - y * y)
+    return g * ((1 - y) * (1 + y))
 
 
 @jit
@@ -558,9 +608,9 @@ ACTIVATIONS = {
     "relu6": Kernels(relu6, relu6_first),
     "relu_squared": Kernels(relu_squared, relu_squared_first, relu_squared_second),
     "leaky_relu": Kernels(leaky_relu, leaky_relu_first),
-    "elu": Kernels(elu, elu_first, elu_second),
-    "selu": Kernels(selu, selu_first, elu_second),
-    "celu": Kernels(celu, celu_first, celu_second),
+    "elu": Kernels(elu, elu_first, elu_second, elu_second),
+    "selu": Kernels(selu, selu_first, selu_second, selu_second),
+    "celu": Kernels(celu, celu_first, celu_second, celu_third),
     "gelu": Kernels(gelu, gelu_first, gelu_second, gelu_third),
     "gelu_tanh": Kernels(gelu_tanh, gelu_tanh_first, gelu_tanh_second, gelu_tanh_third),
     "quick_gelu": Kernels(quick_gelu, quick_gelu_first, quick_gelu_second, quick_gelu_third),
@@ -569,7 +619,7 @@ ACTIVATIONS = {
     "softplus": Kernels(softplus, softplus_first, softplus_second, softplus_third),
     "softsign": Kernels(softsign, softsign_first, softsign_second, softsign_third),
     "sigmoid": Kernels(logistic_value, sigmoid_first, sigmoid_second, minus_two),
-    "logsigmoid": Kernels(logsigmoid, logsigmoid_first, logsigmoid_second, logsigmoid_second),
+    "logsigmoid": Kernels(logsigmoid, logsigmoid_first, logsigmoid_second, logsigmoid_third),
     "tanh": Kernels(tanh_value, tanh_first, tanh_second, minus_two),
     "tanhshrink": Kernels(tanhshrink, tanhshrink_first, tanhshrink_second, tanhshrink_third),
     "hardswish": Kernels(hardswish, hardswish_first, hardswish_second),

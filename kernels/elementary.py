@@ -91,6 +91,18 @@ def expm1(x):
 
 
 @jit
+def decay(x):
+    """e^x for x <= 0, but 0 where that is no normal number, and 1 - e^x."""
+    low = -709.09 if x.dtype == tl.float64 else -88.03  # nearest to 2^-1023 and 2^-127, which have the bits of 0
+    x = tl.where(x < low, low, x)
+    n = tl.floor(x * LOG2_E + 0.5)
+    r = less_ln2(x, n)
+    scale = power_of_two(n)
+    rest = scale * (r + r * r * exp_series(r))
+    return scale + rest, (1 - scale) - rest
+
+
+@jit
 def log1p(x):
     """log(1 + x) for 0 <= x <= 1: 2 atanh(s) with s = x / (2 + x)."""
     s = x / (2 + x)
@@ -128,10 +140,10 @@ def bell(x):
 
 @jit
 def normal(z):
-    """Of the normal distribution, the density at z and what is above |z|."""
-    e = exp(-0.5 * z * z)
+    """root and ratio: with e = root^2 = e^{-z^2 / 2}, of the normal distribution, e DENSITY_AT_0 is the density at z
+    and e ratio what is above |z|. Multiplied by the root twice, both are right where e alone is no normal number."""
     t = 1 / (1 + tl.abs(z) * (0.3 * SQRT_HALF))
-    return e * DENSITY_AT_0, e * (0.5 * t * erfcx_series(t))
+    return exp(-0.25 * z * z), 0.5 * t * erfcx_series(t)
 
 
 @jit

@@ -49,7 +49,7 @@ def test_an_instruction_set_that_is_not_there_is_told():
 @pytest.mark.parametrize("isa", NARROWER.get(backends._C.capability() if backends._C else "", ()))
 def test_narrower_instruction_sets(isa):
     """The numbers of the kernels, as here, forced to another instruction set."""
-    tests = [str(ROOT / "tests" / f"test_{name}.py") for name in ("kernels", "layouts", "activations")]
+    tests = [str(ROOT / "tests" / f"test_{name}.py") for name in ("kernels", "layouts", "activations", "precision")]
     code = (
         "import fusegrad, pytest, sys\n"
         f"assert fusegrad.backends._C.capability() == {isa!r}\n"

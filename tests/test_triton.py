@@ -25,6 +25,7 @@ INTERPRETED = {
     "triton": "",
     "bytes_moved": "",
     "activations": "not numerically",
+    "precision": "third",
     "layouts": "",
     "backward": "",
     "errors": "",

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-aten = torch.ops.aten
-
 
 def wide(fn: Callable) -> Callable:
     """Run a chain of elementwise calls in float32 for 16-bit tensors, and round once at the end."""
@@ -40,53 +38,75 @@ def where(holds: Tensor, value: float, s: Tensor) -> Tensor:
     return holds.to(s.dtype).mul_(value)
 
 
+# --- σ in both tails: torch.sigmoid is 0 where e^{-z} overflows, though a product with it need not be -----------------
+
+
+def logistic(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """v clamped, root and r, with root^2 = σ(v) σ(-v) and r = σ(-v) - σ(v), right near 0 and in both tails.
+
+    Who multiplies by the root twice gets numbers that are right where root^2 alone is no normal number.
+    """
+    v = v.clamp(-1000, 1000)
+    return v, torch.exp((F.logsigmoid(v) + F.logsigmoid(-v)) / 2), torch.tanh(-v / 2)
+
+
 def bell(u: Tensor) -> Tensor:
-    """sech(u)^2 = 4 sigmoid(2u) sigmoid(-2u): no cancellation in the tails, smooth at 0."""
-    u = 2 * u
-    return torch.sigmoid(u) * torch.sigmoid(-u) * 4
+    """sech(u)^2 = 1 - tanh(u)^2: no cancellation in the tails, smooth at 0."""
+    return (2 * logistic(2 * u)[1]).square()
+
+
+# --- the elu family: above 0 linear, below it a multiple of e^v - 1, v = z / width --------------------------------
+
+
+def elu_derivative(z: Tensor, factor: float, width: float = 1.0) -> Tensor:
+    """0 above 0, and factor e^v below, in halves: the factor may be large where e^v is small."""
+    root = torch.exp(z.clamp(max=0) / width / 2)
+    return torch.where(z > 0, 0.0, factor * root * root)
 
 
 # --- gelu: y = z Φ(z), y'' = (2 - z^2) φ(z), y''' = (z^3 - 4z) φ(z); z^4 φ(z) < 1e-300 beyond 40 -------------------
 
 
-def _normal_density(z: Tensor) -> Tensor:
-    return torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+def _times_density(z: Tensor, factor: Tensor) -> Tensor:
+    """factor φ(z), in halves."""
+    root = torch.exp(-0.25 * z * z)
+    return factor / math.sqrt(2 * math.pi) * root * root
 
 
 def gelu_second(z: Tensor, _: float) -> Tensor:
     z = z.clamp(-40, 40)
-    return (2 - z * z) * _normal_density(z)
+    return _times_density(z, 2 - z * z)
 
 
 def gelu_third(z: Tensor, _: float) -> Tensor:
     z = z.clamp(-40, 40)
-    return (z * z - 4) * z * _normal_density(z)
+    return _times_density(z, (z * z - 4) * z)
 
 
 # --- gelu_tanh: y = z/2 (1 + t), t = tanh u, u = c (z + a z^3), B = 1 - t^2, so t' = B u' and B' = -2 t u' B --------
-# y'' = B P with P = u' + z/2 u'' - z t u'^2, and y''' = B (P' - 2 t u' P); B < 1e-300 beyond 20
+# y'' = B P with P = u' + z/2 u'' - z t u'^2, and y''' = B (P' - 2 t u' P); B < 1e-300 beyond 22
 
 GELU_C = math.sqrt(2 / math.pi)
 GELU_A = 0.044715  # Hendrycks & Gimpel, arXiv:1606.08415
 
 
 def _gelu_tanh(z: Tensor) -> tuple[Tensor, ...]:
-    """z clamped, t, B, u', u'', P."""
-    z = z.clamp(-20, 20)
+    """z clamped, t, the root of B, u', u'', P."""
+    z = z.clamp(-22, 22)
     u, du, ddu = GELU_C * (z + GELU_A * z**3), GELU_C * (1 + 3 * GELU_A * z * z), 6 * GELU_C * GELU_A * z
-    t = torch.tanh(u)
-    return z, t, bell(u), du, ddu, du + 0.5 * z * ddu - z * t * du * du
+    _, root, r = logistic(2 * u)
+    return z, -r, 2 * root, du, ddu, du + 0.5 * z * ddu + z * r * du * du
 
 
 def gelu_tanh_second(z: Tensor, param: float) -> Tensor:
-    _, _, b, _, _, p = _gelu_tanh(z)
-    return b * p
+    _, _, root, _, _, p = _gelu_tanh(z)
+    return p * root * root
 
 
 def gelu_tanh_third(z: Tensor, _: float) -> Tensor:
-    z, t, b, du, ddu, p = _gelu_tanh(z)
-    dp = 1.5 * ddu + 3 * GELU_C * GELU_A * z - t * du * du - z * b * du**3 - 2 * z * t * du * ddu
-    return b * (dp - 2 * t * du * p)
+    z, t, root, du, ddu, p = _gelu_tanh(z)
+    dp = 1.5 * ddu + 3 * GELU_C * GELU_A * z - t * du * du - z * root * root * du**3 - 2 * z * t * du * ddu
+    return (dp - 2 * t * du * p) * root * root
 
 
 # --- z σ(k z): with v = k z, q = σ(v) σ(-v), r = σ(-v) - σ(v), so q' = k q r and r' = -2 k q -----------------------
@@ -95,25 +115,18 @@ def gelu_tanh_third(z: Tensor, _: float) -> Tensor:
 QUICK_K = 1.702  # Hendrycks & Gimpel, arXiv:1606.08415
 
 
-def _swish(z: Tensor, k: float) -> tuple[Tensor, Tensor, Tensor]:
-    """v clamped, q, r."""
-    v = (z if k == 1 else k * z).clamp(-1000, 1000)
-    s, c = torch.sigmoid(v), torch.sigmoid(-v)
-    return v, s * c, c - s
-
-
 def swish_second(k: float) -> Callable[[Tensor, float], Tensor]:
     def second(z: Tensor, _: float) -> Tensor:
-        v, q, r = _swish(z, k)
-        return (v * r).add_(2).mul_(q).mul_(k)
+        v, root, r = logistic(k * z)
+        return (v * r).add_(2).mul_(k).mul_(root).mul_(root)
 
     return second
 
 
 def swish_third(k: float) -> Callable[[Tensor, float], Tensor]:
     def third(z: Tensor, _: float) -> Tensor:
-        v, q, r = _swish(z, k)
-        return (v * r).add_(3).mul_(r).sub_(v * q, alpha=2).mul_(q).mul_(k * k)
+        v, root, r = logistic(k * z)
+        return (r * (3 + v * r) - 2 * v * root * root) * (k * k) * root * root
 
     return third
 
@@ -125,7 +138,8 @@ def quick_gelu(z: Tensor, _: float) -> Tensor:
 
 @wide
 def quick_gelu_first(g: Tensor, z: Tensor, _: float) -> Tensor:
-    return aten.silu_backward(g, QUICK_K * z)  # d/dz [silu(kz)/k] = silu'(kz)
+    v = (QUICK_K * z).clamp_(-1000, 1000)
+    return torch.sigmoid(-v).mul_(v).add_(1).mul_(F.logsigmoid(v).exp_()).mul_(g)  # (1 + v σ(-v)) σ(v)
 
 
 # --- mish: y = z t, t = tanh(p), p = log(1 + e^z); with s = σ(z), c = σ(-z), A = s (1 - t^2), R = c - 2 t s ---------
@@ -133,47 +147,53 @@ def quick_gelu_first(g: Tensor, z: Tensor, _: float) -> Tensor:
 
 
 def _mish(z: Tensor) -> tuple[Tensor, ...]:
-    """z clamped, t, s, c, A, R."""
+    """z clamped, t, s, c, the root of 1 - t^2, R."""
     z = z.clamp(-1000, 1000)
-    p, s, c = F.softplus(z), torch.sigmoid(z), torch.sigmoid(-z)
+    p, s, c = -F.logsigmoid(-z), torch.exp(F.logsigmoid(z)), torch.sigmoid(-z)
     t = torch.tanh(p)
-    return z, t, s, c, bell(p) * s, c - 2 * t * s
+    return z, t, s, c, 2 * logistic(2 * p)[1], c - 2 * t * s
 
 
 def mish_second(z: Tensor, param: float) -> Tensor:
-    z, _, _, _, a, r = _mish(z)
-    return a * (2 + z * r)
+    z, _, s, _, root, r = _mish(z)
+    return (2 + z * r) * s * root * root
 
 
 def mish_third(z: Tensor, _: float) -> Tensor:
-    z, t, s, c, a, r = _mish(z)
-    dr = -s * (c + 2 * (a + t * c))
-    return a * (r * (3 + z * r) + z * dr)
+    z, t, s, c, root, r = _mish(z)
+    dr = -s * (c + 2 * (s * root * root + t * c))
+    return (r * (3 + z * r) + z * dr) * s * root * root
 
 
-# --- softplus: y = log(1 + e^{βz}) / β, so y' = 1 - e^{-βy}, accurate in both tails; logsigmoid likewise ------------
-
-
-@wide
-def softplus_first(g: Tensor, y: Tensor, beta: float) -> Tensor:
-    return (-beta * y).expm1_().neg_().mul_(g)
-
-
-def softplus_second(y: Tensor, beta: float) -> Tensor:
-    return beta * torch.exp(-beta * y)
-
-
-def softplus_third(y: Tensor, beta: float) -> Tensor:
-    return -beta * beta * torch.exp(-beta * y)
+# --- softplus: y = log(1 + e^v) / β with v = β z, so y' = σ(v), y'' = β q, y''' = β^2 q r; logsigmoid: y' = σ(-z) ----
 
 
 @wide
-def logsigmoid_first(g: Tensor, y: Tensor, _: float) -> Tensor:
-    return torch.expm1(y).neg_().mul_(g)
+def softplus_first(g: Tensor, z: Tensor, beta: float) -> Tensor:
+    return (beta * z).sigmoid_().mul_(g)
 
 
-def logsigmoid_second(y: Tensor, _: float) -> Tensor:
-    return -torch.exp(y)
+def softplus_second(z: Tensor, beta: float) -> Tensor:
+    _, root, _ = logistic(beta * z)
+    return beta * root * root
+
+
+def softplus_third(z: Tensor, beta: float) -> Tensor:
+    _, root, r = logistic(beta * z)
+    return (beta * root).square() * r
+
+
+@wide
+def logsigmoid_first(g: Tensor, z: Tensor, _: float) -> Tensor:
+    return torch.sigmoid(-z).mul_(g)
+
+
+def logsigmoid_second(z: Tensor, _: float) -> Tensor:
+    return -softplus_second(z, 1.0)
+
+
+def logsigmoid_third(z: Tensor, _: float) -> Tensor:
+    return -softplus_third(z, 1.0)
 
 
 # --- the rest -----------------------------------------------------------------------------------------------------
@@ -250,8 +270,3 @@ def relu_squared_second(z: Tensor, _: float) -> Tensor:
 @wide
 def square_first(g: Tensor, z: Tensor, _: float) -> Tensor:
     return torch.mul(z, 2).mul_(g)
-
-
-def negative_part(y: Tensor, _: float) -> Tensor:
-    """D_2 of the elu family, whose D_1 is linear in y below 0."""
-    return where(y <= 0, 1.0, y)
