@@ -12,7 +12,8 @@ import functools
 import linecache
 import warnings
 from collections.abc import Iterator
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
+from typing import Any
 
 _FUTURE = sum({getattr(__future__, name).compiler_flag for name in __future__.all_feature_names})
 _PLACE = ("co_name", "co_qualname", "co_firstlineno")
@@ -35,7 +36,6 @@ def parse(function: FunctionType, code: CodeType) -> tuple[ast.Module, ast.Funct
     at = [n for n in ast.walk(top) if isinstance(n, ast.FunctionDef) and _line(n) == code.co_firstlineno]
     if len(at) != 1 or at[0].name != code.co_name:
         raise Unreadable("its source has more than one of its name")
-    self_name(at[0])
     return ast.Module([*imports, top], []), at[0]
 
 
@@ -96,3 +96,11 @@ def nested(code: CodeType) -> Iterator[CodeType]:
         if isinstance(constant, CodeType):
             yield constant
             yield from nested(constant)
+
+
+def contents(cell: CellType) -> Any:
+    """What a variable of an enclosing function holds; None if nothing yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None

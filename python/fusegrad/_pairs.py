@@ -45,7 +45,7 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
         yield from _in_sequential(m, path)
         return
     author = next(base for base in original.__mro__ if "forward" in vars(base))
-    if _is_torchs(author) and author is not nn.Module:
+    if is_torchs(author) and author is not nn.Module:
         yield from (Call(child, "", f"called by torch's own {author.__name__}") for child in _linears(m))
     for name, function in methods(original):
         if name in vars(m) or function is vars(MLP).get(name):
@@ -80,7 +80,7 @@ def fused_class_of(m: nn.Module) -> Any:
     return next((cls for cls in type(m).__mro__ if UNFUSED in vars(cls)), None)
 
 
-def _is_torchs(cls: type) -> bool:
+def is_torchs(cls: type) -> bool:
     return f"{cls.__module__}.".startswith("torch.")
 
 
@@ -90,7 +90,7 @@ def methods(cls: type) -> Iterator[tuple[str, FunctionType]]:
     for base in cls.__mro__:
         for name, value in vars(base).items():
             if isinstance(value, FunctionType) and name not in seen and not name.startswith("__"):
-                if not _is_torchs(base):
+                if not is_torchs(base):
                     yield name, value
             seen.add(name)
 

@@ -23,7 +23,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from . import _recognise
-from ._code import Unreadable, parse, remake, self_name
+from ._code import Unreadable, contents, parse, remake, self_name
 from ._paths import Names, Path
 
 LATER, NOW = "_fusegrad_later", "_fusegrad_now"  # methods that the class of the rewritten method must have
@@ -216,8 +216,7 @@ class _Reader:
         """What a name of the enclosing Python module, or one that it imported, stands for now; or None."""
         match expr:
             case ast.Name(id=name) if name in self.code.co_freevars:
-                cell = (self.function.__closure__ or ())[self.code.co_freevars.index(name)]
-                return getattr(cell, "cell_contents", None)
+                return contents((self.function.__closure__ or ())[self.code.co_freevars.index(name)])
             case ast.Name(id=name) if name not in self.local:
                 return self.function.__globals__.get(name, getattr(builtins, name, None))
             case ast.Attribute(value=value, attr=attr):

@@ -8,25 +8,23 @@ and the Linear compute by themselves is not changed, so whoever else calls them,
 
 import dis
 import functools
-from abc import ABCMeta
-from collections.abc import Callable
-from types import CodeType, FunctionType
-from typing import Any
-from weakref import WeakValueDictionary
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import CodeType
 
 from torch import nn
 
 from . import _recognise, functional
-from ._calls import IN_PLACE, LEFT_OUT, adopts, later, now
-from ._code import Unreadable, nested
-from ._pairs import SITES, UNFUSED, Key, calls, fused_class_of, is_sequential, methods
+from ._calls import IN_PLACE, LEFT_OUT, adopts
+from ._classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
+from ._code import nested
+from ._pairs import calls, fused_class_of, methods
 from ._recognise import ADOPTED, STOCK, AdoptedAct
-from ._source import LATER, NOW, rewrite
 from .nn import Linear, hooked
 
 Filter = Callable[[nn.Module, str], bool]  # (Linear or activation, its path) -> whether it may be fused
 
-CONVERTED = "_fusegrad_converted"  # set on a Linear that was torch's
+_MARKS = CONVERTED, LEFT_OUT, IN_PLACE  # attributes that fuse sets
 
 
 def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
@@ -37,11 +35,11 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     torch.nn.Sequential, and in your own methods `torch.tanh(self.fc(x))`, or `x = self.fc(x)` with `x = F.relu(x)` as
     the next statement. All else in your methods runs as you wrote it. What cannot be proved safe is left alone:
     subclasses, parametrizations, hooked layers, tensor-subclass weights, methods without source, modules of torch
-    itself. `explain` tells what became of each layer; `unfuse` is the exact inverse. What you change in the model later
-    (layers, hooks, slopes, attributes) is obeyed.
+    itself, classes whose methods depend on their exact class. `explain` tells what became of each layer; `unfuse` is
+    the exact inverse. What you change in the model later (layers, hooks, slopes, attributes) is obeyed.
 
-    Nothing of the model is run. The class of an activation module, and of a module that has such a pair, changes to a
-    subclass of the same name.
+    Nothing of the model is run, and where anything is raised it is as it was. The class of an activation module, and of
+    a module that has such a pair, changes to a subclass of the same name.
 
     Args:
         model: any module. Its parameters, state_dict keys, hooks, tied weights, device, dtype and mode stay.
@@ -59,30 +57,50 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     True
     """
     check_model("fuse", model)
-    in_place = any(writes_in_place(m) for m in model.modules())
-    for path, m in list(model.named_modules()):
-        if not isinstance(m, nn.Linear) and _recognise.of_module(m) is None:
-            continue
-        vars(m).pop(LEFT_OUT, None)
-        if filter_fn is not None and not filter_fn(m, path):
-            vars(m)[LEFT_OUT] = True
-        elif type(m) is nn.Linear and why_not(m) is None:
-            vars(m)[CONVERTED] = True
-            m.__class__ = Linear
-        vars(m).pop(IN_PLACE, None)
-        if type(m) is Linear and in_place:
-            vars(m)[IN_PLACE] = True
-        stock: type[nn.Module] = vars(type(m)).get(STOCK, type(m))
-        if stock in ADOPTED:
-            _set_class(m, ADOPTED[stock] if adopts(m, in_place) else stock)
-    for m in model.modules():
-        if fused_class_of(m) not in (None, type(m)):
-            continue  # another library has made a class of its own from ours
-        original = original_class(type(m))
-        found = [call for call in calls(m) if call.fused_with and call.one_by_one is None]
-        if found and why_class_stays(original) is None:
-            _set_class(m, fused_class(original, frozenset(call.key for call in found if call.key is not None)))
+    with _all_or_nothing(model):
+        in_place = any(writes_in_place(m) for m in model.modules())
+        for path, m in list(model.named_modules()):
+            if isinstance(m, nn.Linear) or _recognise.of_module(m) is not None:
+                _convert(m, filter_fn is not None and not filter_fn(m, path), in_place)
+        for m in model.modules():
+            if fused_class_of(m) not in (None, type(m)):
+                continue  # another library has made a class of its own from ours
+            original = original_class(type(m))
+            keys = [call.key for call in calls(m) if call.fused_with and call.one_by_one is None]
+            if keys and why_class_stays(original) is None:
+                set_class(m, fused_class(original, (key for key in keys if key is not None)))
     return model
+
+
+def _convert(m: nn.Module, left_out: bool, in_place: bool) -> None:
+    """Give a Linear or an activation module the class that it is to have."""
+    for mark, holds in ((LEFT_OUT, left_out), (IN_PLACE, False)):
+        vars(m).pop(mark, None)
+        if holds:
+            vars(m)[mark] = True
+    if not left_out and type(m) is nn.Linear and why_not(m) is None:
+        vars(m)[CONVERTED] = True
+        set_class(m, Linear)
+    if type(m) is Linear and in_place:
+        vars(m)[IN_PLACE] = True
+    stock: type[nn.Module] = vars(type(m)).get(STOCK, type(m))
+    if stock in ADOPTED:
+        set_class(m, ADOPTED[stock] if adopts(m, in_place) else stock)
+
+
+@contextmanager
+def _all_or_nothing(model: nn.Module) -> Iterator[None]:
+    """Where anything is raised, every module is again what it was."""
+    before = [(m, type(m), {k: vars(m)[k] for k in _MARKS if k in vars(m)}) for m in model.modules()]
+    try:
+        yield
+    except BaseException:
+        for m, cls, marks in before:
+            set_class(m, cls)
+            for mark in _MARKS:
+                vars(m).pop(mark, None)
+            vars(m).update(marks)
+        raise
 
 
 def unfuse(model: nn.Module) -> nn.Module:
@@ -96,122 +114,13 @@ def unfuse(model: nn.Module) -> nn.Module:
     <class 'torch.nn.modules.linear.Linear'>
     """
     check_model("unfuse", model)
-    for m in model.modules():
-        converted = vars(m).pop(CONVERTED, False)
-        for mark in (LEFT_OUT, IN_PLACE):
-            vars(m).pop(mark, None)
-        if converted or isinstance(m, (Fused, AdoptedAct)):
-            _set_class(m, original_class(type(m)))
+    with _all_or_nothing(model):
+        for m in model.modules():
+            if CONVERTED in vars(m) or isinstance(m, (Fused, AdoptedAct)):
+                set_class(m, original_class(type(m)))
+            for mark in _MARKS:
+                vars(m).pop(mark, None)
     return model
-
-
-# --- classes ------------------------------------------------------------------------------------------------------
-
-
-class Fused(nn.Module):
-    """Marks a module whose methods were rewritten: its class is made from this and from the original class.
-
-    Copies and pickles name the original class and the sites that were rewritten in it, so that no code is stored.
-    """
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        if UNFUSED not in vars(cls):  # ours is no subclass that an author would want to hear of
-            super().__init_subclass__(**kwargs)
-
-    def __reduce_ex__(self, protocol):
-        reduced: Any = super().__reduce_ex__(max(protocol, 2))
-        make, args, *state = reduced
-        cls = type(self)
-        if UNFUSED not in vars(cls):
-            return reduced
-        return (
-            _restore,
-            (vars(cls)[UNFUSED], vars(cls)[SITES], make, tuple(vars(cls)[UNFUSED] if a is cls else a for a in args)),
-            *state,
-        )
-
-
-setattr(Fused, LATER, staticmethod(later))
-setattr(Fused, NOW, staticmethod(now))
-
-
-def _restore(original: type[nn.Module], sites: frozenset[Key], make: Callable, args: tuple) -> nn.Module:
-    module = make(*args)
-    _set_class(module, fused_class(original, sites))
-    return module
-
-
-def _set_class(m: nn.Module, cls: type[nn.Module]) -> None:
-    m.__class__ = cls
-
-
-# Modules with the same sites share a class, so that torch.compile compiles it once for all layers of a model.
-_CLASSES: WeakValueDictionary[tuple, type[nn.Module]] = WeakValueDictionary()
-
-
-def fused_class(original: type[nn.Module], sites: frozenset[Key]) -> type[nn.Module]:
-    """The class with these sites rewritten, or the original where its source has gone."""
-    names = {"forward"} if is_sequential(original) else {name for name, _ in sites}
-    functions = {name: getattr(original, name) for name in sorted(names) if hasattr(original, name)}
-    key = original, sites, *functions.values(), *(f.__code__ for f in functions.values())
-    made = _CLASSES.get(key)
-    if made is not None:
-        return made
-    members: dict[str, Any] = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
-    members |= {UNFUSED: original, SITES: sites}
-    try:
-        for name, function in functions.items():
-            chosen = frozenset(k for at, k in sites if at == name)
-            fused = sequential_forward if is_sequential(original) else rewrite(function, chosen)
-            members[name] = _while_unchanged(original, name, function, fused)
-    except Unreadable:
-        return original
-    metaclass: Any = type(original)
-    made = metaclass(original.__name__, (Fused, original), members)
-    _CLASSES[key] = made
-    return made
-
-
-def _while_unchanged(original: type, name: str, seen: FunctionType, fused: Callable) -> Callable:
-    """The fused method, until someone sets another one on the original class."""
-    code = seen.__code__
-
-    @functools.wraps(seen)
-    def method(self, *args, **kwargs):
-        live = getattr(original, name)
-        return (fused if live is seen and live.__code__ is code else live)(self, *args, **kwargs)
-
-    return method
-
-
-def sequential_forward(self: nn.Sequential, input):
-    """The forward of torch.nn.Sequential, with each Linear and what follows it given to `later` and `now`."""
-    modules = list(self)
-    while modules:
-        module, *modules = modules
-        if type(module) is Linear and modules:
-            after, *modules = modules
-            input = now(after, later(module, input))
-        else:
-            input = module(input)
-    return input
-
-
-def original_class(cls: type) -> type:
-    """The class before fuse; also where another library has since made a class of its own from ours."""
-    if cls is Linear:
-        return nn.Linear
-    for made_from in (UNFUSED, STOCK):
-        if made_from in vars(cls):
-            return vars(cls)[made_from]
-    bases = tuple(original_class(base) for base in cls.__bases__)
-    if bases == cls.__bases__:
-        return cls
-    members = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
-    return type(cls)(cls.__name__, bases, members)
-
-
-# --- what is safe -------------------------------------------------------------------------------------------------
 
 
 def why_not(m: nn.Linear) -> str | None:
@@ -229,15 +138,6 @@ def why_not(m: nn.Linear) -> str | None:
             return f"its {name} is a {type(p).__name__}"
     if m.weight.dtype not in functional.DTYPES:
         return f"its weight is {m.weight.dtype}"
-    return None
-
-
-def why_class_stays(cls: type) -> str | None:
-    """Why a class is not derived from, or None."""
-    if type(cls) not in (type, ABCMeta):
-        return f"{cls.__name__} has a metaclass, {type(cls).__name__}"
-    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
-        return f"{cls.__name__} says itself how it is pickled"
     return None
 
 

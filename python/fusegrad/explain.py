@@ -6,8 +6,9 @@ from torch import nn
 
 from . import backends
 from ._calls import LEFT_OUT
+from ._classes import original_class, why_class_stays
 from ._pairs import SITES, Call, calls, fused_class_of
-from .convert import check_model, original_class, why_class_stays, why_not
+from .convert import check_model, why_not
 from .nn import Linear
 
 

@@ -1,0 +1,168 @@
+"""The classes that fuse gives to modules whose methods it rewrote: how they are made, copied and pickled."""
+
+import copyreg
+import functools
+import secrets
+from abc import ABCMeta
+from collections.abc import Callable, Iterable
+from types import FunctionType
+from typing import Any, Generic
+from weakref import WeakValueDictionary
+
+import torch
+from torch import nn
+
+from ._calls import later, now
+from ._code import Unreadable
+from ._own_class import needs_its_own
+from ._pairs import SITES, UNFUSED, Key, is_sequential
+from ._recognise import ADOPTED, STOCK
+from ._source import LATER, NOW, rewrite
+from .nn import Linear
+
+CONVERTED = "_fusegrad_converted"  # set on a Linear that was torch's
+
+
+class Fused(nn.Module):
+    """Marks a module whose methods were rewritten: its class is made from this and from the original class."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if UNFUSED not in vars(cls):  # ours is no subclass that an author would want to hear of
+            super().__init_subclass__(**kwargs)
+
+
+setattr(Fused, LATER, staticmethod(later))
+setattr(Fused, NOW, staticmethod(now))
+
+# Modules with the same sites share a class, so that torch.compile compiles it once for all layers of a model.
+_CLASSES: WeakValueDictionary[tuple, type[nn.Module]] = WeakValueDictionary()
+
+
+def fused_class(original: type[nn.Module], sites: Iterable[Key]) -> type[nn.Module]:
+    """The class with these sites rewritten, or the original where its source has gone."""
+    sites = frozenset(sites)
+    names = {"forward"} if is_sequential(original) else {name for name, _ in sites}
+    functions = {name: getattr(original, name) for name in sorted(names) if hasattr(original, name)}
+    key = original, sites, *functions.values(), *(f.__code__ for f in functions.values())
+    made = _CLASSES.get(key)
+    if made is not None:
+        return made
+    members: dict[str, Any] = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
+    members |= {UNFUSED: original, SITES: sites, "__reduce_ex__": _reduce}
+    try:
+        for name, function in functions.items():
+            chosen = frozenset(k for at, k in sites if at == name)
+            fused = sequential_forward if is_sequential(original) else rewrite(function, chosen)
+            members[name] = _while_unchanged(original, name, function, fused)
+    except Unreadable:
+        return original
+    bases = (Fused, original) if _has_the_layout_of_a_module(original) else (original, Fused)
+    metaclass: Any = type(original)
+    made = metaclass(original.__name__, bases, members)
+    _CLASSES[key] = made
+    return made
+
+
+def _has_the_layout_of_a_module(cls: type) -> bool:
+    """Whether Python lets an instance adopt a class whose first base is Fused: not that of `class Net(ABC, Module)`.
+
+    What counts is the class that brought in the instance's dictionary, and its base: for nn.Module that is object.
+    """
+    while cls.__base__ is not None and cls.__base__.__dictoffset__:
+        cls = cls.__base__
+    return cls.__base__ is object
+
+
+def _while_unchanged(original: type, name: str, seen: FunctionType, fused: Callable) -> Callable:
+    """The fused method, until someone sets another one on the original class."""
+    code = seen.__code__
+
+    @functools.wraps(seen)
+    def method(self, *args, **kwargs):
+        live = getattr(original, name)
+        return (fused if live is seen and live.__code__ is code else live)(self, *args, **kwargs)
+
+    return method
+
+
+def sequential_forward(self: nn.Sequential, input):
+    """The forward of torch.nn.Sequential, with each Linear and what follows it given to `later` and `now`."""
+    modules = list(self)
+    while modules:
+        module, *modules = modules
+        if type(module) is Linear and modules:
+            after, *modules = modules
+            input = now(after, later(module, input))
+        else:
+            input = module(input)
+    return input
+
+
+def original_class(cls: type) -> type:
+    """The class before fuse; also where another library has since made a class of its own from ours."""
+    if cls is Linear:
+        return nn.Linear
+    for made_from in (UNFUSED, STOCK):
+        if made_from in vars(cls):
+            return vars(cls)[made_from]
+    bases = tuple(original_class(base) for base in cls.__bases__)
+    if bases == cls.__bases__:
+        return cls
+    members = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
+    return type(cls)(cls.__name__, bases, members)
+
+
+def set_class(m: nn.Module, cls: type[nn.Module]) -> None:
+    object.__setattr__(m, "__class__", cls)  # whatever the author's __setattr__ does
+
+
+def why_class_stays(cls: type) -> str | None:
+    """Why a class is not derived from, or None."""
+    if type(cls) not in (type, ABCMeta):
+        return f"{cls.__name__} has a metaclass, {type(cls).__name__}"
+    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
+        return f"{cls.__name__} says itself how it is pickled"
+    if not _has_the_layout_of_a_module(cls) and any(
+        "__init_subclass__" in vars(base) for base in cls.__mro__ if base not in (object, Generic)
+    ):
+        return f"{cls.__name__} wants to hear of its subclasses"
+    method = needs_its_own(cls)
+    return method and f"{cls.__name__}.{method} depends on its exact class"
+
+
+# --- copies and pickles -------------------------------------------------------------------------------------------
+# They name the class before fuse, and the sites that were rewritten in it: no code is stored, and no class of ours.
+
+
+def restore(original: type[nn.Module], sites: tuple[Key, ...], args: tuple, kwargs: dict[str, Any]) -> nn.Module:
+    """A module of this class, without its state, as fuse left it."""
+    m = original.__new__(original, *args, **kwargs)
+    cls = _FIXED.get(original) or fused_class(original, sites)
+    _allow_like(original, cls)
+    set_class(m, cls)
+    return m
+
+
+def _allow_like(original: type, cls: type) -> None:
+    """torch.load(weights_only=True) may build what fuse made of a class that the user has allowed."""
+    allowed = torch.serialization.get_safe_globals()
+    classes = [entry[0] if isinstance(entry, tuple) else entry for entry in allowed]
+    if original in classes and cls not in classes:
+        # under a name that no file can know, as it stays allowed when the user's own permission ends
+        torch.serialization.add_safe_globals([(cls, f"fusegrad.{secrets.token_hex()}")])
+
+
+def _reduce(m: nn.Module, protocol: int = 2) -> Any:
+    cls = type(m)
+    reduced: Any = object.__reduce_ex__(m, max(protocol, 2))
+    if not (UNFUSED in vars(cls) or STOCK in vars(cls) or (cls is Linear and CONVERTED in vars(m))):
+        return reduced  # the user's own, or a class that another library made from ours
+    make, (_, *new), *state = reduced
+    args, kwargs = new if make is copyreg.__newobj_ex__ else (tuple(new), {})  # type: ignore[attr-defined]
+    return restore, (original_class(cls), tuple(sorted(vars(cls).get(SITES, ()))), args, kwargs), *state
+
+
+_FIXED: dict[type, type[nn.Module]] = {nn.Linear: Linear, **ADOPTED}
+for fixed in _FIXED.values():
+    copyreg.pickle(fixed, _reduce)
+torch.serialization.add_safe_globals([restore])
