@@ -44,7 +44,7 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
     if is_sequential(original):
         yield from _in_sequential(m, path)
         return
-    author = next(base for base in original.__mro__ if "forward" in vars(base))
+    author = author_of_forward(original)
     if is_torchs(author) and author is not nn.Module:
         yield from (Call(child, "", f"called by torch's own {author.__name__}") for child in _linears(m))
     for name, function in methods(original):
@@ -78,6 +78,11 @@ def is_sequential(cls: type) -> bool:
 def fused_class_of(m: nn.Module) -> Any:
     """The class that fuse made for m, which another library may have derived from since; None if there is none."""
     return next((cls for cls in type(m).__mro__ if UNFUSED in vars(cls)), None)
+
+
+def author_of_forward(cls: type[nn.Module]) -> type:
+    """The class that defines the forward of a class: nn.Module if nobody does."""
+    return next(base for base in cls.__mro__ if "forward" in vars(base))
 
 
 def is_torchs(cls: type) -> bool:

@@ -6,20 +6,17 @@ call a Linear and then its activation adopts a class whose methods do the two as
 and the Linear compute by themselves is not changed, so whoever else calls them, or replaces them, gets what is written.
 """
 
-import dis
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import CodeType
 
 from torch import nn
 
 from . import _recognise, functional
 from ._calls import IN_PLACE, LEFT_OUT, adopts
 from ._classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
-from ._code import nested
-from ._pairs import calls, fused_class_of, methods
+from ._pairs import calls, fused_class_of
 from ._recognise import ADOPTED, STOCK, AdoptedAct
+from ._writes import writes_in_place
 from .nn import Linear, hooked
 
 Filter = Callable[[nn.Module, str], bool]  # (Linear or activation, its path) -> whether it may be fused
@@ -58,7 +55,7 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     """
     check_model("fuse", model)
     with _all_or_nothing(model):
-        in_place = any(writes_in_place(m) for m in model.modules())
+        in_place = writes_in_place(model)
         for path, m in list(model.named_modules()):
             if isinstance(m, nn.Linear) or _recognise.of_module(m) is not None:
                 _convert(m, filter_fn is not None and not filter_fn(m, path), in_place)
@@ -139,25 +136,6 @@ def why_not(m: nn.Linear) -> str | None:
     if m.weight.dtype not in functional.DTYPES:
         return f"its weight is {m.weight.dtype}"
     return None
-
-
-def writes_in_place(m: nn.Module) -> bool:
-    """Whether a module may write to what another returned, as far as its author's code shows."""
-    if vars(m).get("inplace"):
-        return True
-    return any(_writes_in_place(function.__code__) for _, function in methods(original_class(type(m))))
-
-
-@functools.lru_cache(maxsize=1024)
-def _writes_in_place(code: CodeType) -> bool:
-    if any(name.endswith("_") and not name.endswith("__") for name in code.co_names):
-        return True  # x.mul_(2)
-    if any(isinstance(c, tuple) and ("inplace" in c or "out" in c) for c in code.co_consts):
-        return True  # F.relu(x, inplace=True)
-    for i in dis.get_instructions(code):
-        if i.opname.startswith(("INPLACE_", "STORE_SUBSCR")) or (i.opname == "BINARY_OP" and i.argrepr.endswith("=")):
-            return True  # x += 1, x[0] = 1
-    return any(_writes_in_place(c) for c in nested(code))
 
 
 def check_model(op: str, model: object) -> None:

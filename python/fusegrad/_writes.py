@@ -1,0 +1,240 @@
+"""Whether a model may write in place to what one of its activations returned, as far as its authors' code shows.
+
+Looked at is what its forwards reach: methods, by name, whichever module they are called on, and functions of the same
+package. A write to what may be a tensor counts; so does what cannot be told.
+"""
+
+import ast
+import dis
+import functools
+import inspect
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+from torch import nn
+
+from ._classes import original_class
+from ._code import Unreadable, contents, nested, parse, self_name
+from ._pairs import author_of_forward, is_torchs, methods
+
+_HARMLESS = {"requires_grad_"}  # writes no values
+_MADE = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
+_MAKERS = {"dict", "list", "set", "len", "int", "float", "bool", "str", "defaultdict", "OrderedDict", "Counter"}
+_CONTAINERS = dict, list, tuple, set, frozenset, deque
+_PLAIN = int, float, complex, str, bytes
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the code of a function says."""
+
+    writes: bool  # it may write to a tensor, whatever its module holds
+    augments: frozenset[str]  # attributes of its module that it writes to by self.n += 1, if they hold tensors
+    fills: frozenset[str]  # or by self.history[k] = x, if they are no containers
+    calls: frozenset[str]  # or by self.add_(x), if they are neither modules nor functions
+    names: frozenset[str]  # that it mentions, and so may call
+    functions: tuple[FunctionType, ...]  # that it may call
+
+
+def writes_in_place(model: nn.Module) -> bool:
+    """Whether a model may write in place to a tensor."""
+    modules: dict[type, list[nn.Module]] = defaultdict(list)
+    for m in model.modules():
+        if vars(m).get("inplace"):
+            return True
+        modules[original_class(type(m))].append(m)
+    names = {"forward", "__call__"}
+    root = original_class(type(model))
+    if author_of_forward(root) is nn.Module:  # it is called by its methods
+        names |= {name for name, _ in methods(root)}
+    seen: set[tuple[type, FunctionType]] = set()
+    while todo := [(cls, f) for cls in modules for f in _functions(cls, modules[cls], names) if (cls, f) not in seen]:
+        while todo:
+            cls, function = todo.pop()
+            if (cls, function) not in seen:
+                seen.add((cls, function))
+                facts = _read(function, function.__code__)
+                if facts.writes or any(_writes(m, facts) for m in modules[cls]):
+                    return True
+                names |= facts.names
+                todo += [(cls, f) for f in facts.functions]
+    return False
+
+
+def _functions(cls: type, modules: list[nn.Module], names: set[str]) -> Iterator[FunctionType]:
+    """The functions that modules of a class, or the class, have under these names."""
+    for base in cls.__mro__:
+        if not is_torchs(base):
+            for name, value in vars(base).items():
+                if name in names:
+                    # of a static or class method, a property, a cached property
+                    value = getattr(value, "__func__", getattr(value, "fget", getattr(value, "func", value)))
+                    if isinstance(value, FunctionType):
+                        yield value
+    for m in modules:
+        yield from (f for name, f in vars(m).items() if name in names and isinstance(f, FunctionType))
+
+
+def _writes(m: nn.Module, facts: _Facts) -> bool:
+    """Whether a module holds tensors where its code writes to what it holds."""
+    return not (
+        all(_is_plain(_held(m, name)) for name in facts.augments)
+        and all(isinstance(_held(m, name), _CONTAINERS) for name in facts.fills)
+        and all(isinstance(_held(m, name), (nn.Module, FunctionType)) for name in facts.calls)
+    )
+
+
+def _held(m: nn.Module, name: str) -> Any:
+    """What a module or its class has under a name; None if that cannot be told without running it."""
+    for held in (vars(m), m._modules):
+        if name in held:
+            return held[name]
+    return inspect.getattr_static(type(m), name, None)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether this is a number or text, or holds nothing else."""
+    if isinstance(value, _CONTAINERS):
+        return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, _PLAIN)
+
+
+# --- what a function does -----------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(function: FunctionType, code: CodeType) -> _Facts:
+    """Reads a function, whose code is `code`: its source where its code has the look of a write."""
+    codes = [code, *nested(code)]
+    names = frozenset(name for c in codes for name in (*c.co_names, *c.co_consts) if isinstance(name, str))
+    functions = tuple(_called(function, names))
+    if not any(map(_looks_like_writing, codes)):
+        return _Facts(False, frozenset(), frozenset(), frozenset(), names, functions)
+    try:
+        _, tree = parse(function, code)
+    except Unreadable:
+        return _Facts(True, frozenset(), frozenset(), frozenset(), names, functions)
+    found = _Reader(function, tree)
+    kinds = frozenset(found.augments), frozenset(found.fills), frozenset(found.calls)
+    return _Facts(found.writes, *kinds, names, functions)
+
+
+def _called(function: FunctionType, names: frozenset[str]) -> Iterator[FunctionType]:
+    """The function that a function wraps, and those of its package that it may call."""
+    if isinstance(wrapped := vars(function).get("__wrapped__"), FunctionType):
+        yield wrapped
+    known = [*map(function.__globals__.get, names), *map(contents, function.__closure__ or ())]
+    known += [vars(file).get(name) for file in known if isinstance(file, ModuleType) for name in names]
+    yield from (f for f in known if isinstance(f, FunctionType) and _package(f) == _package(function))
+
+
+def _package(function: FunctionType) -> str:
+    return function.__globals__.get("__name__", "").split(".")[0]
+
+
+def _looks_like_writing(code: CodeType) -> bool:
+    if any(name.endswith("_") and not name.endswith("__") for name in {*code.co_names} - _HARMLESS):
+        return True  # x.mul_(2)
+    if any(isinstance(c, tuple) and ("inplace" in c or "out" in c) for c in code.co_consts):
+        return True  # F.relu(x, inplace=True)
+    return any(
+        i.opname.startswith(("INPLACE_", "STORE_SUBSCR", "STORE_SLICE"))
+        or (i.opname == "BINARY_OP" and i.argrepr.endswith("="))
+        for i in dis.get_instructions(code)
+    )  # x += 1, x[0] = 1
+
+
+class _Reader:
+    """The writes in the source of a function."""
+
+    def __init__(self, function: FunctionType, tree: ast.FunctionDef) -> None:
+        self.writes, self.augments, self.fills, self.calls = False, set[str](), set[str](), set[str]()
+        self.function, self.self_ = function, _first_argument(tree)
+        everything = list(ast.walk(tree))
+        self.values: dict[str, list[ast.expr | None]] = defaultdict(list)  # that names are given, None if not known
+        self._bind(tree, everything)
+        augmented = {n.target for n in everything if isinstance(n, ast.AugAssign)}
+        for node in everything:
+            match node:
+                case ast.AugAssign(target=ast.Subscript(value=base) | base):
+                    self._may_write(base, self.augments, made=isinstance(node.target, ast.Name))
+                case ast.Subscript(value=base, slice=key, ctx=ast.Store()) if node not in augmented:
+                    if not (isinstance(key, ast.JoinedStr) or isinstance(getattr(key, "value", None), str)):
+                        self._may_write(base, self.fills, made=True)  # no tensor has text for an index
+                case ast.Call(func=func, keywords=keywords):
+                    self._call(func)
+                    said = {k.arg: getattr(k.value, "value", True) for k in keywords}
+                    self.writes |= said.get("inplace", False) is not False or said.get("out") is not None
+
+    def _bind(self, tree: ast.FunctionDef, everything: list[ast.AST]) -> None:
+        given: dict[ast.AST, ast.expr] = {}
+        for node in everything:
+            if isinstance(node, (ast.Assign, ast.AnnAssign)):
+                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                    given |= _given(target, node.value)
+        # what is made stays what it is when it is augmented: 0 + tensor is a new one
+        augmented = {node.target for node in everything if isinstance(node, ast.AugAssign)}
+        for node in everything:
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node not in augmented:
+                self.values[node.id].append(given.get(node))
+            elif isinstance(node, ast.arg):
+                self.values[node.arg].append(ast.Dict([], []) if node is tree.args.kwarg else None)
+
+    def _may_write(self, base: ast.expr, attributes: set[str], made: bool) -> None:
+        """A write to what an expression gives, or to an item of it; `made`: harmless if it is a number or container."""
+        match base:
+            case ast.Attribute(value=ast.Name(id=self.self_), attr=name):
+                attributes.add(name)
+            case ast.Name(id=name):
+                values = self.values[name]
+                self.writes |= not (made and values and all(value is not None and _is_made(value) for value in values))
+            case _:
+                self.writes = True
+
+    def _call(self, func: ast.expr) -> None:
+        match func:
+            case ast.Attribute(value=owner, attr=name) if _writes_by_name(name):
+                of_self = isinstance(owner, ast.Name) and owner.id == self.self_
+                if of_self or ast.unparse(owner) == "super()":
+                    self.calls.add(name)
+                else:
+                    self.writes = True
+            case ast.Name(id=name) if _writes_by_name(name):
+                self.writes |= not isinstance(self.function.__globals__.get(name), FunctionType)
+
+
+def _given(target: ast.expr, value: ast.expr | None) -> dict[ast.AST, ast.expr]:
+    """What the names of an assignment are given, as far as it is written there."""
+    match target, value:
+        case ast.Name(), ast.expr():
+            return {target: value}
+        case ast.Tuple(elts=targets), ast.Tuple(elts=values) if len(targets) == len(values):
+            return {name: v for pair in zip(targets, values, strict=True) for name, v in _given(*pair).items()}
+    return {}
+
+
+def _writes_by_name(name: str) -> bool:
+    return name.endswith("_") and not name.endswith("__") and name not in _HARMLESS
+
+
+def _first_argument(tree: ast.FunctionDef) -> str:
+    """What a method calls its module; "" where it gives that name to something else too."""
+    try:
+        return self_name(tree)
+    except Unreadable:
+        return ""
+
+
+def _is_made(value: ast.expr) -> bool:
+    """Whether an expression makes a number, text or a container."""
+    match value:
+        case ast.Call(func=ast.Name(id=name)):
+            return name in _MAKERS
+        case ast.UnaryOp(operand=operand):
+            return _is_made(operand)
+        case ast.BinOp(left=left, right=right):
+            return _is_made(left) and (isinstance(left, ast.List) or _is_made(right))
+    return isinstance(value, _MADE)

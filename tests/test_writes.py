@@ -1,0 +1,201 @@
+"""What fuse takes for a write in place, in the code that a forward reaches: it then leaves some activations alone."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import fusegrad as fg
+
+
+def doubles(x):
+    return x * 2
+
+
+def doubles_in_place(x):
+    x.mul_(2)
+    return x
+
+
+class Base(nn.Module):
+    """With methods that write in place, which a forward may reach or not."""
+
+    def __init__(self):
+        super().__init__()
+        self.act, self.relu_ = nn.ELU(), nn.ReLU()
+        self.calls, self.history, self.counts, self.states = 0, {}, {"calls": 0}, [torch.zeros(4)]
+        self.register_buffer("mean", torch.zeros(4))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        nn.init.zeros_(self.mean)
+
+    def adds(self, x):
+        x += 1
+        return x
+
+    @staticmethod
+    def adds_statically(x):
+        return x.add_(1)
+
+    @torch.no_grad()
+    def adds_decorated(self, x):
+        return x.add_(1)
+
+    @property
+    def running(self):
+        self.mean += 1
+        return self.mean
+
+
+HARMLESS, WRITES = [], []
+
+
+def harmless(f):
+    HARMLESS.append(f)
+    return f
+
+
+def writes(f):
+    WRITES.append(f)
+    return f
+
+
+@harmless
+def plain(self, x):
+    return self.act(doubles(x))
+
+
+@harmless
+def counter(self, x):
+    self.calls += 1
+    self.counts["calls"] += 1
+    return self.act(x)
+
+
+@harmless
+def history(self, x):
+    self.history["x"] = self.history[self.calls] = x
+    return self.act(x)
+
+
+@harmless
+def locals_that_are_no_tensors(self, x, **options):
+    options["scale"], i, total, outputs = 2, 0, 0, {}
+    while i < 3:
+        outputs[i] = self.act(x)
+        total += outputs[i]
+        i += 1
+    return total
+
+
+@harmless
+def a_dictionary_of_the_callers(self, batch):
+    batch["y"] = self.act(batch["x"])
+    return batch
+
+
+@harmless
+def no_values_written(self, x):
+    return self.relu_(F.elu(x.requires_grad_(), inplace=False))
+
+
+@writes
+def operator(self, x):
+    y = self.act(x)
+    y += 1
+    return y
+
+
+@writes
+def item(self, x):
+    y = self.act(x)
+    y[0] = 1
+    return y
+
+
+@writes
+def item_of_a_list(self, x):
+    self.states[0] += x
+    return self.act(x)
+
+
+@writes
+def buffer(self, x):
+    self.mean += x.mean()
+    return self.act(x)
+
+
+@writes
+def method_of_a_tensor(self, x):
+    return self.act(x).mul_(2)
+
+
+@writes
+def option(self, x):
+    return F.relu(self.act(x), inplace=True)
+
+
+@writes
+def output(self, x):
+    return torch.add(x, 1, out=self.act(x))
+
+
+@writes
+def function_of_the_file(self, x):
+    return doubles_in_place(self.act(x))
+
+
+@writes
+def function_within(self, x):
+    return (lambda y: y.add_(1))(self.act(x))
+
+
+@writes
+def own_method(self, x):
+    return checkpoint(self.adds, self.act(x))
+
+
+@writes
+def static_method(self, x):
+    return self.adds_statically(self.act(x))
+
+
+@writes
+def decorated_method(self, x):
+    return self.adds_decorated(self.act(x))
+
+
+@writes
+def own_property(self, x):
+    return self.act(x) + self.running
+
+
+@writes
+@torch.no_grad()
+def decorated(self, x):
+    return self.act(x).add_(1)
+
+
+@pytest.mark.parametrize("forward", [*HARMLESS, *WRITES], ids=lambda f: f.__name__)
+def test_an_elu_is_left_alone_where_its_output_may_be_written_to(forward):
+    model = fg.fuse(type("Model", (Base,), {"forward": forward, "__module__": __name__})())
+    assert isinstance(model.act, fg.Act) == (forward in HARMLESS)
+
+
+def test_a_method_that_another_module_calls():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = type("Inner", (Base,), {"forward": plain})()
+
+        def forward(self, x):
+            return self.inner.adds(self.inner(x))
+
+    assert not isinstance(fg.fuse(Outer()).inner.act, fg.Act)
+
+
+def test_a_model_without_a_forward_is_called_by_its_methods():
+    assert not isinstance(fg.fuse(Base()).act, fg.Act)
+    assert isinstance(fg.fuse(nn.Sequential(Base()))[0].act, fg.Act)
