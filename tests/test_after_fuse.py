@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.utils import parametrize, prune
 
 import fusegrad as fg
 
@@ -59,6 +61,7 @@ CHANGES = {
     "activation pre-hooked": (nested, lambda m: m[3].register_forward_pre_hook(lambda m, a: (a[0] * 2,))),
     "item set": (nested, lambda m: m[0].__setitem__(0, nn.Linear(4, 8))),
     "item inserted": (nested, lambda m: m[0].insert(1, nn.Softsign())),
+    "pruned": (Functional, lambda m: prune.l1_unstructured(m.b, "weight", 0.5)),
     "parametrized": (Functional, lambda m: nn.utils.parametrizations.spectral_norm(m.b)),
     "layer replaced": (Functional, lambda m: setattr(m, "b", nn.Linear(4, 4))),
     "layer's forward replaced": (Functional, lambda m: setattr(m.b, "forward", lambda x: x * 0)),
@@ -129,3 +132,138 @@ def test_slopes_are_obeyed_in_a_compiled_model():
     for slope in (0.1, 0.9, -0.5, 0.2):
         model[1].negative_slope = slope
         torch.testing.assert_close(compiled(x), model[1](model[0](x)))
+
+
+class Noisy(nn.Module):
+    """A parametrization that counts how often it runs, and gives another weight each time."""
+
+    runs = 0
+
+    def forward(self, weight):
+        Noisy.runs += 1
+        return weight + torch.rand_like(weight)
+
+
+LAYERS = {
+    "method": (Mlp, 2),
+    "sequential": (lambda: nn.Sequential(nn.Linear(4, 4), nn.Tanh()), 1),
+    "a linear": (lambda: nn.Linear(4, 4), 1),
+    "with its own activation": (lambda: fg.Linear(4, 4, act="tanh"), 1),
+    "mlp": (lambda: fg.MLP(4), 2),
+}
+
+
+@pytest.mark.parametrize("when", ("before", "after"))
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_weight_is_computed_once_a_call(name, when):
+    build, layers = LAYERS[name]
+    model = build().to(DEVICE)
+    model = fg.fuse(model) if when == "after" else model
+    for layer in [m for m in model.modules() if isinstance(m, nn.Linear)]:
+        parametrize.register_parametrization(layer, "weight", Noisy(), unsafe=True)
+    Noisy.runs = 0
+    fg.explain(fg.fuse(model))
+    assert Noisy.runs == 0
+    model(inputs())
+    assert Noisy.runs == layers
+
+
+def test_a_weight_that_cannot_be_computed_is_tried_once():
+    class Fails(Noisy):
+        def forward(self, weight):
+            Noisy.runs += 1
+            if Noisy.runs > 0:
+                raise ValueError("not now")
+            return weight
+
+    layer, Noisy.runs = fg.fuse(nn.Linear(4, 4)), -1
+    parametrize.register_parametrization(layer, "weight", Fails(), unsafe=True)
+    Noisy.runs = 0
+    with pytest.raises(ValueError, match="not now"):
+        layer(inputs())
+    assert Noisy.runs == 1
+
+
+def test_models_whose_weights_are_stacked():
+    models = [make("functional") for _ in range(2)]
+    nn.init.ones_(models[1].a.weight)
+    weights, x = stack_module_state(models), inputs()
+    run = lambda model: vmap(lambda w, b: functional_call(model, (w, b), (x,)))(*weights)
+    torch.testing.assert_close(run(fg.fuse(make("functional"))), torch.stack([m(x) for m in models]))
+
+
+def doubled(function):
+    return lambda *args, **kwargs: 2 * function(*args, **kwargs)
+
+
+PATCHES = {
+    "Linear.forward": (nn.Linear, "forward"),
+    "SiLU.forward": (nn.SiLU, "forward"),
+    "Sequential.forward": (nn.Sequential, "forward"),
+    "Module.__call__": (nn.Module, "__call__"),
+    "Module._call_impl": (nn.Module, "_call_impl"),
+    "Linear.__call__": (nn.Linear, "__call__"),
+    "the function of a module": (F, "silu"),
+    "a function": (torch, "tanh"),
+    "a method": (torch.Tensor, "sigmoid"),
+}
+
+
+class Patched(Functional):
+    def __init__(self):
+        super().__init__()
+        self.act, self.alone = nn.SiLU(), nn.Sequential(self.c, nn.SiLU(), nn.LayerNorm(4), nn.SiLU())
+
+    def forward(self, x):
+        return self.alone(torch.tanh(self.a(self.act(self.b(x))))) + self.d(x).sigmoid()
+
+
+@pytest.mark.parametrize("when", ("before", "after"))
+@pytest.mark.parametrize("patch", PATCHES)
+def test_what_is_replaced_for_everyone_is_obeyed(monkeypatch, patch, when):
+    """As loaders of adapters do; and no more when it is put back."""
+    owner, name = PATCHES[patch]
+    stock, x = Patched().to(DEVICE), inputs()
+    fused, y = copy.deepcopy(stock), stock(x)
+    fused = fg.fuse(fused) if when == "after" else fused
+    with monkeypatch.context() as patches:
+        patches.setattr(owner, name, doubled(getattr(owner, name)))
+        torch.testing.assert_close(fg.fuse(fused)(x) if when == "before" else fused(x), stock(x))
+        assert not torch.equal(stock(x), y)
+    torch.testing.assert_close(fused(x), y)
+
+
+REPLACED = {
+    "lazy": lambda m: setattr(m, "a", nn.LazyLinear(4)),
+    "nothing": lambda m: setattr(m, "a", None),
+    "no layer": lambda m: setattr(m, "a", nn.Identity()),
+    "no weight": lambda m: delattr(m.a, "weight"),
+    "weight is None": lambda m: setattr(m.a, "weight", None),
+    "weight not initialized": lambda m: m.a.register_parameter("weight", nn.UninitializedParameter()),
+    "weight of three dimensions": lambda m: setattr(m.a, "weight", nn.Parameter(torch.ones(1, 4, 4))),
+    "weight of integers": lambda m: setattr(m.a, "weight", nn.Parameter(torch.ones(4, 4).int(), requires_grad=False)),
+    "bias of one number": lambda m: setattr(m.a, "bias", nn.Parameter(torch.ones(1))),
+    "another dtype": lambda m: m.a.double(),
+    "another size": lambda m: setattr(m, "a", nn.Linear(5, 4)),
+}
+
+
+@pytest.mark.parametrize("change", REPLACED)
+def test_a_layer_that_no_op_takes_does_what_it_does_in_torch(change):
+    def result(model):
+        torch.manual_seed(0)
+        try:
+            return model(inputs())
+        except Exception as e:
+            return type(e), str(e)
+
+    stock = make("functional")
+    fused = fg.fuse(copy.deepcopy(stock))
+    for model in (stock, fused):
+        torch.manual_seed(7)
+        REPLACED[change](model)
+        model.a = model.a.to(DEVICE) if isinstance(model.a, nn.Module) else model.a
+    got, expected = result(fused), result(stock)
+    torch.testing.assert_close(got, expected) if isinstance(expected, torch.Tensor) else None
+    assert isinstance(expected, torch.Tensor) or got == expected
+    assert all(row.why or row.fused_with for row in fg.explain(fused))

@@ -204,6 +204,7 @@ def test_labels_on_modules_are_the_users():
     model, x = make("nested"), inputs()
     for name, m in model.named_modules():
         m.name, m.act, m.param = name, "softmax", -1.0
+        m._act, m._param = "softmax", -1.0
     y = model(x)
     fg.fuse(model)
     torch.testing.assert_close(model(x), y)

@@ -6,12 +6,13 @@ activation with another slope, a dtype that no op takes are obeyed without anyon
 
 from typing import Any, NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import _recognise, functional
 from ._recognise import Spec
 from .activations import REGISTRY
-from .nn import Linear, hooked, takes, why_alone
+from .nn import Linear, fits, linear, why_alone, why_called
 
 LEFT_OUT = "_fusegrad_left_out"  # set on a module that filter_fn refused
 IN_PLACE = "_fusegrad_in_place"  # set on the Linears of a model that writes in place
@@ -24,39 +25,44 @@ _STOCK_KEEPS_NEITHER = frozenset({"tanhshrink"})
 class Waiting(NamedTuple):
     """A call of a Linear whose activation is the next operation."""
 
-    linear: Linear
+    layer: Linear
     x: Tensor
+    w: Tensor
+    b: Tensor | None
 
 
-def later(linear: Any, x: Any) -> Any:
-    """linear(x), put off if that can be part of a fused call."""
-    return Waiting(linear, x) if takes(linear, x) and why_alone(linear) is None else linear(x)
+def later(layer: Any, x: Any) -> Any:
+    """layer(x), put off if that can be part of a fused call. Its weight is read once, as in torch."""
+    if not isinstance(x, Tensor) or why_alone(layer) is not None:
+        return layer(x)
+    w, b = layer.weight, layer.bias
+    return Waiting(layer, x, w, b) if fits(x, w, b) else F.linear(x, w, b)
 
 
 def now(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     """act(z, ...), or the method of that name; with the Linear that z waits for, as one op where they can be."""
     if type(z) is Waiting:
-        linear, x = z
-        spec = together(linear, act, args, kwargs)
-        if isinstance(spec, tuple):
-            return functional.linear_act(x, linear.weight, linear.bias, act=spec[0], param=spec[1])
-        z = linear(x)
+        layer, x, w, b = z
+        spec = together(layer, act, args, kwargs)
+        if isinstance(spec, tuple) and (not isinstance(act, str) or _recognise.is_torchs_method(act, x, w)):
+            return functional.linear_act(x, w, b, act=spec[0], param=spec[1])
+        z = linear(x, w, b)
     return getattr(z, act)(*args, **kwargs) if isinstance(act, str) else act(z, *args, **kwargs)
 
 
-def together(linear: Linear, act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | str | None:
+def together(layer: Linear, act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | str | None:
     """The activation that a call of `act` is, if it can be fused with the Linear; else why not; None if it is none."""
     if isinstance(act, nn.Module):
         spec = None if args or kwargs else _recognise.of_module(act)
-        if spec is not None and hooked(act):
-            return f"{type(act).__name__} after it has hooks"
+        if spec is not None and (why := why_called(act)):
+            return f"{type(act).__name__} after it {why}"
         if spec is not None and LEFT_OUT in vars(act):
             return f"filter_fn left {type(act).__name__} after it alone"
     else:
         spec = _recognise.of_call(act, args, kwargs)
     if spec is None:
         return None
-    if IN_PLACE in vars(linear) and _only_ours_keeps_output(spec[0]):
+    if IN_PLACE in vars(layer) and _only_ours_keeps_output(spec[0]):
         return f"the model writes in place, and {spec[0]} keeps its output for backward"
     return spec
 
@@ -68,6 +74,6 @@ def _only_ours_keeps_output(name: str) -> bool:
 def adopts(act: nn.Module, in_place: bool) -> bool:
     """Whether an activation module becomes ours, in a model that writes in place or does not."""
     spec = _recognise.of_module(act)
-    if spec is None or LEFT_OUT in vars(act) or hooked(act) or vars(act).get("inplace"):
+    if spec is None or LEFT_OUT in vars(act) or why_called(act) or vars(act).get("inplace"):
         return False
     return not in_place or not (_only_ours_keeps_output(spec[0]) or spec[0] in _STOCK_KEEPS_NEITHER)

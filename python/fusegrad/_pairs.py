@@ -15,8 +15,9 @@ from ._calls import together
 from ._code import Unreadable
 from ._paths import find, join
 from ._source import Method, read
+from ._stock import torchs
 from .activations import REGISTRY
-from .nn import MLP, Linear, why_alone
+from .nn import MLP, Linear, why_alone, why_unfit
 
 # on a class that fuse made: the class it was made from, and the keys of what was rewritten in it
 UNFUSED, SITES = "_fusegrad_unfused", "_fusegrad_sites"
@@ -60,19 +61,21 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
 
 
 def _in_mlp(m: MLP) -> Iterator[Call]:
-    layers = [getattr(m, name, None) for name in ("fc1", "fc2")]
-    why = next((why for layer in layers if (why := why_alone(layer))), "")
+    layers: list[Any] = [m._modules.get(name) for name in ("fc1", "fc2")]
+    why = next((why for layer in layers if (why := why_alone(layer) or why_unfit(layer))), "")
     for layer in layers:
         if isinstance(layer, Linear):
-            rows = backends.SMALL_TENSOR_IN_TRAINING // max(1, m.fc1.weight.shape[0])
+            hidden = max(1, vars(layers[0]).get("out_features", 1))
+            rows = backends.SMALL_TENSOR_IN_TRAINING // hidden
             yield Call(layer, "" if why else f"{_name(m._act or 'identity', m._param)} (its MLP)", why, None, rows)
+
+
+_SEQUENTIAL = {name: torchs(nn.Sequential, name) for name in ("forward", "__iter__")}
 
 
 def is_sequential(cls: type) -> bool:
     """Whether the class runs its modules as torch.nn.Sequential does."""
-    return issubclass(cls, nn.Sequential) and all(
-        getattr(cls, k) is getattr(nn.Sequential, k) for k in ("forward", "__iter__")
-    )
+    return issubclass(cls, nn.Sequential) and all(getattr(cls, k) is f for k, f in _SEQUENTIAL.items())
 
 
 def fused_class_of(m: nn.Module) -> Any:
@@ -134,7 +137,7 @@ def _call(
     args: tuple = (),
     kwargs: dict[str, Any] | None = None,
 ) -> Call:
-    if why := why_alone(linear):
+    if why := why_alone(linear) or why_unfit(linear):
         return Call(linear, "", why, key)
     found = {at: together(linear, act, args, kwargs) for at, act in acts.items()}
     specs = {at: spec for at, spec in found.items() if isinstance(spec, tuple)}

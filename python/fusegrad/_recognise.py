@@ -3,11 +3,15 @@
 import inspect
 from collections import defaultdict
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import functional
+from ._stock import as_written, stands_for, torchs
 from .activations import REGISTRY, Activation
 from .nn import Act, takes_input
 
@@ -16,6 +20,7 @@ Spec = tuple[str, float | None]  # name and parameter of an activation
 _BY_MODULE: dict[type, list[Activation]] = defaultdict(list)
 _BY_FUNCTION: dict[Callable, list[Activation]] = defaultdict(list)
 _BY_METHOD: dict[str, list[Activation]] = defaultdict(list)
+_METHOD: dict[str, Any] = {}  # what torch.Tensor has under these names
 
 
 def _defaults(a: Activation) -> dict[str, Any]:
@@ -29,9 +34,11 @@ for a in REGISTRY.values():
     if a.module is not None:
         _BY_MODULE[a.module].append(a)
     for f in a.functions:
-        _BY_FUNCTION[f].append(a)
+        if not isinstance(f, FunctionType) or f.__globals__ is vars(F):  # else someone replaced it before we came
+            _BY_FUNCTION[f].append(a)
     for m in a.methods:
         _BY_METHOD[m].append(a)
+        _METHOD[m] = torchs(Tensor, m)
 
 
 def of_module(module: nn.Module) -> Spec | None:
@@ -39,6 +46,11 @@ def of_module(module: nn.Module) -> Spec | None:
     if type(module) is Act:
         return module._name, module._param
     return _of_options(type(module), vars(module))
+
+
+def is_activation(cls: type) -> bool:
+    """Whether the modules of a class are activations of ours, if their options are."""
+    return cls is Act or cls in _BY_MODULE
 
 
 def _of_options(cls: type, options: dict[str, Any]) -> Spec | None:
@@ -61,6 +73,11 @@ def of_call(target: object, args: tuple = (), kwargs: dict[str, Any] | None = No
     return None
 
 
+def is_torchs_method(name: str, *tensors: Tensor) -> bool:
+    """Whether what is computed from these tensors has this method, an activation, from torch.Tensor."""
+    return all(getattr(type(t), name) is _METHOD[name] for t in tensors)
+
+
 def _spec(a: Activation, given: dict[str, Any]) -> Spec | None:
     if any(given.get(k) != v for k, v in a.options.items()):
         return None
@@ -79,8 +96,9 @@ class AdoptedAct(Act):
     def forward(self, input: Tensor) -> Tensor:
         stock = getattr(type(self), STOCK)
         spec = None if vars(self).get("inplace") else _of_options(stock, vars(self))
-        if spec is not None and isinstance(input, Tensor) and takes_input(input) and _lets_ops_through(type(input)):
-            return functional.act(input, *spec)
+        if spec is not None and as_written(stock) and isinstance(input, Tensor) and takes_input(input):
+            if _lets_ops_through(type(input)):
+                return functional.act(input, *spec)
         return stock.forward(self, input)
 
 
@@ -97,7 +115,17 @@ def _adopted(stock: type[nn.Module]) -> type[AdoptedAct]:
     return type(stock.__name__, (AdoptedAct, stock), members)
 
 
+def _definitions(stock: type[nn.Module]) -> list[tuple[Any, str]]:
+    """Its forward, and the functions of torch's that this calls."""
+    functions = {f for a in _BY_MODULE[stock] for f in a.functions}
+    names = stock.forward.__code__.co_names
+    called = [(owner, k) for owner in (torch, F) for k in names if getattr(owner, k, None) in functions]
+    return [(stock, "forward"), *called]
+
+
 ADOPTED = {stock: _adopted(stock) for stock in _BY_MODULE}
 for stock, adopted in ADOPTED.items():
     _BY_MODULE[adopted] = _BY_MODULE[stock]
+    stands_for(stock, *_definitions(stock))
+    stands_for(adopted, (AdoptedAct, "forward"), (adopted, "forward"), *_definitions(stock))
     globals()[adopted.__name__] = adopted  # where pickle looks for it

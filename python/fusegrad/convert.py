@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from . import _recognise, functional
+from . import _recognise
 from ._calls import IN_PLACE, LEFT_OUT, adopts
 from ._classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
 from ._pairs import calls, fused_class_of
 from ._recognise import ADOPTED, STOCK, AdoptedAct
 from ._writes import writes_in_place
-from .nn import Linear, hooked
+from .nn import Linear, stored, why_called, why_unfit
 
 Filter = Callable[[nn.Module, str], bool]  # (Linear or activation, its path) -> whether it may be fused
 
@@ -121,21 +121,18 @@ def unfuse(model: nn.Module) -> nn.Module:
 
 
 def why_not(m: nn.Linear) -> str | None:
-    """Why a Linear does not become ours, or None."""
-    if "forward" in vars(m):
-        return "its forward was replaced"
-    if nn.utils.parametrize.is_parametrized(m):
+    """Why a Linear does not become ours, or None. Runs nothing of it."""
+    if "parametrizations" in m._modules:
         return "parametrized"
     if type(m) not in (nn.Linear, Linear):
         return f"a subclass, {type(m).__name__}"
-    if hooked(m):
-        return "has hooks"
-    for name, p in (("weight", m.weight), ("bias", m.bias)):
+    if why := why_called(m):
+        return why
+    for name in ("weight", "bias"):
+        p = stored(m, name)
         if p is not None and type(p) is not nn.Parameter:
             return f"its {name} is a {type(p).__name__}"
-    if m.weight.dtype not in functional.DTYPES:
-        return f"its weight is {m.weight.dtype}"
-    return None
+    return why_unfit(m)
 
 
 def check_model(op: str, model: object) -> None:

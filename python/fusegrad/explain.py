@@ -9,7 +9,7 @@ from ._calls import LEFT_OUT
 from ._classes import original_class, why_class_stays
 from ._pairs import SITES, Call, calls, fused_class_of
 from .convert import check_model, why_not
-from .nn import Linear
+from .nn import Linear, stored
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Explanation(list[Row]):
         for r in self:
             stock = f"{r.stock_rows} rows" if r.stock_rows else ""
             table.add_row(r.layer, r.shape, r.fused_with, r.backend, stock, r.why)
-        console = Console(width=140, color_system=None)
+        console = Console(width=140, color_system=None, markup=False, emoji=False)
         with console.capture() as text:
             console.print(table)
         return "\n".join(line.rstrip() for line in text.get().splitlines())
@@ -62,17 +62,21 @@ def explain(model: nn.Module) -> Explanation:
     for path, m in model.named_modules():
         for call in calls(m, path):
             found.setdefault(call.linear, []).append(_as_it_runs(m, call))
-    rows = Explanation()
-    for path, m in model.named_modules():
-        if isinstance(m, nn.Linear):
-            with_, why = _became(m, found.get(m, []))
-            backend, stock_rows = "torch", 0
-            if isinstance(m, Linear):
-                backend = backends.serving("linear_act" if with_ else "linear", m.weight.device.type)
-                limits = (call.one_by_one for call in found.get(m, []) if call.one_by_one is not None)
-                stock_rows = min((backends.stock_rows(m.weight), *limits))
-            rows.append(Row(path or "(root)", f"{m.in_features} -> {m.out_features}", with_, backend, why, stock_rows))
-    return rows
+    return Explanation(_row(path, m, found.get(m, [])) for path, m in model.named_modules() if isinstance(m, nn.Linear))
+
+
+def _row(path: str, m: nn.Linear, found: list[Call]) -> Row:
+    with_, why = _became(m, found)
+    shape = f"{m.in_features} -> {m.out_features}"
+    if not isinstance(m, Linear):
+        return Row(path or "(root)", shape, with_, "torch", why)
+    weight = stored(m, "weight")
+    weight = next(m.parameters(), None) if weight is None else weight  # one that a parametrization makes it of
+    if weight is None or isinstance(weight, nn.UninitializedParameter):
+        return Row(path or "(root)", shape, with_, "torch", why)
+    backend = backends.serving("linear_act" if with_ else "linear", weight.device.type)
+    limits = (call.one_by_one for call in found if call.one_by_one is not None)
+    return Row(path or "(root)", shape, with_, backend, why, min((backends.stock_rows(weight), *limits)))
 
 
 def _as_it_runs(m: nn.Module, call: Call) -> Call:
@@ -91,8 +95,8 @@ def _became(m: nn.Linear, found: list[Call]) -> tuple[str, str]:
     if not isinstance(m, Linear):
         left_out = "filter_fn left it alone" if LEFT_OUT in vars(m) else None
         return "", why_not(m) or left_out or "not converted: call fuse"
-    if m._act is not None:
-        return f"{m._act} (its own)", ""
+    if m._fusegrad_act is not None:
+        return f"{m._fusegrad_act} (its own)", ""
     with_ = ", ".join(call.fused_with for call in found if call.fused_with)
     whys = dict.fromkeys(call.why for call in found) or ["no method that was read calls it"]
     return with_, "" if with_ else "; ".join(whys)

@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from . import functional
+from ._stock import as_written, called_as_written, stands_for
 from .activations import lookup
 
 
@@ -46,9 +48,9 @@ class Linear(nn.Linear):
     torch.Size([2, 4])
     """
 
-    # On the class, so that a torch.nn.Linear can adopt it; private, since users label their layers.
-    _act: str | None = None
-    _param: float | None = None
+    # On the class, so that a torch.nn.Linear can adopt it; by names that no user gives to a label of a layer.
+    _fusegrad_act: str | None = None
+    _fusegrad_param: float | None = None
 
     def __init__(
         self,
@@ -62,34 +64,54 @@ class Linear(nn.Linear):
     ) -> None:
         _check_act("Linear", act, param)
         super().__init__(in_features, out_features, bias, device, dtype)
-        self._act, self._param = act, param
+        self._fusegrad_act, self._fusegrad_param = act, param
 
     def forward(self, input: Tensor) -> Tensor:
-        if self._act is not None:
-            return functional.linear_act(input, self.weight, self.bias, act=self._act, param=self._param)
-        try:
-            return functional.linear(input, self.weight, self.bias)
-        except (TypeError, ValueError):  # torch takes integers and complex numbers too, and has its own errors
-            return super().forward(input)
+        if not as_written(Linear):
+            y = super().forward(input)
+            return y if self._fusegrad_act is None else functional.act(y, self._fusegrad_act, self._fusegrad_param)
+        w, b = self.weight, self.bias  # once each, as in torch: a parametrization runs when it is read
+        if self._fusegrad_act is not None:
+            return functional.linear_act(input, w, b, act=self._fusegrad_act, param=self._fusegrad_param)
+        return linear(input, w, b)
 
     def extra_repr(self) -> str:
         shown = super().extra_repr()
-        if self._act is not None:
-            shown += f", act={self._act!r}"
-        if self._param is not None:
-            shown += f", param={self._param}"
+        if self._fusegrad_act is not None:
+            shown += f", act={self._fusegrad_act!r}"
+        if self._fusegrad_param is not None:
+            shown += f", param={self._fusegrad_param}"
         return shown
 
 
-def takes(linear: object, input: object) -> bool:
-    """Whether the ops take this input: torch takes integers, complex and sparse tensors too, and has its own errors."""
+stands_for(nn.Linear, (nn.Linear, "forward"))
+stands_for(Linear, (Linear, "forward"), (nn.Linear, "forward"))
+
+
+def linear(x: Any, w: Any, b: Any) -> Tensor:
+    """What torch.nn.Linear computes: by `functional.linear`, or by torch what that does not take."""
+    try:
+        return functional.linear(x, w, b)
+    except (RuntimeError, TypeError, ValueError):
+        if fits(x, w, b):
+            raise  # not for what it was given
+        return F.linear(x, w, b)
+
+
+def fits(x: Any, w: Any, b: Any) -> bool:
+    """Whether the ops take these: torch takes integers, sparse tensors and more besides, and has its own errors."""
+    if not (isinstance(x, Tensor) and takes_input(x) and isinstance(w, Tensor) and takes_input(w)):
+        return False
+    if isinstance(w, nn.UninitializedParameter):  # which has no shape
+        return False
+    dtype, shape, device = w.dtype, w.shape, w.device
+    same = x.dtype == dtype and (b is None or b.dtype == dtype)
     return (
-        isinstance(input, Tensor)
-        and isinstance(linear, torch.nn.Linear)
-        and takes_input(input)
-        and linear.weight.layout is torch.strided
-        and linear.weight.dtype in functional.DTYPES
-        and input.shape[-1:] == linear.weight.shape[1:]
+        len(shape) == 2
+        and x.shape[-1:] == shape[1:]
+        and x.device == device
+        and (b is None or (b.shape == shape[:1] and b.device == device and b.dtype in functional.DTYPES))
+        and (same or torch.is_autocast_enabled(device.type))
     )
 
 
@@ -98,30 +120,45 @@ def takes_input(input: Tensor) -> bool:
 
 
 def why_alone(linear: Any) -> str | None:
-    """Why a Linear cannot be part of any fused call, or None."""
+    """Why a Linear cannot be part of any fused call, whatever its weight is, or None. Reads no weight."""
     if type(linear) is not Linear:
         return f"its class is {type(linear).__name__}"
-    if linear._act is not None:
+    if linear._fusegrad_act is not None:
         return "it has an activation of its own"
-    if hooked(linear):
-        return "has hooks"
-    if linear.weight.dtype not in functional.DTYPES:
-        return f"its weight is {linear.weight.dtype}"
-    return None
+    return why_called(linear)
 
 
-def hooked(m: nn.Module) -> bool:
-    return bool(
+def why_unfit(linear: nn.Linear) -> str | None:
+    """Why no op takes the weight that a Linear has now, or None."""
+    weight = stored(linear, "weight")
+    if not isinstance(weight, Tensor):
+        return "it has no weight"
+    if isinstance(weight, nn.UninitializedParameter):
+        return "its weight is not initialized"
+    return None if weight.dtype in functional.DTYPES else f"its weight is {weight.dtype}"
+
+
+def why_called(m: nn.Module) -> str | None:
+    """Why a module of ours or of torch's has to be called, and not only what its forward says computed; or None."""
+    if (
         m._forward_hooks
         or m._forward_pre_hooks
         or m._backward_hooks
         or m._backward_pre_hooks
-        or "forward" in vars(m)
         or torch_module._global_forward_hooks
         or torch_module._global_forward_pre_hooks
         or torch_module._global_backward_hooks
         or torch_module._global_backward_pre_hooks
-    )
+    ):
+        return "has hooks"
+    if "forward" in vars(m) or not as_written(type(m)):
+        return "has another forward"
+    return None if called_as_written(type(m)) else "has another __call__"
+
+
+def stored(m: nn.Module, name: str) -> Any:
+    """What a module holds under a name, or None, without running what computes it: a property, a parametrization."""
+    return m._parameters.get(name, vars(m).get(name))
 
 
 class Act(nn.Module):
@@ -142,6 +179,9 @@ class Act(nn.Module):
 
     def extra_repr(self) -> str:
         return repr(self._name) + ("" if self._param is None else f", param={self._param}")
+
+
+stands_for(Act, (Act, "forward"))
 
 
 class MLP(nn.Module):
@@ -193,9 +233,10 @@ class MLP(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         fc1, fc2 = self.fc1, self.fc2
-        if why_alone(fc1) is None and why_alone(fc2) is None and takes(fc1, input):
+        if why_alone(fc1) is None and why_alone(fc2) is None:
             weights = fc1.weight, fc1.bias, fc2.weight, fc2.bias
-            return functional.mlp(input, *weights, act=self._act, param=self._param)
+            if fits(input, *weights[:2]):
+                return functional.mlp(input, *weights, act=self._act, param=self._param)
         return fc2(functional.act(fc1(input), self._act or "identity", self._param))
 
     def extra_repr(self) -> str:

@@ -1,0 +1,42 @@
+"""Whether torch's modules still do what torch wrote.
+
+Other libraries replace `forward` on a class, or a function, for the whole process. Whoever computes what a module would
+have computed asks here first, on each call, by identity.
+"""
+
+import sys
+from types import FunctionType, ModuleType
+from typing import Any
+
+from torch import nn
+
+_MISSING = object()  # is nothing that can be found
+
+
+def torchs(owner: type | ModuleType, name: str) -> Any:
+    """What torch wrote under a name of a class or a file; where it was replaced before we came, what is never found."""
+    found = getattr(owner, name, _MISSING)
+    file = sys.modules[owner.__module__] if isinstance(owner, type) else owner
+    return found if not isinstance(found, FunctionType) or found.__globals__ is vars(file) else _MISSING
+
+
+_WRITTEN: dict[type, tuple[tuple[Any, str, Any], ...]] = {}
+_CALL, _CALL_IMPL = torchs(nn.Module, "__call__"), torchs(nn.Module, "_call_impl")
+
+
+def stands_for(cls: type, *definitions: tuple[Any, str]) -> None:
+    """Notes what the forward of a class consists of: names of classes and files, which have to stay what they are."""
+    _WRITTEN[cls] = tuple((owner, name, torchs(owner, name)) for owner, name in definitions)
+
+
+def as_written(cls: type) -> bool:
+    """Whether the forward of a class is still made of what was noted."""
+    for owner, name, value in _WRITTEN[cls]:
+        if getattr(owner, name) is not value:
+            return False
+    return True
+
+
+def called_as_written(cls: type) -> bool:
+    """Whether a call of a module of this class is torch's own: hooks, then forward."""
+    return cls.__call__ is _CALL and cls._call_impl is _CALL_IMPL  # type: ignore[attr-defined]
