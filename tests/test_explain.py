@@ -45,7 +45,7 @@ def test_explain_says_what_runs(name):
 
 def test_explain_is_readable():
     text = str(fg.explain(fg.fuse(make("blocks"))))
-    assert "0.fc1" in text and "gelu (0.act)" in text and "4 -> 16" in text and "read by drop" in text
+    assert "0.fc1" in text and "gelu (0.act)" in text and "4 -> 16" in text and "followed by Dropout, which is" in text
     assert "not converted: call fuse" in str(fg.explain(make("blocks")))
 
 
@@ -85,7 +85,7 @@ def hook(module):
 CHANGES = {
     "hook on the layer": (Functional, lambda m: hook(m.a), "has hooks"),
     "hook on the activation": (lambda: Pinn(nn.SiLU()), lambda m: hook(m.act), "SiLU after it has hooks"),
-    "another activation": (lambda: Pinn(nn.SiLU()), lambda m: setattr(m, "act", nn.PReLU()), "read by act"),
+    "another activation": (lambda: Pinn(nn.SiLU()), lambda m: setattr(m, "act", nn.PReLU()), "followed by PReLU"),
     "parametrized": (
         Functional,
         lambda m: nn.utils.parametrizations.weight_norm(m.a),
@@ -106,6 +106,52 @@ def test_changes_after_fuse_are_told(change):
     if change != "dtype":  # which cannot run
         assert_listed(model)
         fg.explain(copy.deepcopy(model)) if change != "parametrized" else None
+
+
+class Tools(nn.Module):
+    """Methods that cannot be read: two that call a layer, and one that has nothing to do with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.last, self.act = nn.Linear(4, 4), nn.Linear(4, 4), nn.PReLU()
+
+    @torch.no_grad()
+    def sample(self, x):
+        return self.last(x)
+
+    @torch.no_grad()
+    def sample_twice(self, x):
+        return self.last(self.sample(x))
+
+    @torch.no_grad()
+    def to_onnx(self, path):
+        torch.onnx.export(self, path)
+
+    def forward(self, x):
+        return self.act(self.fc(self.act(self.fc(x))))
+
+
+def test_a_reason_is_told_once_and_by_what_it_is_about():
+    whys = {row.layer: row.why for row in fg.explain(fg.fuse(Tools()))}
+    assert whys == {
+        "fc": "followed by PReLU, which is no activation of fusegrad",
+        "last": "Tools.sample, sample_twice: it is wrapped by a decorator",
+    }
+    model = fg.fuse(nn.Sequential(nn.Linear(4, 4), nn.Softplus(threshold=5)))
+    assert fg.explain(model)[0].why == "followed by Softplus, whose options fusegrad does not have"
+
+
+def test_the_table_shows_what_is_in_brackets():
+    assert "(acts[i])" in str(fg.explain(fg.fuse(Lists())))
+
+
+def test_weights_that_are_elsewhere():
+    """On the meta device, until a hook or another forward fetches them."""
+    model = fg.fuse(Functional().to("meta"))
+    fetch = model.a.forward
+    model.a.forward = lambda x: fetch(x)
+    assert [row.why for row in fg.explain(model)] == ["has another forward", "", "", ""]
+    assert [row.fused_with.split()[0] for row in fg.explain(model)[1:]] == ["gelu_tanh", "leaky_relu,", "sigmoid"]
 
 
 class Torchs(nn.Module):

@@ -46,6 +46,7 @@ USED = {
     "torch._C._get_privateuse1_backend_name": "names the device of AutocastPrivateUse1",
     "torch._C._autograd": "tells whether saved-tensor hooks are forbidden (_saved_tensors_hooks_is_enabled)",
     "torch._C._dispatch_has_kernel_for_dispatch_key": "tells which backend serves an op; explain and info show it",
+    "torch._C._dispatch_key_for_device": "names the key of a device there",
 }
 
 

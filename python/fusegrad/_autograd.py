@@ -297,7 +297,8 @@ def decomposes(op: torch._ops.OpOverload, into: Callable) -> None:
 
 def has_kernel(op: str, device: str) -> bool:
     """Whether the op has a kernel of its own for a device, rather than the reference."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"fusegrad::{op}", device.upper())
+    key = torch._C._dispatch_key_for_device(device)
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"fusegrad::{op}", key)
 
 
 def unqualified(op: torch._ops.OpOverload) -> str:

@@ -3,17 +3,19 @@
 `fuse` rewrites what is found here, `explain` prints it.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 from torch import nn
 
 from . import backends
 from ._calls import together
-from ._code import Unreadable
+from ._code import Unreadable, nested
 from ._paths import find, join
+from ._recognise import is_activation
 from ._source import Method, read
 from ._stock import torchs
 from .activations import REGISTRY
@@ -48,16 +50,28 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
     author = author_of_forward(original)
     if is_torchs(author) and author is not nn.Module:
         yield from (Call(child, "", f"called by torch's own {author.__name__}") for child in _linears(m))
+    unread: dict[tuple[Linear, str], list[str]] = defaultdict(list)  # methods that may call a layer, by why
     for name, function in methods(original):
         if name in vars(m) or function is vars(MLP).get(name):
             continue
         try:
             method = read(function, function.__code__)
         except Unreadable as e:
-            for child in _linears(m):
-                yield Call(child, "", f"{original.__name__}.{name}: {e}")
+            for child in _linears(m, None if name == "forward" else _names(function)):
+                unread[child, str(e)].append(name)
             continue
         yield from _in_method(m, path, name, method)
+    for (child, why), names in unread.items():
+        yield Call(child, "", f"{original.__name__}.{', '.join(names)}: {why}")
+
+
+def _names(function: Any) -> set[str]:
+    """What a function, or what it wraps, mentions."""
+    codes: list[CodeType] = []
+    while isinstance(function, FunctionType):
+        codes += [function.__code__, *nested(function.__code__)]
+        function = vars(function).get("__wrapped__")
+    return {name for code in codes for name in code.co_names}
 
 
 def _in_mlp(m: MLP) -> Iterator[Call]:
@@ -142,17 +156,29 @@ def _call(
     found = {at: together(linear, act, args, kwargs) for at, act in acts.items()}
     specs = {at: spec for at, spec in found.items() if isinstance(spec, tuple)}
     if not specs:
-        return Call(linear, "", next((why for why in found.values() if isinstance(why, str)), f"read by {text}"), key)
+        whys = dict.fromkeys(why or _unknown(acts[at], text) for at, why in found.items())
+        return Call(linear, "", "; ".join(map(str, whys)) or f"read by {text}", key)
     names = " or ".join(dict.fromkeys(_name(*spec) for spec in specs.values()))
     return Call(linear, f"{names} ({several if len(acts) > 1 else next(iter(specs))})", "", key)
+
+
+def _unknown(act: Any, text: str) -> str:
+    """Why what is called after a Linear is not fused with it."""
+    if not isinstance(act, nn.Module):
+        return f"read by {text}"
+    lacks = "whose options fusegrad does not have" if is_activation(type(act)) else "which is no activation of fusegrad"
+    return f"followed by {type(act).__name__}, {lacks}"
 
 
 def _name(name: str, param: float | None) -> str:
     return name if param in (None, REGISTRY[name].default) else f"{name}, {param:g}"
 
 
-def _linears(m: nn.Module) -> Iterator[Linear]:
-    for child in m.children():
+def _linears(m: nn.Module, names: set[str] | None = None) -> Iterator[Linear]:
+    """The layers that a module holds, under these names, or any; in lists too."""
+    for name, child in m._modules.items():
+        if names is not None and name not in names:
+            continue
         if isinstance(child, Linear):
             yield child
         elif isinstance(child, (nn.ModuleList, nn.ModuleDict)):
