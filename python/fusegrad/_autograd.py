@@ -37,6 +37,7 @@ from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispat
 
 _VMAP_MODE = _parse_dispatch_key("VmapMode")  # torch's older vmap: grad(is_grads_batched=True), functional.jacobian
 _NEVER_WRAPPED = frozenset((torch.nn.Parameter, type(None)))
+_TORCHS = _NEVER_WRAPPED | {Tensor}
 _LINEAR = torch._C._nn.linear
 _SELECTIVE_CHECKPOINT = _CachedTorchDispatchMode, _CachingTorchDispatchMode
 
@@ -93,22 +94,23 @@ def calls_torch(*tensors: Tensor | None) -> bool:
     A torch-function mode or a tensor subclass may have a meaning of its own for them, the policy of a selective
     checkpoint names ops of torch, and what a tracer records should run without fusegrad.
     """
-    if any(isinstance(t, Tensor) and not _takes_ops(type(t)) for t in tensors):
-        return True
-    return not is_compiling() and (_is_tracing() or _mode_sees_functions() or _in_selective_checkpoint())
+    for t in tensors:
+        if type(t) not in _TORCHS and isinstance(t, Tensor) and not _takes_ops(type(t)):
+            return True
+    return not is_compiling() and (
+        _is_tracing()
+        or (_is_torch_function_mode_enabled() and _mode_sees_functions())
+        or (_len_torch_dispatch_stack() > 0 and _in_selective_checkpoint())
+    )
 
 
 def _takes_ops(cls: type[Tensor]) -> bool:
-    """Whether tensors of a class can be given to an op that it has not heard of: torch's distributed and fake ones."""
-    if cls is Tensor or cls is torch.nn.Parameter:
-        return True
+    """Whether tensors of a subclass can go to an op that it has not heard of: torch's distributed and fake ones can."""
     return cls.__module__.startswith(("torch.distributed.", "torch._subclasses."))
 
 
 def _mode_sees_functions() -> bool:
-    """Whether a torch-function mode is on, other than that of torch.set_default_device, which makes no difference."""
-    if not _is_torch_function_mode_enabled():
-        return False
+    """Whether a torch-function mode is on other than that of torch.set_default_device, which makes no difference."""
     return any(type(mode) is not DeviceContext for mode in _get_current_function_mode_stack())
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import _recognise, functional
+from ._autograd import calls_torch
 from ._recognise import Spec
 from .activations import REGISTRY
 from .nn import Linear, fits, linear, why_alone, why_called
@@ -36,7 +37,7 @@ def later(layer: Any, x: Any) -> Any:
     if not isinstance(x, Tensor) or why_alone(layer) is not None:
         return layer(x)
     w, b = layer.weight, layer.bias
-    return Waiting(layer, x, w, b) if fits(x, w, b) else F.linear(x, w, b)
+    return Waiting(layer, x, w, b) if not calls_torch(x, w, b) and fits(x, w, b) else F.linear(x, w, b)
 
 
 def now(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import functional
+from ._autograd import calls_torch
 from ._stock import as_written, stands_for, torchs
 from .activations import REGISTRY, Activation
 from .nn import Act, takes_input
@@ -96,17 +97,10 @@ class AdoptedAct(Act):
     def forward(self, input: Tensor) -> Tensor:
         stock = getattr(type(self), STOCK)
         spec = None if vars(self).get("inplace") else _of_options(stock, vars(self))
-        if spec is not None and as_written(stock) and isinstance(input, Tensor) and takes_input(input):
-            if _lets_ops_through(type(input)):
+        if spec is not None and as_written(stock) and isinstance(input, Tensor):
+            if not calls_torch(input) and takes_input(input):
                 return functional.act(input, *spec)
         return stock.forward(self, input)
-
-
-def _lets_ops_through(cls: type[Tensor]) -> bool:
-    """Whether a class of tensors can be given to an op that it has not heard of; torch.masked.MaskedTensor cannot."""
-    if cls.__torch_dispatch__ is Tensor.__torch_dispatch__:
-        return True
-    return cls.__module__.startswith(("torch.distributed.", "torch._subclasses."))  # DTensor, FakeTensor
 
 
 def _adopted(stock: type[nn.Module]) -> type[AdoptedAct]:
