@@ -184,6 +184,15 @@ def test_a_weight_that_cannot_be_computed_is_tried_once():
     assert Noisy.runs == 1
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_copy_of_a_layer_with_the_old_weight_norm():
+    """Without gradients, where torch can copy it: with them its weight is no leaf."""
+    model, x = fg.fuse(make("functional")), inputs()
+    with torch.no_grad():
+        nn.utils.weight_norm(model.a)
+        torch.testing.assert_close(copy.deepcopy(model)(x), model(x))
+
+
 def test_models_whose_weights_are_stacked():
     models = [make("functional") for _ in range(2)]
     nn.init.ones_(models[1].a.weight)
