@@ -128,3 +128,18 @@ def test_autocast_accepts_mixed_dtypes():
 def test_orders_that_do_not_exist():
     with pytest.raises((ValueError, RuntimeError), match="order"):  # an op of C++ can only raise the second
         torch.ops.fusegrad.act(x, None, "tanh", 0.0, 4)
+
+
+def test_an_adapter_around_a_layer_with_an_activation_is_refused():
+    """It would add after the activation, and merge before it."""
+
+    class Adapter(torch.nn.Module):
+        __module__ = "peft.tuners.lora.layer"
+
+        def __init__(self, base_layer):
+            super().__init__()
+            self.base_layer = base_layer
+
+    assert Adapter(fg.Linear(4, 5)).base_layer is not None
+    with pytest.raises(TypeError, match=r"Adapter of peft .* after act='gelu'"):
+        Adapter(fg.Linear(4, 5, act="gelu"))

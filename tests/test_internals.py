@@ -42,6 +42,7 @@ USED = {
     "torch._C._is_any_autocast_enabled": "tells whether autocast is on, for any device",
     "torch._C._ExcludeDispatchKeyGuard": "switches autocast off inside the autocast kernels",
     "torch._C._ForceDispatchKeyGuard": "lets act_nth take derivatives inside a kernel (above_autograd)",
+    "torch._C.DispatchKey": "what _parse_dispatch_key gives",
     "torch._C.DispatchKeySet": "names the keys of those guards",
     "torch._C._get_privateuse1_backend_name": "names the device of AutocastPrivateUse1",
     "torch._C._autograd": "tells whether saved-tensor hooks are forbidden (_saved_tensors_hooks_is_enabled)",

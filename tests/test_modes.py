@@ -255,7 +255,9 @@ class Laplacian(nn.Module):
 @pytest.mark.parametrize("how", ("export", "trace"))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_programs_with_a_laplacian(how):
-    stock = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 1)).double().to(DEVICE)
+    stock = (
+        nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 1)).double().to(DEVICE)
+    )
     fused = fg.fuse(copy.deepcopy(stock))
     x = leaves()[0].detach()
     if how == "trace":

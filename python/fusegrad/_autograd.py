@@ -35,7 +35,15 @@ from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispatchMode
 
-_VMAP_MODE = _parse_dispatch_key("VmapMode")  # torch's older vmap: grad(is_grads_batched=True), functional.jacobian
+
+def _key(name: str) -> torch._C.DispatchKey:
+    """The dispatch key of a name; torch._C.DispatchKey does not list all of them."""
+    key = _parse_dispatch_key(name)
+    assert key is not None
+    return key
+
+
+_VMAP_MODE = _key("VmapMode")  # torch's older vmap: grad(is_grads_batched=True), functional.jacobian
 _NEVER_WRAPPED = frozenset((torch.nn.Parameter, type(None)))
 _TORCHS = _NEVER_WRAPPED | {Tensor}
 _LINEAR = torch._C._nn.linear
@@ -72,7 +80,7 @@ def outside_transforms(*tensors: Tensor | None) -> bool:
     for t in tensors:
         kind = type(t)
         if kind is Tensor:
-            if is_functorch_wrapped_tensor(t):
+            if is_functorch_wrapped_tensor(t):  # type: ignore[arg-type]  # it is a Tensor
                 return False
         elif kind not in _NEVER_WRAPPED:  # subclasses have ways of their own
             return False
@@ -153,8 +161,7 @@ def _will_run(fn) -> bool:
 
 
 def _keys(*names: str) -> torch._C.DispatchKeySet:
-    # parsed, as torch._C.DispatchKey does not list all of them
-    return reduce(or_, (torch._C.DispatchKeySet(_parse_dispatch_key(name)) for name in names))
+    return reduce(or_, (torch._C.DispatchKeySet(_key(name)) for name in names))
 
 
 # the devices that torch.autocast knows, by their dispatch keys
@@ -289,7 +296,7 @@ def autocast_widens(key: str) -> bool:
 
 
 def saved_tensor_hooks_work() -> bool:
-    return torch._C._autograd._saved_tensors_hooks_is_enabled()
+    return torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]
 
 
 def decomposes(op: torch._ops.OpOverload, into: Callable) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from . import backends
+from ._autograd import calls_torch
 from ._calls import LEFT_OUT
 from ._classes import original_class, why_class_stays
 from ._pairs import SITES, Call, calls, fused_class_of
@@ -72,7 +73,7 @@ def _row(path: str, m: nn.Linear, found: list[Call]) -> Row:
         return Row(path or "(root)", shape, with_, "torch", why)
     weight = stored(m, "weight")
     weight = next(m.parameters(), None) if weight is None else weight  # one that a parametrization makes it of
-    if weight is None or isinstance(weight, nn.UninitializedParameter):
+    if weight is None or calls_torch(weight):
         return Row(path or "(root)", shape, with_, "torch", why)
     backend = backends.serving("linear_act" if with_ else "linear", weight.device.type)
     limits = (call.one_by_one for call in found if call.one_by_one is not None)

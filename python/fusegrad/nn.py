@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from . import functional
+from ._autograd import calls_torch
 from ._stock import as_written, called_as_written, stands_for
 from .activations import lookup
 
@@ -40,7 +41,8 @@ class Linear(nn.Linear):
 
     Raises:
         ValueError: `act` is unknown or `param` is not legal; on call as `fusegrad.linear_act`.
-        TypeError: `param` is no number, or a device or dtype stands in the place of `act` or `param`.
+        TypeError: `param` is no number, or a device or dtype stands in the place of `act` or `param`; an adapter of
+            peft is put around a layer with an activation.
 
     >>> import torch, fusegrad as fg
     >>> layer = fg.Linear(3, 4, act="gelu_tanh")
@@ -84,6 +86,18 @@ class Linear(nn.Linear):
         return shown
 
 
+def _refuse_adapter(module: nn.Module, name: str, child: nn.Module | None) -> None:
+    """An adapter (LoRA, say) adds to what its base layer gives, and merges into the weight: before the activation."""
+    if name != "base_layer" or not isinstance(child, Linear) or child._fusegrad_act is None:
+        return
+    if any(cls.__module__.startswith("peft.") for cls in type(module).__mro__):
+        raise TypeError(
+            f"Linear: {type(module).__name__} of peft adds to the output of its layer, which here comes after "
+            f"act={child._fusegrad_act!r}; need a Linear without act, and a fusegrad.Act after it"
+        )
+
+
+torch_module.register_module_module_registration_hook(_refuse_adapter)
 stands_for(nn.Linear, (nn.Linear, "forward"))
 stands_for(Linear, (Linear, "forward"), (nn.Linear, "forward"))
 
@@ -135,6 +149,8 @@ def why_unfit(linear: nn.Linear) -> str | None:
         return "it has no weight"
     if isinstance(weight, nn.UninitializedParameter):
         return "its weight is not initialized"
+    if calls_torch(weight):
+        return f"its weight is a {type(weight).__name__}"
     return None if weight.dtype in functional.DTYPES else f"its weight is {weight.dtype}"
 
 
