@@ -96,9 +96,9 @@ class AdoptedAct(Act):
 
     def forward(self, input: Tensor) -> Tensor:
         stock = getattr(type(self), STOCK)
-        spec = None if vars(self).get("inplace") else _of_options(stock, vars(self))
-        if spec is not None and as_written(stock) and isinstance(input, Tensor):
-            if not calls_torch(input) and takes_input(input):
+        if isinstance(input, Tensor) and not calls_torch(input) and as_written(stock) and takes_input(input):
+            spec = None if vars(self).get("inplace") else _of_options(stock, vars(self))
+            if spec is not None:
                 return functional.act(input, *spec)
         return stock.forward(self, input)
 
