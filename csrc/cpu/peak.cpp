@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <future>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -101,21 +102,22 @@ double peak_gflops(const std::string& dtype, int threads, double seconds) {
   if (threads < 1) throw std::invalid_argument("peak_gflops: threads must be at least 1");
   const Loop loop = loop_for(dtype);
   if (loop == nullptr) return 0;
-  std::vector<double> rates(threads);
-  std::vector<std::thread> pool;
   std::atomic<int> waiting{threads};
-  for (int i = 0; i < threads; i++) {
-    pool.emplace_back([&, i] {
-      waiting--;
-      while (waiting > 0) std::this_thread::yield();
-      rates[i] = rate(loop, seconds);
-    });
+  std::vector<std::future<double>> rates;  // each joins its thread when it is destroyed
+  try {
+    for (int i = 0; i < threads; i++) {
+      rates.push_back(std::async(std::launch::async, [&] {
+        waiting--;
+        while (waiting > 0) std::this_thread::yield();
+        return rate(loop, seconds);
+      }));
+    }
+  } catch (...) {  // no more threads: those that there are wait for no others
+    waiting = 0;
+    throw;
   }
   double total = 0;
-  for (int i = 0; i < threads; i++) {
-    pool[i].join();
-    total += rates[i];
-  }
+  for (auto& each : rates) total += each.get();
   return total;
 }
 
