@@ -312,7 +312,7 @@ def test_nested_tensors():
     (
         (lambda: fg.MLP(3, act="geluu"), ValueError, "MLP: unknown act 'geluu'"),
         (lambda: fg.MLP(3, act="tanh", param=1.0), ValueError, "'tanh' takes no param"),
-        (lambda: fg.MLP(3, 5)(torch.ones(2, 4)), RuntimeError, "shapes"),
+        (lambda: fg.MLP(3, 5)(torch.ones(2, 4)), ValueError, r"w has shape \(5, 3\), x has shape \(2, 4\)"),
         (lambda: fg.MLP(3, 5, 4, "cpu"), TypeError, "MLP: act='cpu'.*give device and dtype by name"),
     ),
 )

@@ -6,7 +6,6 @@ activation with another slope, a dtype that no op takes are obeyed without anyon
 
 from typing import Any, NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import _recognise, functional
@@ -37,7 +36,7 @@ def later(layer: Any, x: Any) -> Any:
     if not isinstance(x, Tensor) or why_alone(layer) is not None:
         return layer(x)
     w, b = layer.weight, layer.bias
-    return Waiting(layer, x, w, b) if not calls_torch(x, w, b) and fits(x, w, b) else F.linear(x, w, b)
+    return Waiting(layer, x, w, b) if not calls_torch(x, w, b) and fits(x, w, b) else linear(x, w, b)
 
 
 def now(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:

@@ -29,6 +29,14 @@ def _check_act(module: str, act: str | None, param: float | None) -> None:
         raise
 
 
+class MisfitValue(ValueError, RuntimeError):
+    """Raised where torch.nn.Linear raises RuntimeError, so that code which catches that goes on as it did."""
+
+
+class MisfitType(TypeError, RuntimeError):
+    """The same, of a dtype or a device."""
+
+
 class Linear(nn.Linear):
     """A linear layer with an activation: y = act(x w^T + b). A drop-in for torch.nn.Linear, with its state_dict.
 
@@ -41,8 +49,9 @@ class Linear(nn.Linear):
 
     Raises:
         ValueError: `act` is unknown or `param` is not legal; on call as `fusegrad.linear_act`.
-        TypeError: `param` is no number, or a device or dtype stands in the place of `act` or `param`; an adapter of
-            peft is put around a layer with an activation.
+        TypeError: `param` is no number, or a device or dtype stands in the place of `act` or `param`; on call as
+            `fusegrad.linear_act`, but that without `act` what torch.nn.Linear takes is computed; an adapter of peft is
+            put around a layer with an activation.
 
     >>> import torch, fusegrad as fg
     >>> layer = fg.Linear(3, 4, act="gelu_tanh")
@@ -106,14 +115,19 @@ def linear(x: Any, w: Any, b: Any) -> Tensor:
     """What torch.nn.Linear computes: by `functional.linear`, or by torch what that does not take."""
     try:
         return functional.linear(x, w, b)
-    except (RuntimeError, TypeError, ValueError):
+    except (RuntimeError, TypeError, ValueError) as refused:
         if fits(x, w, b):
             raise  # not for what it was given
-        return F.linear(x, w, b)
+        try:
+            return F.linear(x, w, b)
+        except RuntimeError as error:
+            if isinstance(refused, RuntimeError):
+                raise
+            raise (MisfitValue if isinstance(refused, ValueError) else MisfitType)(*refused.args) from error
 
 
 def fits(x: Any, w: Any, b: Any) -> bool:
-    """Whether the ops take these: torch takes integers, sparse tensors and more besides, and has its own errors."""
+    """Whether the ops take these: torch takes integers, sparse tensors and more besides."""
     if not (isinstance(x, Tensor) and takes_input(x) and isinstance(w, Tensor) and takes_input(w)):
         return False
     if isinstance(w, nn.UninitializedParameter):  # which has no shape
