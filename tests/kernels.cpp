@@ -2,16 +2,19 @@
 //
 //   g++ -O1 -g -std=c++17 -fsanitize=address,undefined -Icsrc tests/kernels.cpp csrc/cpu/isa_*.cpp -lpthread
 //
+// (clang++ also sees what is added to null pointers.)
+//
 // Products of all types, layouts and sizes around the tiles, with every epilogue, against sums in float64; activations
-// for NaN and for rows, and their backward passes against them. Exits with 1 at the first wrong number.
+// for NaN and for rows, and their backward passes and gz with its sum against them. Exits with 1 at the first wrong
+// number.
 #include "cpu/kernels.h"
 
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <future>
 #include <random>
-#include <thread>
 #include <vector>
 
 namespace fusegrad {
@@ -22,14 +25,14 @@ static thread_local bool t_inside = false;
 int threads() { return t_inside ? 1 : g_threads; }
 
 void parallel(int64_t n, int64_t, void (*body)(int64_t, int64_t, void*), void* context) {
-  std::vector<std::thread> pool;
+  std::vector<std::future<void>> pool;  // each joins its thread when it is destroyed
   const int64_t share = (n + g_threads - 1) / g_threads;
   for (int64_t from = 0; from < n; from += share)
-    pool.emplace_back([=] {
+    pool.push_back(std::async(std::launch::async, [=] {
       t_inside = true;
       body(from, std::min(n, from + share), context);
-    });
-  for (auto& t : pool) t.join();
+    }));
+  for (auto& t : pool) t.get();
 }
 
 void* scratch(int slot, int64_t bytes) {
@@ -39,6 +42,7 @@ void* scratch(int slot, int64_t bytes) {
   m = std::vector<char>(bytes + 64);
   return m.data() + (64 - reinterpret_cast<uintptr_t>(m.data()) % 64) % 64;
 }
+void give_back(int) {}
 
 }  // namespace fusegrad
 
@@ -131,7 +135,8 @@ bool right(const Kernels& kernels, const Case& c, std::mt19937& random) {
 }
 
 // backward and jvp of an activation, of two rows of n numbers, against the activation's own derivatives.
-bool derivatives_right(const Kernels& kernels, const Activation& a, int order, Type t, int64_t n, std::mt19937& random) {
+bool derivatives_right(const Kernels& kernels, const Activation& a, int order, Type t, int64_t n,
+                       std::mt19937& random) {
   const auto gy = random_numbers(t, 2 * n, random), s = random_numbers(t, 2 * n, random),
              g = random_numbers(t, 2 * n, random), tg = random_numbers(t, 2 * n, random);
   const Elementwise* act = t == Type::f64 ? a.float64 : a.float32;
@@ -160,6 +165,39 @@ bool derivatives_right(const Kernels& kernels, const Activation& a, int order, T
         }
       }
     }
+  return true;
+}
+
+// gz and the sum of its rows, of rows that lie apart, against act and sums in float64; of gy alone without an
+// activation.
+bool gz_right(const Kernels& kernels, const Activation* a, Type t, int64_t m, int64_t n, int64_t gap,
+              std::mt19937& random) {
+  const int64_t numbers = m > 0 ? (m - 1) * (n + gap) + n : 0;
+  const auto s = random_numbers(t, numbers, random), gy = random_numbers(t, numbers, random);
+  std::vector<char> gz(m * n * size_of(t)), want(gz.size()), sum(n * size_of(t == Type::f64 ? t : Type::f32));
+  const Elementwise f = a ? (t == Type::f64 ? a->float64 : a->float32)[1] : nullptr;
+  Sheet sheet{m, n, nullptr, 0, gy.data(), n + gap, nullptr, 0};
+  if (f) sheet = {m, n, s.data(), n + gap, gy.data(), n + gap, want.data(), n};
+  if (f) kernels.act(t, f, sheet, 1);
+  if (f) sheet.out = gz.data();
+  kernels.gz_and_sum(t, f, sheet, sum.data(), 1);
+  if (gz != want) {
+    std::printf("%s: gz of %s, type %d, is not as by act\n", kernels.isa, a->name, int(t));
+    return false;
+  }
+  for (int64_t j = 0; j < n; j++) {
+    double total = 0, size = 1;
+    for (int64_t i = 0; i < m; i++) {
+      const double term = f ? value(t, gz.data(), i * n + j) : value(t, gy.data(), i * (n + gap) + j);
+      total += term;
+      size += std::fabs(term);
+    }
+    const double got = value(t == Type::f64 ? t : Type::f32, sum.data(), j);
+    if (std::fabs(got - total) <= 1e-6 * size) continue;
+    std::printf("%s: sum of gz, type %d, column %ld of (%ld, %ld) is %g, not %g\n", kernels.isa, int(t), long(j),
+                long(m), long(n), got, total);
+    return false;
+  }
   return true;
 }
 
@@ -202,6 +240,12 @@ bool all_right(const Kernels& kernels, int rounds) {
       for (Type t : {Type::f32, Type::f64, Type::bf16, Type::f16})
         for (int64_t n : {0, 1, 3, 8, 17, 1030})
           if (!derivatives_right(kernels, kernels.activations[a], order, t, n, random)) return false;
+  for (Type t : {Type::f32, Type::f64, Type::bf16, Type::f16})
+    for (int64_t m : {0, 1, 40})
+      for (int64_t n : {1, 5, 100, 1030})
+        for (int64_t gap : {0, 3})
+          for (const Activation* a : {static_cast<const Activation*>(nullptr), kernels.activations + 1})
+            if (!gz_right(kernels, a, t, m, n, gap, random)) return false;
   return true;
 }
 

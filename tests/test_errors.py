@@ -4,6 +4,9 @@ import pytest
 import torch
 
 import fusegrad as fg
+from fusegrad import backends, reference
+from fusegrad.operands import checked
+from fusegrad.schema import OPS
 
 from cases import DEVICE
 
@@ -48,17 +51,6 @@ CALLS = {
         "b has dtype torch.int64",
     ),
     "bias of another dtype": (lambda: fg.linear_act(many, learnt, b.double(), act="relu"), TypeError, "float64"),
-    "op of two shapes": (lambda: torch.ops.fusegrad.act(x, b, "relu", 0.0, 1), RuntimeError, "s and g differ in shape"),
-    "backward of two shapes": (
-        lambda: torch.ops.fusegrad.act_backward(x, b, x, "relu", 0.0, 1, True, True, True),
-        RuntimeError,
-        "gy, s and g differ in shape",
-    ),
-    "jvp of two shapes": (
-        lambda: torch.ops.fusegrad.act_jvp(x, b, x, x, "relu", 0.0, 1, True),
-        RuntimeError,
-        "ts, tg, s and g differ in shape",
-    ),
     "mlp, first layer": (
         lambda: fg.mlp(x, w.mT, None, w, act="relu"),
         ValueError,
@@ -68,11 +60,6 @@ CALLS = {
     "mlp, second bias": (lambda: fg.mlp(x, w, b, w.mT, b, act="relu"), ValueError, r"mlp: b2 .*\(5,\), w2 .*\(4, 5\)"),
     "mlp, dtypes": (lambda: fg.mlp(x, w, b, w.mT.double(), act="relu"), TypeError, "w2 .*float64"),
     "mlp, no tensor": (lambda: fg.mlp(x, w, b, None, act="relu"), TypeError, "mlp: w2 must be a tensor, got NoneType"),
-    "mm_gz of two shapes": (
-        lambda: torch.ops.fusegrad.mm_gz(x, w.mT, x, "relu", 0.0, True),
-        RuntimeError,
-        "mm_gz: the shapes do not fit",
-    ),
     "unknown act": (lambda: fg.linear_act(x, w, act="geluu"), ValueError, "unknown act 'geluu'; known: .*gelu"),
     "act is no name": (lambda: fg.act(x, ["relu"]), ValueError, r"act: unknown act \['relu'\]"),
     "param for none": (lambda: fg.linear_act(x, w, act="tanh", param=1.0), ValueError, "'tanh' takes no param"),
@@ -115,19 +102,27 @@ def test_call(case):
         call()
 
 
-def test_module_call():
-    with pytest.raises(ValueError, match=r"linear_act: w has shape \(5, 4\), x has shape \(2, 3\)"):
-        fg.Linear(4, 5, act="relu", device=DEVICE)(torch.ones(2, 3, device=DEVICE))
+LAYER_CALLS = {  # what fits neither us nor torch
+    "inner size": (torch.ones(2, 3, device=DEVICE), ValueError, r"w has shape \(5, 4\), x has shape \(2, 3\); need"),
+    "integers": (torch.ones(2, 4, device=DEVICE).long(), TypeError, r"x has dtype torch.int64, shape \(2, 4\)"),
+    "a list": ([1.0] * 4, TypeError, "x must be a tensor, got list"),
+}
+
+
+@pytest.mark.parametrize("case", LAYER_CALLS)
+@pytest.mark.parametrize("act", (None, "relu"))
+def test_module_call(act, case):
+    input, error, says = LAYER_CALLS[case]
+    for model in (fg.Linear(4, 5, act=act, device=DEVICE), fg.fuse(torch.nn.Linear(4, 5, device=DEVICE))):
+        with pytest.raises(error, match=f"linear{'' if model._act is None else '_act'}: {says}") as raised:
+            model(input)
+        if model._act is None and error is ValueError:
+            assert isinstance(raised.value, RuntimeError)  # as torch raises: who catches that goes on as before
 
 
 def test_autocast_accepts_mixed_dtypes():
     with torch.autocast(DEVICE, torch.bfloat16):
         assert fg.linear_act(x.bfloat16(), w, b, act="relu").dtype == torch.bfloat16
-
-
-def test_orders_that_do_not_exist():
-    with pytest.raises((ValueError, RuntimeError), match="order"):  # an op of C++ can only raise the second
-        torch.ops.fusegrad.act(x, None, "tanh", 0.0, 4)
 
 
 def test_an_adapter_around_a_layer_with_an_activation_is_refused():
@@ -143,3 +138,135 @@ def test_an_adapter_around_a_layer_with_an_activation_is_refused():
     assert Adapter(fg.Linear(4, 5)).base_layer is not None
     with pytest.raises(TypeError, match=r"Adapter of peft .* after act='gelu'"):
         Adapter(fg.Linear(4, 5, act="gelu"))
+
+
+# --- the raw ops, by every backend ------------------------------------------------------------------------------------
+
+REST = {  # the arguments after the tensors
+    "act": ("tanh", 0.0, 1),
+    "act_nth": ("tanh", 0.0, 4),
+    "act_backward": ("tanh", 0.0, 1, True, True, True),
+    "act_jvp": ("tanh", 0.0, 1, True),
+    "mm": (False, False),
+    "linear": (),
+    "linear_act": ("tanh", 0.0, True),
+    "linear_act_backward": ("tanh", 0.0, True, True, True),
+    "mm_gz": ("tanh", 0.0, True),
+    "mlp": ("tanh", 0.0, True),
+    "mul_constant": (2.0,),
+}
+FITS = {  # shapes that fit
+    "act": ((2, 3), (2, 3)),
+    "act_nth": ((2, 3), (2, 3)),
+    "act_backward": ((2, 3),) * 3,
+    "act_jvp": ((2, 3),) * 4,
+    "mm": ((2, 4), (4, 5)),
+    "linear": ((2, 4), (5, 4), (5,)),
+    "linear_act": ((2, 4), (5, 4), (5,)),
+    "linear_act_backward": ((2, 5), (2, 4), (5, 4), (2, 5)),
+    "mm_gz": ((2, 4), (4, 5), (2, 5)),
+    "mlp": ((2, 4), (6, 4), (5, 6), (6,), (5,)),
+    "mul_constant": ((2, 3),),
+}
+# for each operand shapes that don't: another rank, another order, sizes that would broadcast
+MISFITS = {
+    "act": [[(3, 2), (2, 3, 1)], [(6,), (1, 3), ()]],
+    "act_nth": [[(3, 2)], [(1, 3)]],
+    "act_backward": [[(3, 2), (6,)], [(1, 3), ()], [(2, 1)]],
+    "act_jvp": [[(3, 2)], [(2, 1)], [(6,)], [()]],
+    "mm": [[(1, 2, 4), (4,), (4, 2)], [(4, 5, 1), (5, 4), (1, 5)]],
+    "linear": [[(), (2, 3)], [(4, 5), (5, 4, 1), (4,)], [(1,), (1, 5), ()]],
+    "linear_act": [[(), (4, 2)], [(4, 5), (1, 5, 4), (4,)], [(1,), (1, 5), ()]],
+    "linear_act_backward": [
+        [(5, 2), (1, 2, 5), (10,), (2, 1)],
+        [(4, 2), (1, 4)],
+        [(4, 5), (20,)],
+        [(5, 2), (10,), (5,)],
+    ],
+    "mm_gz": [[(4, 2), (1, 2, 4)], [(5, 4), (4, 5, 1)], [(5, 2), (10,), (1, 5)]],
+    "mlp": [[(), (2, 6)], [(4, 6), (24,)], [(6, 5), (30,)], [(5,), (1,)], [(6,), (1,)]],
+    "mul_constant": [[]],
+}
+WAYS = {
+    "op": lambda op: OPS[op],  # by C++, or in the interpreter by Triton
+    "reference": lambda op: checked(op, getattr(reference, op)),
+    "meta": lambda op: lambda *args: OPS[op](*(a.to("meta") if isinstance(a, torch.Tensor) else a for a in args)),
+}
+
+
+def operands(op):
+    return [torch.ones(shape, device=DEVICE) for shape in FITS[op]]
+
+
+def assert_refuses(way, op, tensors, error, says, rest=None):
+    """By an error that begins with the op; those of C++ are RuntimeErrors."""
+    with pytest.raises((error, RuntimeError), match=f"^{op}: ") as raised:
+        WAYS[way](op)(*tensors, *(REST[op] if rest is None else rest))
+    assert says in str(raised.value)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("way", WAYS)
+def test_raw_ops_refuse(way, op):
+    WAYS[way](op)(*operands(op), *REST[op])
+    for i, shapes in enumerate(MISFITS[op]):
+        for shape in shapes:
+            tensors = operands(op)
+            tensors[i] = torch.ones(shape, device=DEVICE)
+            assert_refuses(way, op, tensors, ValueError, f" {shape} float32")
+        tensors = operands(op)
+        tensors[i] = tensors[i].double()
+        if len(tensors) > 1:
+            assert_refuses(way, op, tensors, TypeError, f" {FITS[op][i]} float64")
+        if len(tensors) > 1 and way == "op":
+            tensors[i] = tensors[i].float().to("meta")
+            assert_refuses(way, op, tensors, TypeError, " on meta")
+    assert_refuses(way, op, [t.long() for t in operands(op)], TypeError, "; need ")
+    if isinstance((REST[op] or (None,))[0], str):
+        assert_refuses(way, op, operands(op), ValueError, "unknown act 'nope'", ("nope", *REST[op][1:]))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_orders_that_do_not_exist(way):
+    x = torch.ones(2, 3, device=DEVICE)
+    for op, tensors, orders in (
+        ("act", (x, None), (-1, 4)),
+        ("act", (x, x), (0, 4)),
+        ("act_backward", (x, x, x), (0, 3)),
+        ("act_jvp", (x, x, x, x), (0, 3)),
+    ):
+        for order in orders:
+            assert_refuses(
+                way,
+                op,
+                tensors,
+                ValueError,
+                f"got {'order ' * (op == 'act')}{order}",
+                ("tanh", 0.0, order, *REST[op][3:]),
+            )
+    assert_refuses("reference", "act_nth", (x, x), ValueError, "order", ("tanh", 0.0, 0))
+
+
+@pytest.mark.parametrize("trans_a", (False, True))
+@pytest.mark.parametrize("trans_b", (False, True))
+@pytest.mark.parametrize("way", WAYS)
+def test_products_of_transposed_factors_refuse(way, trans_a, trans_b):
+    a = torch.ones((4, 2) if trans_a else (2, 4), device=DEVICE)
+    b = torch.ones((5, 4) if trans_b else (4, 5), device=DEVICE)
+    assert WAYS[way]("mm")(a, b, trans_a, trans_b).shape == (2, 5)
+    assert_refuses(way, "mm", (a.mT, b), ValueError, "; need a ", (trans_a, trans_b))
+    assert_refuses(way, "mm", (a, b.mT), ValueError, "; need a ", (trans_a, trans_b))
+
+
+@pytest.mark.skipif(backends._C is None, reason="no C++ extension")
+@pytest.mark.parametrize(
+    "op", [op for op in OPS if backends.serving(op) == "cpu" and len(FITS[op]) > 1 and op != "mlp"]
+)
+def test_cpp_and_python_say_the_same(op):
+    """Each has a text of its own of what an op needs."""
+    said = []
+    for way in ("op", "reference"):
+        with pytest.raises((TypeError, RuntimeError)) as raised:
+            WAYS[way](op)(*operands(op)[:-1], operands(op)[-1].double(), *REST[op])
+        said.append(str(raised.value))
+    assert said[0] == said[1]

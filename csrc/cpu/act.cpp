@@ -91,12 +91,11 @@ Tensor map(Type type, Elementwise f, const Tensor& s, const Tensor* g, double pa
 }
 
 Tensor act(Tensor s, std::optional<Tensor> g, std::string name, double param, int64_t order) {
-  STD_TORCH_CHECK(order >= 0 && order < kOrders && (order > 0 || !g),
-                  "act: order must be 0 (without g), 1, 2 or 3, got order ", order, ", g ", g.has_value());
-  const Type type = g ? common_type("act", s, *g) : type_of("act", s);
-  STD_TORCH_CHECK(!g || shape_of(*g) == shape_of(s), "act: s and g differ in shape");
+  require(order >= 0 && order < kOrders && (order > 0 || !g), "act: order must be 0 (without g), 1, 2 or 3, got order ",
+          order, ", g ", g ? "True" : "False");
+  const Type type = check("act", "s (...), g (...)", {&s, if_any(g)});
   const Activation* a = activation(name);
-  if (a == nullptr) return act_by_reference(s, g, name, param, order);
+  if (a == nullptr) return act_by_reference("act", s, g, name, param, order);
   return map(type, derivative(*a, order, type), s, g ? &*g : nullptr, param);
 }
 
@@ -136,15 +135,15 @@ std::array<Tensor, kOuts> differentiate(Type type, Derivative f, const Tensor (&
 // Of y = g D_order(s) along gy: gs = gy g D_{order+1}(s), gg = gy D_order(s), and y; empty if not needed.
 std::tuple<Tensor, Tensor, Tensor> act_backward(Tensor gy, Tensor s, Tensor g, std::string act, double param,
                                                 int64_t order, bool need_s, bool need_g, bool need_y) {
-  STD_TORCH_CHECK(order >= 1 && order <= kDerivativeOrders, "act_backward: order must be 1 or 2, got ", order);
-  const Type type = common_type("act_backward", s, gy, g);
-  STD_TORCH_CHECK(shape_of(gy) == shape_of(s) && shape_of(g) == shape_of(s),
-                  "act_backward: gy, s and g differ in shape");
+  require(order >= 1 && order <= kDerivativeOrders, "act_backward: order must be 1 or 2, got ", order);
+  const Type type = check("act_backward", "gy (...), s (...), g (...)", {&gy, &s, &g});
   const Activation* a = activation(act);
   if (a == nullptr) {
-    return {need_s ? act_by_reference(s, product(type, gy, g), act, param, order + 1) : empty(s, {0}),
-            need_g ? act_by_reference(s, gy, act, param, order) : empty(s, {0}),
-            need_y ? act_by_reference(s, g, act, param, order) : empty(s, {0})};
+    const auto by_reference = [&](const Tensor& g, int64_t order) {
+      return act_by_reference("act_backward", s, g, act, param, order);
+    };
+    return {need_s ? by_reference(product(type, gy, g), order + 1) : empty(s, {0}),
+            need_g ? by_reference(gy, order) : empty(s, {0}), need_y ? by_reference(g, order) : empty(s, {0})};
   }
   const auto out = differentiate(type, backward(*a, order, type), {gy, s, g}, s, {need_s, need_g, need_y}, param);
   return {out[0], out[1], out[2]};
@@ -153,25 +152,25 @@ std::tuple<Tensor, Tensor, Tensor> act_backward(Tensor gy, Tensor s, Tensor g, s
 // Of y = g D_order(s) along ts and tg: ty = ts g D_{order+1}(s) + tg D_order(s), and y; empty if not needed.
 std::tuple<Tensor, Tensor> act_jvp(Tensor ts, Tensor tg, Tensor s, Tensor g, std::string act, double param,
                                    int64_t order, bool need_y) {
-  STD_TORCH_CHECK(order >= 1 && order <= kDerivativeOrders, "act_jvp: order must be 1 or 2, got ", order);
-  const Type type = common_type("act_jvp", s, ts, tg, g);
-  STD_TORCH_CHECK(shape_of(ts) == shape_of(s) && shape_of(tg) == shape_of(s) && shape_of(g) == shape_of(s),
-                  "act_jvp: ts, tg, s and g differ in shape");
+  require(order >= 1 && order <= kDerivativeOrders, "act_jvp: order must be 1 or 2, got ", order);
+  const Type type = check("act_jvp", "ts (...), tg (...), s (...), g (...)", {&ts, &tg, &s, &g});
   const Activation* a = activation(act);
   if (a == nullptr) {
+    const auto by_reference = [&](const std::optional<Tensor>& g, int64_t order) {
+      return act_by_reference("act_jvp", s, g, act, param, order);
+    };
     // that of exp, in terms of its output, is ts g + tg s
-    const Tensor next = act_by_reference(s, ts, act, param, order + 1);
-    const Tensor d = act_by_reference(s, std::nullopt, act, param, order);
+    const Tensor next = by_reference(ts, order + 1), d = by_reference(std::nullopt, order);
     const Derivative of_exp = jvp(*activation("exp"), 1, type);
     return {differentiate(type, of_exp, {next, tg, d, g}, s, {true, false}, 0)[0],
-            need_y ? act_by_reference(s, g, act, param, order) : empty(s, {0})};
+            need_y ? by_reference(g, order) : empty(s, {0})};
   }
   const auto out = differentiate(type, jvp(*a, order, type), {ts, tg, s, g}, s, {true, need_y}, param);
   return {out[0], out[1]};
 }
 
 Tensor mul_constant(Tensor x, double c) {
-  const Type type = type_of("mul_constant", x);
+  const Type type = check("mul_constant", "x (...)", {&x});
   return map(type, type == Type::f64 ? kernels().scale_float64 : kernels().scale_float32, x, nullptr, c);
 }
 

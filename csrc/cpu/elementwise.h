@@ -139,27 +139,31 @@ void differentiate(Type type, Derivative f, const Sheets& sheets, double param) 
 }
 
 // The sums are made by blocks of columns that stay in L1. What is summed is gz as it is stored.
-void gz_and_sum(Type type, Elementwise f, const void* s_, const void* gy_, void* gz_, void* sum_, int64_t m, int64_t n,
-                double param) {
+void gz_and_sum(Type type, Elementwise f, const Sheet& sheet, void* sum_, double param) {
   with_type(type, [&](auto t) {
     using T = decltype(t);
     using V = VectorFor<T>;
     using S = ScalarFor<T>;
-    const T *s = static_cast<const T*>(s_), *gy = static_cast<const T*>(gy_);
-    T* gz = static_cast<T*>(gz_);
+    const int64_t m = sheet.rows, n = sheet.n, in_block = n < kBlock ? kBlock / n : 1;
+    const bool adjacent = sheet.s_row == n && sheet.g_row == n && sheet.out_row == n;
+    const T* stored = static_cast<const T*>(f ? sheet.out : sheet.g);
+    const int64_t stored_row = f ? sheet.out_row : sheet.g_row;
     S* sum = static_cast<S*>(sum_);
-    const int64_t rows = n < kBlock ? kBlock / n : 1;  // to a block
     for (int64_t j = 0; j < n; j += kBlock) {
       const int64_t size = n - j < kBlock ? n - j : kBlock;
       for (int64_t k = 0; sum && k < size; k++) sum[j + k] = 0;
       for (int64_t i = 0; i < m; i++) {
-        const int64_t at = i * n + j;
-        if (f && i % rows == 0) {
-          const int64_t block = n < kBlock ? (m - i < rows ? m - i : rows) * n : size;
-          act(type, f, {1, block, s + at, 0, gy + at, 0, gz + at, 0}, param);
+        if (f && i % in_block == 0) {
+          Sheet block = rows_of(sheet, i, m - i < in_block ? m - i : in_block, sizeof(T));
+          block.s = static_cast<const T*>(block.s) + j;
+          block.g = static_cast<const T*>(block.g) + j;
+          block.out = static_cast<T*>(block.out) + j;
+          block.n = size;
+          if (adjacent && block.rows > 1) block = {1, block.rows * n, block.s, 0, block.g, 0, block.out, 0};
+          act(type, f, block, param);
         }
         if (!sum) continue;
-        const T* from = (f ? gz : gy) + at;
+        const T* from = stored + i * stored_row + j;
         int64_t k = 0;
         for (; k + kLanes<V> <= size; k += kLanes<V>) store<V>(sum + j + k, load<V>(sum + j + k) + load_as(from + k));
         for (; k < size; k++) sum[j + k] += to_scalar(from[k]);

@@ -9,8 +9,10 @@ namespace FUSEGRAD_ISA {
 constexpr double kSerialCycles = 50000;  // less is not worth a second thread
 constexpr int64_t kPartialRows = 4096;   // of 16-bit results, whose partial sums need room
 
-void gemm(const Gemm& g) {
+void gemm(const Gemm& given) {
+  Gemm g = given;
   if (g.m == 0 || g.n == 0) return;
+  if (g.k == 0) g.a = g.b = {};  // of no numbers, which may have no address to count rows from
   const double m = double(g.m), n = double(g.n), k = double(g.k), lanes = g.type == Type::f64 ? 8 : 16;
   const double cycles = (m * n * k + (m * n + n * k + m * k) / 2) / lanes;  // on AVX2; others are not far from it
   const int count = cycles < kSerialCycles ? 1 : threads();
@@ -33,8 +35,8 @@ void gemm(const Gemm& g) {
     }
     for (int64_t first = 0; first < g.m; first += kPartialRows) {
       const int64_t m = least(kPartialRows, g.m - first);
-      S* partial = g.k > kKC<T> ? static_cast<S*>(scratch(kSlotOfPartial, m * g.n * int64_t(sizeof(S)))) : nullptr;
-      Product<T>{g, first, m, partial}.run(count);
+      const Scratch partial(kSlotOfPartial, g.k > kKC<T> ? m * g.n * int64_t(sizeof(S)) : 0);
+      Product<T>{g, first, m, static_cast<S*>(partial.data)}.run(count);
     }
   });
 }

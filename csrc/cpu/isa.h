@@ -8,16 +8,17 @@ namespace FUSEGRAD_ISA {
 
 #define FUSEGRAD_STRING(x) #x
 #define FUSEGRAD_NAME(x) FUSEGRAD_STRING(x)
-extern const Kernels kKernels = {FUSEGRAD_NAME(FUSEGRAD_ISA),
-                                 gemm,
-                                 act,
-                                 differentiate,
-                                 gz_and_sum,
-                                 sum_rows,
-                                 elementwise<Scale, 0, F32>,
-                                 elementwise<Scale, 0, F64>,
-                                 Table<Activations>::kEntries,
-                                 Activations::kSize};
+// constexpr, so that no code of this instruction set runs before the processor was asked whether it has it.
+constexpr Kernels kKernels = {FUSEGRAD_NAME(FUSEGRAD_ISA),
+                              gemm,
+                              act,
+                              differentiate,
+                              gz_and_sum,
+                              sum_rows,
+                              elementwise<Scale, 0, F32>,
+                              elementwise<Scale, 0, F64>,
+                              Table<Activations>::kEntries,
+                              Activations::kSize};
 
 }  // namespace FUSEGRAD_ISA
 }  // namespace fusegrad

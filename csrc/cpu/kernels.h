@@ -77,10 +77,9 @@ struct Kernels {
   // The same for a sheet of any one type, on this thread.
   void (*act)(Type, Elementwise, const Sheet&, double param);
   void (*differentiate)(Type, Derivative, const Sheets&, double param);
-  // gz = gy D_1(s), (m, n) contiguous, and the sum of its rows in float32 or float64, on this thread. Without a
-  // function gz is gy, and not written; sum may be nullptr.
-  void (*gz_and_sum)(Type, Elementwise, const void* s, const void* gy, void* gz, void* sum, int64_t m, int64_t n,
-                     double param);
+  // gz = gy D_1(s), of a sheet whose g is gy and whose output is gz, and the sum of its rows in float32 or float64, on
+  // this thread. Without a function gz is gy, and there is neither s nor an output; sum may be nullptr.
+  void (*gz_and_sum)(Type, Elementwise, const Sheet&, void* sum, double param);
   // The sum of m rows of n numbers, in float32 or float64, rounded to the type.
   void (*sum_rows)(Type, const void* rows, void* sum, int64_t m, int64_t n);
   Elementwise scale_float32, scale_float64;  // out = param s
@@ -113,10 +112,46 @@ void parallel(int64_t n, int64_t grain, void (*body)(int64_t begin, int64_t end,
 void* scratch(int slot, int64_t bytes);
 constexpr int kSlotOfA = 0, kSlotOfB = 1, kSlotOfPartial = 2, kSlotOfGz = 3, kSlotOfSums = 4, kSlots = 5;
 
+// What a slot holds is not needed any more: it may be given back.
+void give_back(int slot);
+
 template <class Body> void parallel(int64_t n, int64_t grain, const Body& body) {
   parallel(
       n, grain, [](int64_t begin, int64_t end, void* context) { (*static_cast<const Body*>(context))(begin, end); },
       const_cast<Body*>(&body));
 }
+
+// A copy for each file: of one for all files the linker may keep that which was compiled for AVX-512.
+namespace {
+
+// What is so many bytes past an address; nullptr, which has no address to add to, stays.
+inline const void* at(const void* data, int64_t bytes) {
+  return data ? static_cast<const char*>(data) + bytes : nullptr;
+}
+inline void* at(void* data, int64_t bytes) { return data ? static_cast<char*>(data) + bytes : nullptr; }
+
+// `count` rows of a sheet, from `row` on, of numbers of so many bytes.
+inline Sheet rows_of(const Sheet& sheet, int64_t row, int64_t count, int64_t size) {
+  Sheet part = sheet;
+  part.rows = count;
+  part.s = at(sheet.s, row * sheet.s_row * size);
+  part.g = at(sheet.g, row * sheet.g_row * size);
+  part.out = at(sheet.out, row * sheet.out_row * size);
+  return part;
+}
+
+// Scratch for the time of a scope; nullptr if it is of no bytes.
+struct Scratch {
+  int slot;
+  void* data;
+
+  Scratch(int slot, int64_t bytes) : slot(slot), data(bytes > 0 ? scratch(slot, bytes) : nullptr) {}
+  Scratch(const Scratch&) = delete;
+  ~Scratch() {
+    if (data) give_back(slot);
+  }
+};
+
+}  // namespace
 
 }  // namespace fusegrad

@@ -5,38 +5,17 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <cstring>
+#include <new>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "capability.h"
+#include "operands.h"
 
 namespace fusegrad {
 
-using torch::stable::Tensor;
 using Shape = std::vector<int64_t>;
-
-inline Type type_of(const char* op, const Tensor& t) {
-  using torch::headeronly::ScalarType;
-  switch (t.scalar_type()) {
-    case ScalarType::Float:
-      return Type::f32;
-    case ScalarType::Double:
-      return Type::f64;
-    case ScalarType::BFloat16:
-      return Type::bf16;
-    case ScalarType::Half:
-      return Type::f16;
-    default:
-      STD_TORCH_CHECK(false, op, ": need float32, float64, bfloat16 or float16");
-  }
-}
-
-// The kernels read all tensors of a call as of the type of the first.
-template <class... Ts> Type common_type(const char* op, const Tensor& first, const Ts&... others) {
-  STD_TORCH_CHECK(((others.scalar_type() == first.scalar_type()) && ...), op, ": the dtypes differ");
-  return type_of(op, first);
-}
 
 // A contiguous tensor of a shape, on the CPU and of the dtype of `like`; the shortest way to one.
 inline Tensor empty(const Tensor& like, const Shape& shape) {
@@ -52,6 +31,14 @@ inline Tensor empty(const Tensor& like, const Shape& shape) {
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(shape.size()), shape.data(), strides.data(), dtype,
                                                          aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
+}
+
+// Bytes of a matrix; std::bad_alloc where no memory could be so large, as of a matrix that is expanded.
+inline int64_t bytes_of(int64_t rows, int64_t columns, int64_t size) {
+  int64_t bytes;
+  if (__builtin_mul_overflow(rows, columns, &bytes) || __builtin_mul_overflow(bytes, 2 * size, &bytes))
+    throw std::bad_alloc();
+  return bytes / 2;
 }
 
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
@@ -84,6 +71,12 @@ struct Rows {
   }
 };
 
+// The same, of rows whose numbers follow one another: of a copy where they don't.
+inline Rows adjacent_rows(const Tensor& t) {
+  Rows rows(t);
+  return rows.operand.column == 1 ? rows : Rows(torch::stable::contiguous(t));
+}
+
 inline Operand matrix(const Tensor& t, bool transposed) {
   const Operand o{t.const_data_ptr(), t.stride(0), t.stride(1)};
   return transposed ? Operand{o.data, o.column, o.row} : o;
@@ -114,9 +107,14 @@ template <class... Args> Tensor call(const char* name, const Args&... args) {
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack, TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
-inline Tensor act_by_reference(const Tensor& s, const std::optional<Tensor>& g, const std::string& name, double param,
-                               int64_t order) {
-  return call("fusegrad::act_nth", s, g, name, param, order);
+// g D_order(s) of an activation that is not among those of the kernels.
+inline Tensor act_by_reference(const char* op, const Tensor& s, const std::optional<Tensor>& g, const std::string& act,
+                               double param, int64_t order) {
+  try {
+    return call("fusegrad::act_nth", s, g, act, param, order);
+  } catch (const std::runtime_error&) {  // which does not say why
+    throw std::runtime_error(op + (": unknown act '" + act) + "', or one that fails on the reference");
+  }
 }
 
 }  // namespace fusegrad

@@ -22,13 +22,29 @@ from torch import Tensor, strided
 from . import reference
 from ._autograd import calls_torch, decomposes, has_kernel, in_plain_eager, linear_is_replaced, requires_grad
 from .kernels import SERVED
-from .schema import DTYPES, OPS, library
+from .operands import DTYPES, checked
+from .schema import OPS, library
+
+# The widest first, as csrc/cpu/capability.cpp has them.
+INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "portable")
+
+
+def _asked(variable: str, *legal: str) -> str:
+    """What an environment variable says, or "": checked before any kernel is registered."""
+    value = os.environ.get(variable, "")
+    if value not in ("", *legal):
+        raise ValueError(f"{variable} is {value!r}; it can be {', '.join(map(repr, legal))}, or not set")
+    return value
+
 
 # FUSEGRAD_BACKEND=triton: the Triton kernels serve CPU tensors, by Triton's interpreter. To test them without a GPU.
-_asked = os.environ.get("FUSEGRAD_BACKEND", "")
-if _asked not in ("", "triton"):
-    raise ValueError(f"FUSEGRAD_BACKEND is {_asked!r}; it can be 'triton', or not set")
-INTERPRETED = _asked == "triton"
+INTERPRETED = _asked("FUSEGRAD_BACKEND", "triton") == "triton"
+# FUSEGRAD_CPU: a narrower instruction set than the widest that the processor has.
+_instruction_set = _asked("FUSEGRAD_CPU", *INSTRUCTION_SETS)
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+if INTERPRETED and not _HAS_TRITON:
+    raise ImportError("FUSEGRAD_BACKEND=triton, but there is no triton: pip install triton")
 
 _C: Any = None
 if not INTERPRETED:
@@ -40,24 +56,29 @@ if not INTERPRETED:
             "compiler and run: pip install --no-build-isolation --force-reinstall --no-deps fusegrad",
             stacklevel=2,
         )
+if _C is not None and _instruction_set:
+    try:
+        _C.use_instruction_set(_instruction_set)
+    except ValueError as e:
+        raise ValueError(f"FUSEGRAD_CPU is {_instruction_set!r}; {e}") from None
 
 for name, op in OPS.items():
-    library.impl(name, getattr(reference, name), "CompositeExplicitAutograd")
+    library.impl(name, checked(name, getattr(reference, name)), "CompositeExplicitAutograd")
     decomposes(op, getattr(reference, name))
 
 
 def _triton(op: str) -> Callable:
-    """The op by its Triton kernel; by the reference what that can't take: a dtype, an old GPU, a new activation."""
+    """The op by its Triton kernel; by the reference what that can't take: an old GPU, a new activation."""
     plain = getattr(reference, op)
 
     def call(*args):
-        if args[0].dtype in DTYPES and _runs_triton(args[0].device):
+        if _runs_triton(args[0].device):
             kernel, activations = _kernels(op)
             if all(a in activations for a in args if isinstance(a, str)):
                 return kernel(*args)
         return plain(*args)
 
-    return call
+    return checked(op, call)
 
 
 @cache
@@ -83,13 +104,23 @@ def _runs_triton(device: torch.device) -> bool:
     return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-if importlib.util.find_spec("triton") is not None:
+if _HAS_TRITON:
     if INTERPRETED:
         os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
     for name in SERVED:
         library.impl(name, _triton(name), "CPU" if INTERPRETED else "CUDA")  # which is the key of HIP too
-elif INTERPRETED:
-    raise ImportError("FUSEGRAD_BACKEND=triton, but there is no triton: pip install triton")
+
+
+def empty_cache() -> None:
+    """Give back the memory that the CPU kernels keep from call to call: of this thread, and of those that work for it.
+
+    It is at most 32 MB for a thread that calls ops and some 3 MB for each that works for it; torch does not see it.
+
+    >>> import fusegrad as fg
+    >>> fg.empty_cache()
+    """
+    if _C is not None:
+        _C.empty_cache()
 
 
 def serving(op: str, device: str = "cpu") -> str:

@@ -13,9 +13,7 @@ from . import ops
 from ._autograd import calls_torch, keeps_for_backward
 from .activations import as_float, lookup
 from .backends import runs_as_written, way_of_layer, way_of_mlp, way_of_tensor
-from .schema import DTYPES
-
-_NAMES = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
+from .operands import DTYPES, NAMES
 
 
 def linear_act(
@@ -305,7 +303,7 @@ def _check_tensor(op: str, name: str, t: Tensor) -> None:
     if not isinstance(t, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(t).__name__}")
     if t.dtype not in DTYPES:
-        raise TypeError(f"{op}: {name} has dtype {t.dtype}, shape {_shape(t)}; need one of {_NAMES}")
+        raise TypeError(f"{op}: {name} has dtype {t.dtype}, shape {_shape(t)}; need one of {', '.join(NAMES)}")
 
 
 def _check_alike(op: str, *named: tuple[str, Tensor]) -> None:

@@ -1,4 +1,5 @@
-"""The closed set of ops: the schema and the fake kernel of each. Their derivative rules are in ops.py.
+"""The closed set of ops: the schema and the fake kernel of each. Their derivative rules are in ops.py, what they need
+of their operands in operands.py.
 
 act(s, g?, act, param, order)               g * D_order(s), orders 0 to 3
 act_nth(s, g?, act, param, order)           the same for any order and entry, on the reference
@@ -16,8 +17,7 @@ mul_constant(x, c)                          c x
 import torch
 
 from .activations import REGISTRY
-
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+from .operands import checked
 
 library = torch.library.Library("fusegrad", "DEF")
 SCHEMAS = (
@@ -53,7 +53,7 @@ OPS = {name: getattr(torch.ops.fusegrad, name).default for name in (s.split("(")
 def _fake(*names: str):
     def register(kernel):
         for name in names:
-            torch.library.register_fake(f"fusegrad::{name}", kernel, lib=library)
+            torch.library.register_fake(f"fusegrad::{name}", checked(name, kernel), lib=library)
 
     return register
 

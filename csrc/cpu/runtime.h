@@ -1,0 +1,13 @@
+#pragma once
+
+#include <stdint.h>
+
+namespace fusegrad {
+
+// The scratch memory that all threads hold, in bytes.
+int64_t scratch_bytes();
+
+// Frees the scratch memory of this thread and of those that work for it.
+void empty_cache();
+
+}  // namespace fusegrad
