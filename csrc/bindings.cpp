@@ -1,19 +1,24 @@
-// What is no op: facts about the processor and the build. Ops are registered by the kernels
-// themselves.
+// What is no op: facts about the processor and the build, and the memory that the kernels keep. Ops are registered by
+// the kernels themselves.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include "cpu/capability.h"
 #include "cpu/peak.h"
+#include "cpu/runtime.h"
 
 namespace py = pybind11;
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Facts about this processor and this build.";
-  m.def("capability", &fusegrad::capability,
-        "The widest instruction set that the kernels are written for: avx512_bf16, avx512, avx2 or portable; no wider "
-        "than FUSEGRAD_CPU says.");
-  fusegrad::kernels();  // an illegal FUSEGRAD_CPU is told on import
+  m.doc() = "Facts about this processor and this build, and the memory that the kernels keep.";
+  m.def("capability", &fusegrad::capability, "The instruction set whose kernels run.");
+  m.def("instruction_sets", &fusegrad::instruction_sets,
+        "Those that the kernels are written for, the widest first, and whether this processor has them.");
+  m.def("use_instruction_set", &fusegrad::use_instruction_set, py::arg("name"),
+        "Run the kernels of this instruction set, not those of the widest that the processor has.");
+  m.def("scratch_bytes", &fusegrad::scratch_bytes, "The scratch memory that all threads hold.");
+  m.def("empty_cache", &fusegrad::empty_cache, py::call_guard<py::gil_scoped_release>(),
+        "Free the scratch memory of this thread and of those that work for it.");
   m.def(
       "activations",
       [] {
@@ -25,10 +30,10 @@ PYBIND11_MODULE(_C, m) {
         return keeps_input;
       },
       "The activations that the kernels know, and whether each keeps its input for backward, or its output.");
-  m.def("peak_gflops", &fusegrad::peak_gflops, py::arg("dtype"), py::arg("threads"), py::arg("seconds") = 0.2,
-        py::call_guard<py::gil_scoped_release>(),
-        "GFLOP/s of a register-only multiply-add loop: the most that any kernel can reach. 0 where "
-        "the "
-        "processor has no instruction for the dtype.");
+  m.def(
+      "peak_gflops", &fusegrad::peak_gflops, py::arg("dtype"), py::arg("threads"), py::arg("seconds") = 0.2,
+      py::call_guard<py::gil_scoped_release>(),
+      "GFLOP/s of a register-only multiply-add loop: the most that any kernel can reach. 0 where the processor has no "
+      "instruction for the dtype.");
   m.attr("compiler") = __VERSION__;
 }

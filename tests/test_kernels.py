@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,10 @@ pytestmark = [
     pytest.mark.skipif(backends._C is None, reason="no C++ extension"),
     pytest.mark.skipif(DEVICE != "cpu", reason="kernels of the CPU"),
 ]
-NARROWER = {"avx512_bf16": ("avx512", "avx2", "portable"), "avx512": ("avx2", "portable"), "avx2": ("portable",)}
+SETS = backends._C.instruction_sets() if backends._C else []
+THERE = [name for name, there in SETS if there]
+LACKING = [name for name, there in SETS if not there]
+NARROWER = THERE[THERE.index(backends._C.capability()) + 1 :] if backends._C else []
 
 
 def test_every_op_has_a_kernel():
@@ -41,12 +45,38 @@ def run(code, **environment):
     )
 
 
+def test_the_names_of_the_instruction_sets():
+    """Both C++ and Python have a list."""
+    names = [name for name, _ in SETS]
+    assert names == [name for name in backends.INSTRUCTION_SETS if name in names] and names[-1] == "portable"
+
+
+TOLD = """
+import os, torch
+for value in {values}:
+    os.environ["FUSEGRAD_CPU"] = value
+    try:
+        import fusegrad
+    except ValueError as e:
+        print(e)
+os.environ["FUSEGRAD_CPU"] = ""
+import fusegrad as fg
+x = torch.ones(300, 300)
+torch.testing.assert_close(fg.linear(x, x), x @ x)
+"""
+
+
 def test_an_instruction_set_that_is_not_there_is_told():
-    failed = run("import fusegrad", FUSEGRAD_CPU="vax")
-    assert "FUSEGRAD_CPU is vax; this processor has" in failed.stderr
+    """On import, by an error; it leaves nothing behind that the next import would trip over."""
+    done = run(TOLD.format(values=["vax", *LACKING]))
+    assert done.returncode == 0, done.stderr[-1000:]
+    first, *others = done.stdout.splitlines()
+    assert re.fullmatch(r"FUSEGRAD_CPU is 'vax'; it can be 'avx512_bf16', .*'portable', or not set", first)
+    says = f"but {', '.join(THERE)}"
+    assert others == [f"FUSEGRAD_CPU is {name!r}; this processor has no {name}, {says}" for name in LACKING]
 
 
-@pytest.mark.parametrize("isa", NARROWER.get(backends._C.capability() if backends._C else "", ()))
+@pytest.mark.parametrize("isa", NARROWER)
 def test_narrower_instruction_sets(isa):
     """The numbers of the kernels, as here, forced to another instruction set."""
     tests = [str(ROOT / "tests" / f"test_{name}.py") for name in ("kernels", "layouts", "activations", "precision")]
@@ -76,12 +106,23 @@ def test_kernels_under_sanitizers(tmp_path):
     for process in compiling:
         said = process.communicate()[1]
         assert process.returncode == 0, said[-3000:]
+    if shutil.which("nm"):
+        for path in objects[1:]:
+            assert_code_stays_within(path, path.stem.removeprefix("isa_"))
     built = subprocess.run([compiler, *sanitize, *objects, "-lpthread", "-o", program], capture_output=True, text=True)
     if "cannot find -lasan" in built.stderr:
         pytest.skip("no sanitizers")
     assert built.returncode == 0, built.stderr[-3000:]
     done = subprocess.run([str(program), "150"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+
+
+def assert_code_stays_within(path, isa):
+    """No code of an instruction set runs before main, and none has a name that the linker could take for another's."""
+    listed = subprocess.run(["nm", "-C", "--defined-only", path], capture_output=True, text=True, check=True)
+    symbols = [line.split(" ", 2)[1:] for line in listed.stdout.splitlines()]
+    assert not [name for _, name in symbols if "_GLOBAL__sub_I" in name or "static_initialization" in name]
+    assert not [name for kind, name in symbols if kind == "W" and f"fusegrad::{isa}::" not in name]
 
 
 class Names(TorchDispatchMode):
@@ -121,6 +162,63 @@ def test_small_layers_go_to_stock(name, monkeypatch):
         with Names() as seen:
             call()
         assert ("fusegrad" in seen.names) != stock
+
+
+def copies(call):
+    with torch.autograd.profiler.profile() as seen:
+        call()
+    return sum(event.count for event in seen.key_averages() if event.key == "aten::copy_")
+
+
+@pytest.mark.parametrize("act", ("identity", "tanh"))
+def test_backward_copies_no_rows(act):
+    """gy and s as slices of wider tensors, as cat and split leave them; s not at all where it is not needed."""
+    wide, x, w = (torch.randn(shape, dtype=torch.float64) for shape in ((60, 100), (60, 70), (50, 70)))
+    gy, s = wide[:, :50], wide[:, 50:] if act != "identity" else wide[:, ::2]
+    calls = {
+        OPS["linear_act_backward"]: (gy, x, w, s, act, 0.0, True, True, True),
+        OPS["mm_gz"]: (x, w.mT, s, act, 0.0, True),
+    }
+    for op, args in calls.items():
+        assert copies(lambda op=op, args=args: op(*args)) == 0
+        dense = (a.contiguous() if isinstance(a, torch.Tensor) else a for a in args)
+        torch.testing.assert_close(op(*args), op(*dense), rtol=1e-13, atol=1e-13)
+
+
+def test_scratch_memory_is_given_back():
+    """No more is kept than a bound, and nothing after empty_cache: here of one thread."""
+    fg.empty_cache()
+    before = backends._C.scratch_bytes()
+    held = lambda: backends._C.scratch_bytes() - before
+    x, w = torch.randn(2500, 300), torch.randn(4000, 300)
+    small = torch.randn(100, 4000)
+    ops.linear_act_backward(small, x[:100], w, small, "tanh", 0.0, True, True, True)
+    assert small.nbytes < held() < 4 * small.nbytes + 2**22
+    large = torch.randn(2500, 4000)
+    ops.linear_act_backward(large, x, w, large, "tanh", 0.0, True, False, False)
+    ops.linear(torch.ones(4096, 1100, dtype=torch.bfloat16), torch.ones(2100, 1100, dtype=torch.bfloat16), None)
+    assert held() <= 2**25
+    fg.empty_cache()
+    assert held() == 0
+
+
+THREADS = """
+import resource
+from fusegrad import backends
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, -1))  # too little for the stacks of so many
+try:
+    backends._C.peak_gflops("float32", 10_000, 0.01)
+except RuntimeError as e:
+    print("told", e)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no /proc")
+def test_threads_that_cannot_be_had_are_told():
+    """By an error, which ends those that wait for them too."""
+    done = run(THREADS)
+    assert done.stdout.startswith("told") and done.returncode == 0, done.stderr[-1000:]
 
 
 FORK = """

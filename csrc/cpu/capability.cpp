@@ -1,8 +1,6 @@
 #include "capability.h"
 
-#include <cstdlib>
 #include <stdexcept>
-#include <string>
 
 namespace fusegrad {
 namespace {
@@ -11,53 +9,64 @@ struct Isa {
   const char* name;
   bool available;
   const Kernels* kernels;
-  bool forced = false;
 };
 
-const Isa& choose(const char* forced) {
+const std::vector<Isa>& isas() {
 #if defined(__x86_64__)
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
-  static const Isa isas[] = {{"avx512_bf16", bf16, &avx512_bf16::kKernels},
-                             {"avx512", avx512, &avx512::kKernels},
-                             {"avx2", avx2, &avx2::kKernels},
-                             {"portable", true, &portable::kKernels}};
+  static const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  static const std::vector<Isa> all = {
+      {"avx512_bf16", avx512 && __builtin_cpu_supports("avx512bf16"), &avx512_bf16::kKernels},
+      {"avx512", avx512, &avx512::kKernels},
+      {"avx2", avx2, &avx2::kKernels},
+      {"portable", true, &portable::kKernels}};
 #else
-  static const Isa isas[] = {{"portable", true, &portable::kKernels}};
+  static const std::vector<Isa> all = {{"portable", true, &portable::kKernels}};
 #endif
-  if (forced == nullptr || *forced == 0) {
-    for (const Isa& isa : isas)
-      if (isa.available) return isa;
-  }
-  std::string known;
-  for (const Isa& isa : isas) {
-    if (std::string(forced) == isa.name && isa.available) return isa;
-    if (isa.available) known += (known.empty() ? "" : ", ") + std::string(isa.name);
-  }
-  throw std::runtime_error("FUSEGRAD_CPU is " + std::string(forced) + "; this processor has " + known);
+  return all;
 }
 
-const Isa& isa() {
-  static const Isa chosen = [] {
-    const char* forced = std::getenv("FUSEGRAD_CPU");
-    Isa best = choose(forced);
-    best.forced = forced != nullptr && *forced != 0;
-    return best;
-  }();
+const Isa* widest() {
+  const Isa* isa = isas().data();
+  while (!isa->available) isa++;
+  return isa;
+}
+
+struct Choice {
+  const Isa* isa;
+  bool torch_multiplies_faster;
+};
+
+// No processor was measured on which only the portable kernels run; they serve where they are asked for by name.
+Choice& choice() {
+  static Choice chosen = {widest(), widest()->kernels == &portable::kKernels};
   return chosen;
 }
 
 }  // namespace
 
-const char* capability() { return isa().name; }
-const Kernels& kernels() { return *isa().kernels; }
-
-// Not measured on any such processor; the kernels serve where FUSEGRAD_CPU asks for them.
-bool torch_multiplies_faster() {
-  static const bool is_faster = std::string(isa().name) == "portable" && !isa().forced;
-  return is_faster;
+std::vector<std::pair<std::string, bool>> instruction_sets() {
+  std::vector<std::pair<std::string, bool>> all;
+  for (const Isa& isa : isas()) all.emplace_back(isa.name, isa.available);
+  return all;
 }
+
+void use_instruction_set(const std::string& name) {
+  std::string there;
+  for (const Isa& isa : isas()) {
+    if (isa.available && name == isa.name) {
+      choice() = {&isa, false};
+      return;
+    }
+    if (isa.available) there += (there.empty() ? "" : ", ") + std::string(isa.name);
+  }
+  throw std::invalid_argument("this processor has no " + name + ", but " + there);
+}
+
+const char* capability() { return choice().isa->name; }
+const Kernels& kernels() { return *choice().isa->kernels; }
+bool torch_multiplies_faster() { return choice().torch_multiplies_faster; }
 
 }  // namespace fusegrad

@@ -5,6 +5,7 @@ from . import backends  # first, as it may tell Triton to interpret, and _flops 
 # isort: split
 from . import _autocast, _flops, _vmap, nn  # noqa: F401  (the first three register)
 from .activations import REGISTRY
+from .backends import empty_cache
 from .convert import fuse, unfuse
 from .explain import explain
 from .functional import act, linear, linear_act, mlp, mm, mul_constant
@@ -21,6 +22,7 @@ __all__ = [
     "Linear",
     "act",
     "backends",
+    "empty_cache",
     "explain",
     "fuse",
     "linear",
