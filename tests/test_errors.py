@@ -114,9 +114,9 @@ LAYER_CALLS = {  # what fits neither us nor torch
 def test_module_call(act, case):
     input, error, says = LAYER_CALLS[case]
     for model in (fg.Linear(4, 5, act=act, device=DEVICE), fg.fuse(torch.nn.Linear(4, 5, device=DEVICE))):
-        with pytest.raises(error, match=f"linear{'' if model._act is None else '_act'}: {says}") as raised:
+        with pytest.raises(error, match=f"linear{'' if model._fusegrad_act is None else '_act'}: {says}") as raised:
             model(input)
-        if model._act is None and error is ValueError:
+        if model._fusegrad_act is None and error is ValueError:
             assert isinstance(raised.value, RuntimeError)  # as torch raises: who catches that goes on as before
 
 
