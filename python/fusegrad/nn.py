@@ -124,6 +124,8 @@ def linear(x: Any, w: Any, b: Any) -> Tensor:
             if isinstance(refused, RuntimeError):
                 raise
             raise (MisfitValue if isinstance(refused, ValueError) else MisfitType)(*refused.args) from error
+        except Exception as error:
+            raise refused from error
 
 
 def fits(x: Any, w: Any, b: Any) -> bool:
