@@ -8,7 +8,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
 DEVICE ?= cpu
 
-.PHONY: help build test test-slow check format bench gpu clean
+.PHONY: help build test test-slow fuzz check format bench gpu clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -28,11 +28,15 @@ $(VENV)/built: $(VENV)/installed setup.py $(CPP)
 
 build: $(VENV)/built  ## install in a venv and compile; does nothing when nothing changed
 
-test: build  ## the test suite, on the CPU
+test: build  ## the test suite, on the CPU: the same numbers each time
 	$(PY) -m pytest
 
 test-slow: build  ## the tests that take minutes each, and hours in all
 	$(PY) -m pytest -m slow
+
+MINUTES ?= 5
+fuzz: build  ## sizes, layouts, dtypes and activations at random, new ones each time, for MINUTES=5
+	$(PY) tests/fuzz.py $(MINUTES)
 
 check: build  ## lint, types and formatting
 	$(VENV)/bin/ruff check .

@@ -17,12 +17,6 @@ DEVICE = os.environ.get("FUSEGRAD_TEST_DEVICE", "cpu")
 on_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="no GPU takes part")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-
-def examples(count: int) -> int:
-    """How many hypothesis draws: fewer on a GPU, where each activation, dtype and order is compiled first."""
-    return count if DEVICE == "cpu" else count // 8
-
-
 # what a user of stock torch writes
 STOCK: dict[str, Callable[[Tensor, float], Tensor]] = {
     "identity": lambda z, _: z,

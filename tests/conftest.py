@@ -10,6 +10,15 @@ SMALL = {name: getattr(backends, name) for name in ("SMALL_LAYER", "SMALL_TENSOR
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+try:
+    from hypothesis import settings
+except ImportError:  # on a GPU machine, say: what draws its examples then fails, all else runs
+    pass
+else:
+    settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+    settings.register_profile("fuzz", max_examples=500, deadline=None, print_blob=True)  # of `make fuzz`
+    settings.load_profile("repeatable")
+
 
 def pytest_collection_modifyitems(config, items):
     if not config.option.markexpr:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import fusegrad as fg
 from fusegrad import ops
 
-from cases import DEVICE, DTYPES, examples
+from cases import DEVICE, DTYPES
+from drawn import examples
 
 # around the tile, the block of rows, the chain and the block of k, of all instruction sets
 sizes = st.sampled_from((1, 4, 9, 16, 31, 63, 100, 129, 145, 193, 257, 385, 520, 1025))
@@ -41,7 +42,7 @@ def laid_out(t, transposed, dtype):
     return t.mT.contiguous().mT if transposed else t.contiguous()
 
 
-@settings(max_examples=examples(150), deadline=None)
+@examples(1.5)
 @given(sizes, sizes, sizes, st.tuples(st.booleans(), st.booleans()), st.sampled_from(DTYPES), st.integers(1, 4))
 def test_products_of_integers_are_exact(m, k, n, transposed, dtype, count):
     """Every element is summed once, and none twice: for any size, layout, dtype and number of threads."""
@@ -55,7 +56,7 @@ def test_products_of_integers_are_exact(m, k, n, transposed, dtype, count):
     assert torch.equal(y.cpu(), z.relu().square().to(dtype))
 
 
-@settings(max_examples=examples(60), deadline=None)
+@examples(0.6)
 @given(sizes, sizes, sizes, st.sampled_from(DTYPES), st.tuples(*[st.booleans()] * 3), st.integers(1, 4))
 def test_gradients_of_integers_are_exact(m, k, n, dtype, needed, count):
     g = torch.Generator().manual_seed(m * n + k)
