@@ -12,18 +12,17 @@ DEVICE ?= cpu
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-# --system-site-packages lets the venv see a torch that is already there
-$(VENV)/installed: pyproject.toml
+# what a build needs; --system-site-packages lets the venv see a torch that is already there
+$(VENV)/ready:
 	@echo "setting up $(VENV)"
 	@$(if $(TORCH),$(PYTHON) -m venv $(VENV),\
 	  $(PYTHON) -m venv $$($(PYTHON) -c 'import torch' 2>/dev/null && echo --system-site-packages) $(VENV))
 	@$(PIP) install 'setuptools>=77' 'pybind11>=2.13' ninja wheel numpy
 	@$(PY) -c 'import torch' 2>/dev/null || $(PIP) install torch==$(or $(TORCH),$(DEFAULT_TORCH))
-	@$(PIP) install --no-build-isolation -e '.[dev]'
 	@touch $@
 
-$(VENV)/built: $(VENV)/installed setup.py $(CPP)
-	@$(PIP) install --no-build-isolation --no-deps -e .
+$(VENV)/built: $(VENV)/ready pyproject.toml setup.py $(CPP)
+	@$(PIP) install --no-build-isolation -e '.[dev]'
 	@touch $@
 
 build: $(VENV)/built  ## install in a venv and compile; does nothing when nothing changed
