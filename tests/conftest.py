@@ -11,12 +11,13 @@ SMALL = {name: getattr(backends, name) for name in ("SMALL_LAYER", "SMALL_TENSOR
 sys.path.insert(0, str(Path(__file__).parent))
 
 try:
-    from hypothesis import settings
+    from hypothesis import HealthCheck, settings
 except ImportError:  # on a GPU machine, say: what draws its examples then fails, all else runs
     pass
 else:
-    settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
-    settings.register_profile("fuzz", max_examples=500, deadline=None, print_blob=True)  # of `make fuzz`
+    patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # no test fails on a busy machine
+    settings.register_profile("repeatable", derandomize=True, database=None, **patient)
+    settings.register_profile("fuzz", max_examples=500, print_blob=True, **patient)  # of `make fuzz`
     settings.load_profile("repeatable")
 
 
