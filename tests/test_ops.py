@@ -3,8 +3,12 @@
 import copy
 import io
 import itertools
+import shutil
+import subprocess
+import sys
 import threading
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -301,6 +305,18 @@ def run_case(case: Case):
     args = leaves(torch.float32)
     first = grad(case.linear_act(*args).sin().sum(), args, create_graph=True)
     return grad(sum(g.square().sum() for g in first), args)[1]
+
+
+def test_a_graph_compiled_with_other_rules_is_compiled_again(tmp_path):
+    """Torch keeps compiled graphs on disk; a release whose rules differ must not be given those of another."""
+    for file in Path(fg.__file__).parent.glob("*.py"):
+        shutil.copy(file, tmp_path)
+    code = "import _cache_key, torch; print(torch.compiler.config.cache_key_tag)"
+    tag = lambda: subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, text=True)
+    before = tag()
+    assert before == tag() and "fusegrad" in before
+    (tmp_path / "_act.py").write_text("# other rules")
+    assert tag() != before
 
 
 def test_hooks_see_gradients():

@@ -3,7 +3,7 @@
 from . import backends  # first, as it may tell Triton to interpret, and _flops imports what imports Triton
 
 # isort: split
-from . import _autocast, _flops, _vmap, nn  # noqa: F401  (the first three register)
+from . import _autocast, _cache_key, _flops, _vmap, nn  # noqa: F401  (the first four register)
 from .activations import REGISTRY
 from .backends import empty_cache
 from .convert import fuse, unfuse
