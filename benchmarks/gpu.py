@@ -121,7 +121,7 @@ def _steps(device: str, smoke: bool, results: Path) -> dict[str, Step]:
     python, tiny = sys.executable, ["--smoke"] if smoke else []
     # on a CPU Triton's interpreter runs the kernels
     interpreted = {"FUSEGRAD_BACKEND": "triton"} if device == "cpu" else {}
-    kernels = [python, "tests/each_kernel.py", device]
+    kernels = [python, "tests/each_kernel.py", device, *tiny]
     sanitizer = shutil.which(SANITIZER[0]) or shutil.which(SANITIZER[0], path="/usr/local/cuda/bin")
     missing = f"no {SANITIZER[0]}" if sanitizer is None else "no GPU" if device == "cpu" else ""
     checked = [sanitizer or "", *SANITIZER[1:], *kernels]

@@ -16,7 +16,9 @@ except ImportError:  # on a GPU machine, say: what draws its examples then fails
     pass
 else:
     patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # no test fails on a busy machine
-    settings.register_profile("repeatable", derandomize=True, database=None, **patient)
+    repeatable = {"derandomize": True, "database": None, **patient}
+    settings.register_profile("repeatable", max_examples=60, **repeatable)
+    settings.register_profile("few", max_examples=15, **repeatable)  # on one backend more
     settings.register_profile("fuzz", max_examples=500, print_blob=True, **patient)  # of `make fuzz`
     settings.load_profile("repeatable")
 

@@ -10,8 +10,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fusegrad import backends
-
 from cases import CASES, DEVICE, DTYPES, Case
 
 PARAMETERS = {
@@ -24,9 +22,9 @@ PARAMETERS = {
 
 
 def examples(share: float = 1.0):
-    """The settings of a test that draws this share of the examples of a test; on GPU kernels a part, as compiling each
-    activation, dtype and order takes long there, and every launch in the interpreter."""
-    part = 1 if DEVICE == "cpu" and not backends.INTERPRETED else 1 / 8
+    """The settings of a test that draws this share of the examples of a test; on a GPU a part, as each activation,
+    dtype and order is compiled first."""
+    part = 1 if DEVICE == "cpu" else 1 / 4
     return settings(max_examples=math.ceil(settings().max_examples * share * part))
 
 

@@ -74,12 +74,13 @@ def checks(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: s
         yield "mm_gz", lambda: gemm.mm_gz(gz, b_kn, s, name, 1.0), mm_gz_reference
 
 
-def main(device: str) -> int:
-    """Run all, whatever fails, and return the exit code."""
+def main(device: str, *options: str) -> int:
+    """Run all, or with --smoke those of one dtype, size and activation, whatever fails, and return the exit code."""
     if backends.INTERPRETED:
         interpreter.repair()
     wrong = count = 0
-    for dtype, sizes, name in itertools.product(DTYPES, SIZES, ACTS):
+    few = slice(1 if "--smoke" in options else None)
+    for dtype, sizes, name in itertools.product([*DTYPES][few], SIZES[few], ACTS[few]):
         for what, ours, truth in checks(dtype, sizes, name, device):
             count += 1
             try:

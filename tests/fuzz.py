@@ -1,7 +1,7 @@
 """Runs what hypothesis draws, afresh, for as long as asked: `python tests/fuzz.py MINUTES`, or `make fuzz MINUTES=60`.
 
-It goes in rounds. The first that fails ends it: the smallest example that fails is shown, kept in .hypothesis, and tried
-before all else whenever this is run, until it no longer fails.
+It goes in rounds. The first that fails ends it: the smallest example that fails is shown, kept in .hypothesis, and
+tried before all else whenever this is run, until it no longer fails.
 """
 
 import subprocess

@@ -12,8 +12,6 @@ from fusegrad.activations import REGISTRY
 
 from cases import CASES, DEFAULTS, DEVICE, STOCK, Case
 
-ORDERS = (0, 1, 2, 3)
-
 
 def derivatives(fn, z, count):
     """fn and its first `count` derivatives at z, elementwise."""
@@ -92,18 +90,18 @@ def test_nan_in_nan_out(case):
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
-@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_error_is_at_most_twice_that_of_stock(case, order, dtype):
+def test_error_is_at_most_twice_that_of_stock(case, dtype):
     z = (3 * torch.randn(4096, device=DEVICE)).to(dtype)
     if case.name in ("exp", "square", "relu_squared"):
         z = z.clamp(-9, 9)
-    truth = derivatives(case.stock, z.double(), order)[order]
-    mine = derivatives(lambda z: fg.act(z, case.name, case.param), z, order)[order].double()
-    theirs = derivatives(case.stock, z, order)[order].double()
-    eps = torch.finfo(dtype).eps * max(1.0, truth.abs().max().item())
-    error = lambda y: (y - truth).abs().nan_to_num(math.inf).max()  # torch's mish has NaN in float16
-    assert error(mine) <= 2 * error(theirs) + eps
+    truths = derivatives(case.stock, z.double(), 3)
+    ours = derivatives(lambda z: fg.act(z, case.name, case.param), z, 3)
+    stock = derivatives(case.stock, z, 3)
+    for order, (truth, mine, theirs) in enumerate(zip(truths, ours, stock, strict=True)):
+        eps = torch.finfo(dtype).eps * max(1.0, truth.abs().max().item())
+        error = lambda y: (y.double() - truth).abs().nan_to_num(math.inf).max()  # torch's mish has NaN in float16
+        assert error(mine) <= 2 * error(theirs) + eps, order
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

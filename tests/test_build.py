@@ -19,7 +19,7 @@ SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "csrc", "kernel
 
 
 def run(*command, **kwargs):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, **kwargs)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -61,8 +61,27 @@ print(fg.__file__, fg.backends._C is not None, len([w for w in caught if "fusegr
 """
 
 
-def test_wheel(tmp_path):
-    path, _ = wheel(tmp_path)
+# A compiler that makes empty objects, and links them to the extension that was built from these sources before.
+AS_BEFORE = """#!/bin/sh
+for argument; do
+  case $before in -o) to=$argument ;; esac
+  before=$argument
+done
+case $to in *.so) cp "$BUILT_BEFORE" "$to" ;; *) : >"$to" ;; esac
+"""
+
+
+@pytest.mark.parametrize("compiled", ("before", pytest.param("anew", marks=pytest.mark.slow)))
+@pytest.mark.skipif(backends._C is None, reason="no C++ extension")
+def test_wheel(tmp_path, compiled):
+    """The sources and setup.py make a package that is whole; what compiles in it compiled when this was installed."""
+    env = {}
+    if compiled == "before":
+        compiler = tmp_path / "c++"
+        compiler.write_text(AS_BEFORE)
+        compiler.chmod(0o755)
+        env = {"CC": str(compiler), "CXX": str(compiler), "BUILT_BEFORE": backends._C.__file__}
+    path, _ = wheel(tmp_path, **env)
     out, _ = use(path, tmp_path, CODE)
     where, built, warned = out.split()
     assert where.startswith(str(tmp_path)) and (built, warned) == ("True", "0")

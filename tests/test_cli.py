@@ -126,9 +126,9 @@ def test_a_way_is_taken_where_it_wins_by_a_margin():
 
 
 @on_cpu
-@pytest.mark.parametrize("document", ("docs/extending.md", "docs/extending.zh.md", "README.md"))
+@pytest.mark.parametrize("document", ("docs/extending.md", "README.md"))
 def test_documented_code_runs(document):
-    """All python blocks of a document, in order, in one process."""
+    """All python blocks of a document, in order, in one process; those of the Chinese tutorial are the same."""
     blocks = code_blocks(document)
     assert blocks
     run = python("-c", "\n".join(blocks))
@@ -162,7 +162,7 @@ def test_readme_table_is_that_of_the_csv(tmp_path):
 
 @on_cpu
 def test_gpu_smoke():
-    """What `make gpu` does, on the CPU: every kernel by the interpreter, and a few of the other steps."""
+    """What `make gpu` does, on the CPU: some kernels by the interpreter, and a few of the other steps."""
     pytest.importorskip("triton")
     steps = ("kernels", "memcheck", "tests", "call_overhead")
     run = python("benchmarks/gpu.py", "--device", "cpu", "--smoke", *steps, PYTHONPATH="python", OUT="")
@@ -173,6 +173,14 @@ def test_gpu_smoke():
     for (_, got), pattern in zip(said, expected, strict=True):
         assert re.match(pattern, got), run.stdout
     assert "| no grad 4×4 tanh, module, float32 |" in run.stdout
+
+
+@on_cpu
+@pytest.mark.slow
+def test_every_kernel_that_gpu_runs():
+    pytest.importorskip("triton")
+    run = python("tests/each_kernel.py", "cpu", **TRITON)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_gpu_stops_and_tells_a_step(capfd, tmp_path, monkeypatch):

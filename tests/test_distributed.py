@@ -3,7 +3,6 @@
 import copy
 import itertools
 
-import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -20,16 +19,13 @@ RANKS = 2
 close = torch.testing.assert_close
 
 
-def run_on_ranks(check, tmp_path):
-    torch.multiprocessing.spawn(_rank, (check, str(tmp_path / "store")), RANKS)
-
-
-def _rank(rank, check, store):
+def _rank(rank, checks, store):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.FileStore(store, RANKS), rank=rank, world_size=RANKS)
     try:
-        torch.manual_seed(0)
-        check(init_device_mesh("cpu", (RANKS,)))
+        for check in checks:
+            torch.manual_seed(0)
+            check(init_device_mesh("cpu", (RANKS,)))
     finally:
         dist.destroy_process_group()
 
@@ -122,8 +118,7 @@ def every_placement(mesh):
     same(lambda x: fg.mul_constant(x, 0.5), lambda x: x * 0.5, x)
 
 
-@pytest.mark.parametrize(
-    "check", (tensor_parallel, fused_after_parallelize, fully_sharded, every_placement), ids=lambda c: c.__name__
-)
-def test_two_ranks(check, tmp_path):
-    run_on_ranks(check, tmp_path)
+def test_two_ranks(tmp_path):
+    """All at once, as the processes take longer to start than to compute; one that fails is in the traceback."""
+    checks = tensor_parallel, fused_after_parallelize, fully_sharded, every_placement
+    torch.multiprocessing.spawn(_rank, (checks, str(tmp_path / "store")), RANKS)

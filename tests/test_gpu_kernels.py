@@ -46,10 +46,13 @@ def compiled(tasks):
 
 @pytest.mark.parametrize("arch", ("sm_80", "sm_90", "sm_100", "gfx942"))
 def test_resources(arch):
-    """Of activations that cost much: those of gelu in 16 bits, and some of others, which differ less."""
-    tasks = offline.tasks([arch], ["gelu"], [torch.bfloat16])[::2]
-    tasks += offline.tasks([arch], ["tanh", "sin"], [torch.float32])[::8]
-    tasks += offline.tasks([arch], ["mish", "gelu_tanh"], [torch.float64])[::6]
+    """Of activations that cost much: the product of gelu in 16 bits that takes most registers; and of each maker's
+    compiler the other products, and some of all passes."""
+    tasks = offline.tasks([arch], ["gelu"], [torch.bfloat16])[-1:]
+    if arch in ("sm_90", "gfx942"):
+        tasks += offline.tasks([arch], ["gelu"], [torch.bfloat16])[-2::-2]
+        tasks += offline.tasks([arch], ["tanh", "sin"], [torch.float32])[::8]
+        tasks += offline.tasks([arch], ["mish", "gelu_tanh"], [torch.float64])[::6]
     rows = compiled(tasks)
     assert len({tuple(row[key] for key in offline.SORTED_BY) for row in rows}) == len(rows)
 
@@ -78,7 +81,9 @@ def test_command_knows_the_architectures():
     assert ARCHS == tuple(offline.TARGETS)
 
 
-def test_command_prints_a_table(capsys):
+def test_command_prints_a_table(capsys, monkeypatch):
+    few = offline.tasks(["gfx942"], ["identity"], [torch.float64])[-2:]
+    monkeypatch.setattr(offline, "tasks", lambda *args: few)
     assert main(["kernels", "--arch", "gfx942", "--act", "identity", "--dtype", "float64"]) == 0
     out = capsys.readouterr().out
     assert "spill bytes" in out and "identity_first" in out and "wgmma" not in out

@@ -85,8 +85,9 @@ def test_the_op_numerically(act, keep):
     assert gradgradcheck(op, (x, w1, w2, b1, b2), check_fwd_over_rev=True)
 
 
-@pytest.mark.parametrize("biases", BIASES, ids=str)
+@pytest.mark.parametrize("biases", ((False, True), (True, False)), ids=str)
 def test_compiled_autograd(biases):
+    """Without one of the biases; with both it is among the transforms."""
     torch._dynamo.reset()
     gradients = []
     for f in (ours(Case("silu")), stock(Case("silu"))):

