@@ -60,11 +60,14 @@ def requires_grad(*tensors: Tensor | None) -> bool:
 
 
 def in_plain_eager(*tensors: Tensor | None) -> bool:
-    """Whether this is plain eager mode: outside of transforms, and no mode or tracer that looks on, and no autocast."""
+    """Whether this is plain eager mode: no transform, no autocast, and torch's functions mean what they say.
+
+    A dispatch mode sees what would run without it.
+    """
     return (
         outside_transforms(*tensors)
         and not (_is_torch_function_mode_enabled() and _mode_sees_functions())
-        and _len_torch_dispatch_stack() == 0
+        and not (_len_torch_dispatch_stack() > 0 and _in_selective_checkpoint())
         and not _is_tracing()
         and not _is_any_autocast_enabled()
     )
