@@ -9,4 +9,4 @@ from pathlib import Path
 import torch.compiler.config as config
 
 _rules = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
-config.cache_key_tag += f" fusegrad {_rules.hexdigest()}"  # type: ignore[attr-defined]
+config.cache_key_tag += f" fusegrad {_rules.hexdigest()}"
