@@ -70,19 +70,24 @@ struct LeakyRelu : NoCurvature {
 template <class V> V elu(V z, P<V> alpha, P<V> scale, P<V> width) {
   return z <= 0 ? expm1(z / width) * (alpha * scale) : z * scale;
 }
-// above where z > 0, and factor e^v below, in halves: the factor may be large where e^v is small.
-template <class V> V elu_derivative(V z, V v, P<V> above, P<V> factor) {
+// factor e^v, for z <= 0, in halves: the factor may be large where e^v is small.
+template <class V> V elu_below(V z, V v, P<V> factor) {
   const V root = Decay<V>(z > 0 ? V{} : v / 2).value;
-  return z > 0 ? all<V>(above) : factor * root * root;
+  return factor * root * root;
 }
+template <class V> V elu_first(V z, V v, P<V> above, P<V> factor) {
+  return z > 0 ? all<V>(above) : elu_below(z, v, factor);
+}
+// The higher derivatives, which torch takes to be 0 at 0.
+template <class V> V elu_higher(V z, V v, P<V> factor) { return z >= 0 ? V{} : elu_below(z, v, factor); }
 
 struct Elu {
   static constexpr const char* kName = "elu";
   static constexpr bool kKeepsInput = true;
   template <class V> static V value(V z, P<V> alpha) { return elu(z, alpha, 1, 1); }
-  template <class V> static V first(V g, V z, P<V> alpha) { return g * elu_derivative(z, z, 1, alpha); }
-  template <class V> static V second(V z, P<V> alpha) { return elu_derivative(z, z, 0, alpha); }
-  template <class V> static V third(V z, P<V> alpha) { return elu_derivative(z, z, 0, alpha); }
+  template <class V> static V first(V g, V z, P<V> alpha) { return g * elu_first(z, z, 1, alpha); }
+  template <class V> static V second(V z, P<V> alpha) { return elu_higher(z, z, alpha); }
+  template <class V> static V third(V z, P<V> alpha) { return elu_higher(z, z, alpha); }
 };
 
 struct Selu {
@@ -91,18 +96,18 @@ struct Selu {
   // Klambauer et al., arXiv:1706.02515
   static constexpr double kAlpha = 1.6732632423543772848, kScale = 1.0507009873554804934, kBelow = kAlpha * kScale;
   template <class V> static V value(V z, P<V>) { return elu(z, c<V>(kAlpha), c<V>(kScale), 1); }
-  template <class V> static V first(V g, V z, P<V>) { return g * elu_derivative(z, z, c<V>(kScale), c<V>(kBelow)); }
-  template <class V> static V second(V z, P<V>) { return elu_derivative(z, z, 0, c<V>(kBelow)); }
-  template <class V> static V third(V z, P<V>) { return elu_derivative(z, z, 0, c<V>(kBelow)); }
+  template <class V> static V first(V g, V z, P<V>) { return g * elu_first(z, z, c<V>(kScale), c<V>(kBelow)); }
+  template <class V> static V second(V z, P<V>) { return elu_higher(z, z, c<V>(kBelow)); }
+  template <class V> static V third(V z, P<V>) { return elu_higher(z, z, c<V>(kBelow)); }
 };
 
 struct Celu {
   static constexpr const char* kName = "celu";
   static constexpr bool kKeepsInput = true;
   template <class V> static V value(V z, P<V> alpha) { return elu(z, alpha, 1, alpha); }
-  template <class V> static V first(V g, V z, P<V> alpha) { return g * elu_derivative(z, z / alpha, 1, 1); }
-  template <class V> static V second(V z, P<V> alpha) { return elu_derivative(z, z / alpha, 0, 1 / alpha); }
-  template <class V> static V third(V z, P<V> alpha) { return elu_derivative(z, z / alpha, 0, 1 / (alpha * alpha)); }
+  template <class V> static V first(V g, V z, P<V> alpha) { return g * elu_first(z, z / alpha, 1, 1); }
+  template <class V> static V second(V z, P<V> alpha) { return elu_higher(z, z / alpha, 1 / alpha); }
+  template <class V> static V third(V z, P<V> alpha) { return elu_higher(z, z / alpha, 1 / (alpha * alpha)); }
 };
 
 struct Gelu {

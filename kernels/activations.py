@@ -160,10 +160,21 @@ def elu(z, alpha):
 
 
 @jit
-def elu_derivative(z, v, above, factor):
-    """above where z > 0, and factor e^v below, in halves: the factor may be large where e^v is small."""
+def elu_below(z, v, factor):
+    """factor e^v, for z <= 0, in halves: the factor may be large where e^v is small."""
     root, _ = decay(tl.where(z > 0, 0.0, 0.5 * v))
-    return tl.where(z > 0, above, root * factor * root)
+    return root * factor * root
+
+
+@jit
+def elu_derivative(z, v, above, factor):
+    return tl.where(z > 0, above, elu_below(z, v, factor))
+
+
+@jit
+def elu_higher(z, v, factor):
+    """The higher derivatives, which torch takes to be 0 at 0."""
+    return tl.where(z >= 0, 0.0, elu_below(z, v, factor))
 
 
 @jit
@@ -173,7 +184,7 @@ def elu_first(g, z, alpha):
 
 @jit
 def elu_second(z, alpha):
-    return elu_derivative(z, z, 0.0, alpha)
+    return elu_higher(z, z, alpha)
 
 
 @jit
@@ -188,7 +199,7 @@ def selu_first(g, z, p):
 
 @jit
 def selu_second(z, p):
-    return elu_derivative(z, z, 0.0, SELU_ALPHA * SELU_SCALE)
+    return elu_higher(z, z, SELU_ALPHA * SELU_SCALE)
 
 
 @jit
@@ -203,12 +214,12 @@ def celu_first(g, z, alpha):
 
 @jit
 def celu_second(z, alpha):
-    return elu_derivative(z, divide(z, alpha), 0.0, 1 / alpha)
+    return elu_higher(z, divide(z, alpha), 1 / alpha)
 
 
 @jit
 def celu_third(z, alpha):
-    return elu_derivative(z, divide(z, alpha), 0.0, 1 / (alpha * alpha))
+    return elu_higher(z, divide(z, alpha), 1 / (alpha * alpha))
 
 
 # --- gelu -----------------------------------------------------------------------------------------------------------

@@ -131,3 +131,14 @@ def test_params_are_used():
         case = Case(name, 0.7)
         torch.testing.assert_close(fg.act(z, name, 0.7), case.stock(z))
         assert not torch.equal(fg.act(z, name, 0.7), fg.act(z, name))
+
+
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_derivatives_at_kinks(case):
+    """The first two, where branches of the definitions meet."""
+    orders = []
+    for f in (lambda z: fg.act(z, case.name), case.stock):
+        z = torch.tensor([0.0, -0.0, 1.0, -1.0, 3.0, -3.0, 6.0], dtype=torch.float64, device=DEVICE, requires_grad=True)
+        (first,) = grad(f(z).sum(), z, create_graph=True)
+        orders.append((first, grad(first.sum() + 0 * z.sum(), z)[0]))
+    torch.testing.assert_close(*orders)

@@ -124,6 +124,17 @@ def test_the_flop_counter_counts_no_more_than_for_stock(act, use):
     assert flops(case.linear_act) == flops(split) == flops(by_mm) == flops(case.stock_linear) > 0
 
 
+def test_a_gradient_that_depends_on_nothing_requires_none():
+    """That of the last bias of a network, say."""
+    x, w, b = leaves()
+    y = fg.linear(x.detach(), w, b)
+    gw, gb = grad(y.sum(), (w, b), create_graph=True)
+    assert not gw.requires_grad and not gb.requires_grad
+    gx, gw, gb = grad(fg.linear(x, w, b).sum(), (x, w, b), create_graph=True)
+    assert gx.requires_grad and gw.requires_grad and not gb.requires_grad
+    torch.testing.assert_close(grad(gx.square().sum() + gw.sum(), w)[0], 2 * 5 * w.sum(0).expand(4, 3))
+
+
 def test_without_gradients_only_the_output_is_made():
     x, w, b = (t.detach() for t in leaves(torch.float32))
     for call in (lambda: fg.linear_act(x, w, b, act="gelu"), lambda: fg.linear_act(*leaves(), act="gelu").detach()):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._act import act, act_gradients, act_tangents, bind
-from ._autograd import in_plain_eager, one_kernel, wanted
+from ._autograd import in_plain_eager, one_kernel, outside_transforms, wanted
 from ._terms import present, rows, tangents, total
 from .activations import REGISTRY
 
@@ -160,7 +160,11 @@ class LinearActBackward(torch.autograd.Function):
         gy, x, w, s, ctx.act, ctx.param, *ctx.needed = inputs
         ctx.save_for_backward(gy, x, w, s)
         ctx.save_for_forward(gy, x, w, s)
-        ctx.mark_non_differentiable(*(g for g, n in zip(output, ctx.needed, strict=True) if not n))
+        known = outside_transforms(gy, x, w, s)  # there requires_grad tells all
+        depends = lambda other: not known or any(t.requires_grad for t in (gy, s, other))
+        differentiable = depends(w), depends(x), depends(gy)
+        needed = zip(output, ctx.needed, differentiable, strict=True)
+        ctx.mark_non_differentiable(*(g for g, n, d in needed if not (n and d)))
         ctx.set_materialize_grads(False)
 
     @staticmethod

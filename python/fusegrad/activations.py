@@ -8,8 +8,8 @@ is enough (the next layer keeps y anyway, so then z is never stored). With D_0 =
 
 so one rule serves both kinds (_act.py). Above order 3 torch differentiates `third` (reference.py).
 
-`value` and `first` are torch's own kernels where torch has one: they define what "as stock" means, in NaN and infinity
-too. `second` and `third` are right to the last digits wherever they are normal numbers, in both tails
+`value` and `first` are torch's own kernels where torch has one: they define what "as stock" means. `second` and
+`third` are right to the last digits wherever they are normal numbers, in both tails
 (tests/test_precision.py), and so is `first` in the kernels. They stay finite for arguments of any size: where a product
 of zero and infinity could arise the argument is clamped to a range outside which the result has already rounded to its
 limit in float64.
@@ -129,7 +129,7 @@ REGISTRY: dict[str, Activation] = {
             "elu", "z if z > 0 else param (e^z - 1)", INPUT,
             value=lambda z, alpha: F.elu(z, alpha),
             first=lambda g, z, alpha: aten.elu_backward(g, alpha, 1, 1, False, z),
-            second=f.elu_derivative, third=f.elu_derivative,
+            second=f.elu_higher, third=f.elu_higher,
             param="alpha", default=1.0, legal=NON_NEGATIVE,
             module=nn.ELU, functions=(F.elu, F.elu_),
         ),
@@ -137,16 +137,16 @@ REGISTRY: dict[str, Activation] = {
             "selu", "λ (z if z > 0 else α (e^z - 1)), λ = 1.0507, α = 1.6733", INPUT,
             value=lambda z, _: F.selu(z),
             first=lambda g, z, _: aten.elu_backward(g, SELU_ALPHA, SELU_SCALE, 1, False, z),
-            second=lambda z, _: f.elu_derivative(z, SELU_ALPHA * SELU_SCALE),
-            third=lambda z, _: f.elu_derivative(z, SELU_ALPHA * SELU_SCALE),
+            second=lambda z, _: f.elu_higher(z, SELU_ALPHA * SELU_SCALE),
+            third=lambda z, _: f.elu_higher(z, SELU_ALPHA * SELU_SCALE),
             module=nn.SELU, functions=(F.selu, torch.selu, F.selu_, torch.selu_),
         ),
         Activation(
             "celu", "z if z > 0 else param (e^{z/param} - 1)", INPUT,
             value=lambda z, alpha: F.celu(z, alpha),
             first=lambda g, z, alpha: aten.elu_backward(g, alpha, 1, 1 / alpha, False, z),
-            second=lambda z, alpha: f.elu_derivative(z, 1 / alpha, alpha),
-            third=lambda z, alpha: f.elu_derivative(z, 1 / alpha**2, alpha),
+            second=lambda z, alpha: f.elu_higher(z, 1 / alpha, alpha),
+            third=lambda z, alpha: f.elu_higher(z, 1 / alpha**2, alpha),
             param="alpha", default=1.0, legal=POSITIVE,
             module=nn.CELU, functions=(F.celu, torch.celu, F.celu_, torch.celu_),
         ),

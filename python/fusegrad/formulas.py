@@ -58,10 +58,10 @@ def bell(u: Tensor) -> Tensor:
 # --- the elu family: above 0 linear, below it a multiple of e^v - 1, v = z / width --------------------------------
 
 
-def elu_derivative(z: Tensor, factor: float, width: float = 1.0) -> Tensor:
-    """0 above 0, and factor e^v below, in halves: the factor may be large where e^v is small."""
+def elu_higher(z: Tensor, factor: float, width: float = 1.0) -> Tensor:
+    """factor e^v below 0, in halves: the factor may be large where e^v is small. At 0 torch takes it to be 0."""
     root = torch.exp(z.clamp(max=0) / width / 2)
-    return torch.where(z > 0, 0.0, factor * root * root)
+    return torch.where(z >= 0, 0.0, factor * root * root)
 
 
 # --- gelu: y = z Φ(z), y'' = (2 - z^2) φ(z), y''' = (z^3 - 4z) φ(z); z^4 φ(z) < 1e-300 beyond 40 -------------------
