@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from .machine import allow_tf32, copy_gbs, cuda_seconds, dtype_name, peak_gflops
-from .memory import bytes_kept
+from .memory import bytes_saved
 from .providers import COMPILING, RIVALS, Cannot, providers
 
 SAMPLE_SECONDS = 0.005  # a step shorter than this is repeated within a sample
@@ -71,7 +71,7 @@ class Result:
     copy_percent: float = math.nan  # that, of what a large copy moves; known on a GPU
     error: float = math.nan
     stock_error: float = math.nan
-    bytes_kept: float = math.nan
+    bytes_saved: float = math.nan
     cannot: str = ""
 
 
@@ -174,7 +174,7 @@ def _ready(case: Case, provider: str, device: str, budget: Budget) -> Step:
 def _held_to(truth: Sequence[Tensor], step: Step, case: Case, result: Result, stock_error: float) -> Result:
     """The result with its error and the bytes it keeps, or WrongResult."""
     out: list[Tensor] = []
-    kept = bytes_kept(lambda: out.extend(step.run()), *step.owned)
+    kept = bytes_saved(lambda: out.extend(step.run()), *step.owned)
     off = error(out, truth)
     if result.provider == "stock":
         stock_error = off
@@ -186,7 +186,7 @@ def _held_to(truth: Sequence[Tensor], step: Step, case: Case, result: Result, st
             f"{result.provider} is wrong in {case.name!r}, {result.dtype}: its error against float64 is {off:.2g}, "
             f"stock's is {stock_error:.2g}; at most {limit:.2g} is allowed"
         )
-    return replace(result, error=off, stock_error=stock_error, bytes_kept=kept)
+    return replace(result, error=off, stock_error=stock_error, bytes_saved=kept)
 
 
 def _times(

@@ -15,7 +15,7 @@ class _Saved:
         self.tensor = tensor
 
 
-def bytes_kept(fn: Callable[[], object], *ignore: Tensor) -> int:
+def bytes_saved(fn: Callable[[], object], *ignore: Tensor) -> int:
     """The most bytes that autograd holds for backward passes at any one time while fn() runs.
 
     Each storage counts once, at its full size, however many tensors saved are views of it; it counts until autograd
@@ -27,9 +27,9 @@ def bytes_kept(fn: Callable[[], object], *ignore: Tensor) -> int:
         ignore: tensors whose storage does not count: parameters and inputs, which live anyway.
 
     >>> import torch
-    >>> from fusegrad.benchmarks.memory import bytes_kept
+    >>> from fusegrad.benchmarks.memory import bytes_saved
     >>> x = torch.ones(10, requires_grad=True)
-    >>> bytes_kept(lambda: x.exp().sin(), x)  # exp keeps its output, which is sin's input: one storage
+    >>> bytes_saved(lambda: x.exp().sin(), x)  # exp keeps its output, which is sin's input: one storage
     40
     """
     ignored = {t.untyped_storage().data_ptr() for t in ignore}

@@ -59,7 +59,7 @@ def _line(of: dict[str, Result]) -> str:
             f"**{ours.ratio:.2f}**",
             NONE if best is None else f"{best.provider} {best.ratio:.2f}",
             _over(ours.error, stock.error),
-            _over(ours.bytes_kept, stock.bytes_kept),
+            _over(ours.bytes_saved, stock.bytes_saved),
         )
     )
 

@@ -36,7 +36,7 @@ def table(results: list[Result], title: str) -> Table:
             "" if math.isnan(r.copy_percent) else f"{r.copy_percent:.0f}",
             f"{r.error:.1e}",
             f"{r.stock_error:.1e}",
-            size(r.bytes_kept),
+            size(r.bytes_saved),
         )
     return shown
 

@@ -1,8 +1,9 @@
-"""`python -m fusegrad tune`: which way of kernels/choice.py is the fastest for each product, on the GPU at hand.
+"""`python -m fusegrad tune`: which algorithm of kernels/choice.py is the fastest for each product, on the GPU at hand.
 
-linear_act is timed without and with its pre-activation kept, as inference and training have it, the two together: one
-way serves both. What fits in L2 stays there, as between the layers of a network. The table has a row for each product,
-with stock's time over that of each way for information; a way displaces DEFAULT only where it is faster by MARGIN.
+linear_act is timed without and with its pre-activation saved, as inference and training have it, the two together: one
+algorithm serves both. What fits in L2 stays there, as between the layers of a network. The table has a row for each
+product, with stock's time over that of each algorithm for information. An algorithm displaces DEFAULT only where it is
+faster by MARGIN.
 """
 
 import argparse
@@ -29,10 +30,10 @@ from .harness import Budget, Case, Result, Step, measure
 from .machine import dtype_name, facts, sentence
 from .providers import Cannot, normal
 
-DEFAULT: choice.Way = "cublas"
+DEFAULT: choice.Algorithm = "cublas"
 MARGIN = 0.03
 ACT = "gelu_tanh"
-OPS = ("linear_act", "mm_gz")
+OPS = ("linear_act", "mm_dact")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 # Each speaks for sizes up to choice.REACH times larger and smaller: these cover all between the least and the most.
 M = (16, 64, 256, 1024, 4096, 16384, 65536)
@@ -44,7 +45,7 @@ FACTS = ("machine", "torch", "commit", "date")
 
 
 def main(argv: list[str]) -> int:
-    """Measure, write the table, and return the exit code: 1 if a way was wrong or a product could not be measured."""
+    """Measure, write the table, and return the exit code: 1 if an algorithm was wrong or a product was not measured."""
     args = _parse(argv)
     console = Console(width=None if Console().is_terminal else 140, highlight=False)
     missing = _missing(args)
@@ -72,10 +73,10 @@ def main(argv: list[str]) -> int:
     return 1 if failed or not rows else 0
 
 
-def fastest(results: list[Result]) -> choice.Way:
-    """The way with the shortest time; DEFAULT if none is shorter by MARGIN."""
+def fastest(results: list[Result]) -> choice.Algorithm:
+    """The algorithm with the shortest time; DEFAULT if none is shorter by MARGIN."""
     ms = {r.provider: r.ms for r in results if not math.isnan(r.ms)}
-    best: Any = min(ms, key=lambda way: ms[way])
+    best: Any = min(ms, key=lambda algorithm: ms[algorithm])
     return best if DEFAULT not in ms or ms[DEFAULT] > (1 + MARGIN) * ms[best] else DEFAULT
 
 
@@ -123,7 +124,7 @@ def _measure(args: argparse.Namespace, path: Path, console: Console) -> tuple[li
             case = Case(f"{op} {m}×{k}→{n}", dtype, partial(_build, op, m, k, n, dtype, args.device))
             budget = Budget(2, 0.1, {}) if args.smoke else Budget(ROUNDS, SECONDS, {})
             try:
-                results = measure(case, args.device, budget, tell, of=choice.WAYS)
+                results = measure(case, args.device, budget, tell, of=choice.ALGORITHMS)
             except Exception as e:  # too large for this GPU, say
                 failed.append(f"{case.name}, {dtype_name(dtype)}: {type(e).__name__}: {e}")
             else:
@@ -136,11 +137,11 @@ def _measure(args: argparse.Namespace, path: Path, console: Console) -> tuple[li
 
 
 def _build(
-    op: str, m: int, k: int, n: int, like: torch.dtype, device: str, way: choice.Way, dtype: torch.dtype
+    op: str, m: int, k: int, n: int, like: torch.dtype, device: str, algorithm: choice.Algorithm, dtype: torch.dtype
 ) -> Step:
-    from fusegrad.kernels import linear_act, mm_gz
+    from fusegrad.kernels import linear_act, mm_dact
 
-    if way == "triton" and dtype == torch.float64:
+    if algorithm == "triton" and dtype == torch.float64:
         raise Cannot("it has no float64")
     fresh = partial(normal, like=like, dtype=dtype, device=device)
     x, w, b = fresh(m, k, seed=0), fresh(n, k, seed=1) / math.sqrt(k), fresh(n, seed=2)
@@ -148,11 +149,11 @@ def _build(
     s, w_kn, param = fresh(m, n, seed=3), w.mT.contiguous(), REGISTRY[ACT].default
 
     def layer() -> tuple[torch.Tensor, ...]:
-        (y, _), (again, z) = (linear_act.by(way, x, w, b, ACT, param, keep) for keep in (False, True))
+        (y, _), (again, z) = (linear_act.by(algorithm, x, w, b, ACT, param, keep) for keep in (False, True))
         return y, again, z
 
-    if op == "mm_gz":
-        return Step(lambda: mm_gz.by(way, x, w_kn, s, ACT, param, True), (x, w_kn, s))
+    if op == "mm_dact":
+        return Step(lambda: mm_dact.by(algorithm, x, w_kn, s, ACT, param, True), (x, w_kn, s))
     return Step(layer, (x, w, b))
 
 
@@ -163,7 +164,8 @@ def _row(
     stock = {"stock_ms": f"{results[0].ms:.5g}"}
     product = dict(zip(("op", "dtype", "m", "k", "n"), (op, dtype_name(dtype), *sizes), strict=True))
     machine = {k: v for k, v in facts(device).items() if k in FACTS}
-    return product | {"way": fastest(results)} | stock | {w: ratios[w] for w in choice.WAYS if w != "stock"} | machine
+    others = {a: ratios[a] for a in choice.ALGORITHMS if a != "stock"}
+    return product | {"algorithm": fastest(results)} | stock | others | machine
 
 
 def _write(path: Path, rows: list[dict[str, object]]) -> None:
@@ -174,11 +176,11 @@ def _write(path: Path, rows: list[dict[str, object]]) -> None:
 
 
 def _table(measured: list[list[Result]]) -> Table:
-    """A row a product: the time of each way, stock's over it, and what is taken."""
-    shown = Table("product", "dtype", box=None, header_style="bold", title="Stock's time over that of each way")
-    for name in ("stock ms", *(w for w in choice.WAYS if w != "stock"), "% peak"):
+    """A row a product: the time of each algorithm, stock's over it, and what is taken."""
+    shown = Table("product", "dtype", box=None, header_style="bold", title="Stock's time over that of each algorithm")
+    for name in ("stock ms", *(w for w in choice.ALGORITHMS if w != "stock"), "% peak"):
         shown.add_column(name, justify="right")
-    shown.add_column("way")
+    shown.add_column("algorithm")
     for results in measured:
         ratios = ("–" if r.cannot else f"{r.ratio:.2f}" for r in results if r.provider != "stock")
         best = max((r.peak_percent for r in results if not math.isnan(r.peak_percent)), default=math.nan)
@@ -188,6 +190,6 @@ def _table(measured: list[list[Result]]) -> Table:
 
 
 def _counts(measured: list[list[Result]]) -> str:
-    """How often each way is taken."""
+    """How often each algorithm is taken."""
     counts = Counter(fastest(results) for results in measured)
-    return ", ".join(f"{way} {counts[way]} times" for way in choice.WAYS)
+    return ", ".join(f"{algorithm} {counts[algorithm]} times" for algorithm in choice.ALGORITHMS)

@@ -1,7 +1,7 @@
 // The activations in C++: one translation of python/fusegrad/activations.py, whose table and formulas.py give the
 // derivations; a test holds all translations to float64. Each has
 //
-//   kKeepsInput      whether it keeps its input z for backward, or its output y
+//   kSavesInput      whether it keeps its input z for backward, or its output y
 //   value(z, p)      act(z), p the parameter
 //   first(g, s, p)   g D_1(s), of what it keeps, s
 //   second(s, p)     D_2 = dD_1/ds
@@ -28,28 +28,28 @@ struct NoCurvature {
 
 struct Identity : NoCurvature {
   static constexpr const char* kName = "identity";
-  static constexpr bool kKeepsInput = false;
+  static constexpr bool kSavesInput = false;
   template <class V> static V value(V z, P<V>) { return z; }
   template <class V> static V first(V g, V, P<V>) { return g; }
 };
 
 struct Relu : NoCurvature {
   static constexpr const char* kName = "relu";
-  static constexpr bool kKeepsInput = false;
+  static constexpr bool kSavesInput = false;
   template <class V> static V value(V z, P<V>) { return z < 0 ? V{} : z; }
   template <class V> static V first(V g, V y, P<V>) { return y <= 0 ? V{} : g; }
 };
 
 struct Relu6 : NoCurvature {
   static constexpr const char* kName = "relu6";
-  static constexpr bool kKeepsInput = false;
+  static constexpr bool kSavesInput = false;
   template <class V> static V value(V z, P<V>) { return clamp(z, 0, 6); }
   template <class V> static V first(V g, V y, P<V>) { return (y <= 0) | (y >= 6) ? V{} : g; }
 };
 
 struct ReluSquared {
   static constexpr const char* kName = "relu_squared";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   template <class V> static V value(V z, P<V>) {
     const V r = z < 0 ? V{} : z;
     return r * r;
@@ -61,7 +61,7 @@ struct ReluSquared {
 
 struct LeakyRelu : NoCurvature {
   static constexpr const char* kName = "leaky_relu";
-  static constexpr bool kKeepsInput = false;
+  static constexpr bool kSavesInput = false;
   template <class V> static V value(V z, P<V> slope) { return z > 0 ? z : z * slope; }
   template <class V> static V first(V g, V y, P<V> slope) { return y > 0 ? g : g * slope; }
 };
@@ -83,7 +83,7 @@ template <class V> V elu_higher(V z, V v, P<V> factor) { return z >= 0 ? V{} : e
 
 struct Elu {
   static constexpr const char* kName = "elu";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   template <class V> static V value(V z, P<V> alpha) { return elu(z, alpha, 1, 1); }
   template <class V> static V first(V g, V z, P<V> alpha) { return g * elu_first(z, z, 1, alpha); }
   template <class V> static V second(V z, P<V> alpha) { return elu_higher(z, z, alpha); }
@@ -92,7 +92,7 @@ struct Elu {
 
 struct Selu {
   static constexpr const char* kName = "selu";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   // Klambauer et al., arXiv:1706.02515
   static constexpr double kAlpha = 1.6732632423543772848, kScale = 1.0507009873554804934, kBelow = kAlpha * kScale;
   template <class V> static V value(V z, P<V>) { return elu(z, c<V>(kAlpha), c<V>(kScale), 1); }
@@ -103,7 +103,7 @@ struct Selu {
 
 struct Celu {
   static constexpr const char* kName = "celu";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   template <class V> static V value(V z, P<V> alpha) { return elu(z, alpha, 1, alpha); }
   template <class V> static V first(V g, V z, P<V> alpha) { return g * elu_first(z, z / alpha, 1, 1); }
   template <class V> static V second(V z, P<V> alpha) { return elu_higher(z, z / alpha, 1 / alpha); }
@@ -112,7 +112,7 @@ struct Celu {
 
 struct Gelu {
   static constexpr const char* kName = "gelu";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   // factor times the density
   template <class V> static V bell(V z, V factor) {
     const V root = Normal<V>(z).root;
@@ -156,7 +156,7 @@ template <class V> struct Logistic {
 
 struct GeluTanh {
   static constexpr const char* kName = "gelu_tanh";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   // Hendrycks & Gimpel, arXiv:1606.08415; kC = sqrt(2 / pi)
   static constexpr double kA = 0.044715, kC = kSqrt2 / kSqrtPi;
   template <class V> static V inner(V z) { return c<V>(kC) * (z + c<V>(kA) * z * z * z); }
@@ -212,7 +212,7 @@ template <class V> V swish_third(V z, P<V> k) {
 
 struct Silu {
   static constexpr const char* kName = "silu";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   template <class V> static V value(V z, P<V>) { return swish(z, 1); }
   template <class V> static V first(V g, V z, P<V>) { return swish_first(g, z, 1); }
   template <class V> static V second(V z, P<V>) { return swish_second(z, 1); }
@@ -221,7 +221,7 @@ struct Silu {
 
 struct QuickGelu {
   static constexpr const char* kName = "quick_gelu";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   static constexpr double kK = 1.702;  // Hendrycks & Gimpel, arXiv:1606.08415
   template <class V> static V value(V z, P<V>) { return swish(z, c<V>(kK)); }
   template <class V> static V first(V g, V z, P<V>) { return swish_first(g, z, c<V>(kK)); }
@@ -233,7 +233,7 @@ struct QuickGelu {
 // divided through by e^2 and e^4, so that both are made of w = e^{-|z|} and keep their precision in both tails.
 struct Mish {
   static constexpr const char* kName = "mish";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   template <class V> struct Tanh {
     V w, d, t;
     explicit Tanh(V z) : w(exp(-abs(z))) {
@@ -274,7 +274,7 @@ struct Mish {
 
 struct Softplus {
   static constexpr const char* kName = "softplus";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   template <class V> static V value(V z, P<V> beta) {
     const V v = beta * z;
     const V soft = ((v > 0 ? v : V{}) + log1p(exp(-abs(v)))) / beta;
@@ -293,7 +293,7 @@ struct Softplus {
 
 struct Softsign {
   static constexpr const char* kName = "softsign";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   template <class V> static V value(V z, P<V>) { return z / (1 + abs(z)); }
   template <class V> static V first(V g, V z, P<V>) {
     const V d = 1 / (1 + abs(z));
@@ -311,7 +311,7 @@ struct Softsign {
 
 struct Sigmoid {
   static constexpr const char* kName = "sigmoid";
-  static constexpr bool kKeepsInput = false;
+  static constexpr bool kSavesInput = false;
   template <class V> static V value(V z, P<V>) { return sigmoid(z); }
   template <class V> static V first(V g, V y, P<V>) { return g * (1 - y) * y; }
   template <class V> static V second(V y, P<V>) { return 1 - 2 * y; }
@@ -320,7 +320,7 @@ struct Sigmoid {
 
 struct LogSigmoid {
   static constexpr const char* kName = "logsigmoid";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   template <class V> static V value(V z, P<V>) { return (z > 0 ? V{} : z) - log1p(exp(-abs(z))); }
   template <class V> static V first(V g, V z, P<V>) { return g * Logistic<V>(z).c; }
   template <class V> static V second(V z, P<V>) { return -Logistic<V>(z).q; }
@@ -332,7 +332,7 @@ struct LogSigmoid {
 
 struct Tanh {
   static constexpr const char* kName = "tanh";
-  static constexpr bool kKeepsInput = false;
+  static constexpr bool kSavesInput = false;
   template <class V> static V value(V z, P<V>) { return tanh(z); }
   template <class V> static V first(V g, V y, P<V>) { return g * ((1 - y) * (1 + y)); }
   template <class V> static V second(V y, P<V>) { return -2 * y; }
@@ -341,7 +341,7 @@ struct Tanh {
 
 struct Tanhshrink {
   static constexpr const char* kName = "tanhshrink";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   template <class V> static V value(V z, P<V>) { return z - tanh(z); }
   template <class V> static V first(V g, V z, P<V>) {
     const V t = tanh(z);
@@ -356,7 +356,7 @@ struct Tanhshrink {
 
 struct Hardswish {
   static constexpr const char* kName = "hardswish";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   template <class V> static V value(V z, P<V>) { return z * clamp(z + 3, 0, 6) / 6; }
   template <class V> static V first(V g, V z, P<V>) {
     const V inside = g * (z / 3 + c<V>(0.5));
@@ -368,21 +368,21 @@ struct Hardswish {
 
 struct Hardsigmoid : NoCurvature {
   static constexpr const char* kName = "hardsigmoid";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   template <class V> static V value(V z, P<V>) { return clamp(z + 3, 0, 6) / 6; }
   template <class V> static V first(V g, V z, P<V>) { return (z > -3) & (z < 3) ? g / 6 : V{}; }
 };
 
 struct Hardtanh : NoCurvature {
   static constexpr const char* kName = "hardtanh";
-  static constexpr bool kKeepsInput = false;
+  static constexpr bool kSavesInput = false;
   template <class V> static V value(V z, P<V>) { return clamp(z, -1, 1); }
   template <class V> static V first(V g, V y, P<V>) { return (y <= -1) | (y >= 1) ? V{} : g; }
 };
 
 struct Sin {
   static constexpr const char* kName = "sin";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   template <class V> static V value(V z, P<V> omega) { return sin(omega * z); }
   template <class V> static V first(V g, V z, P<V> omega) { return cos(omega * z) * omega * g; }
   template <class V> static V second(V z, P<V> omega) { return sin(omega * z) * (-omega * omega); }
@@ -391,7 +391,7 @@ struct Sin {
 
 struct Exp {
   static constexpr const char* kName = "exp";
-  static constexpr bool kKeepsInput = false;
+  static constexpr bool kSavesInput = false;
   template <class V> static V value(V z, P<V>) { return exp(z); }
   template <class V> static V first(V g, V y, P<V>) { return g * y; }
   template <class V> static V second(V, P<V>) { return all<V>(1); }
@@ -400,7 +400,7 @@ struct Exp {
 
 struct Square {
   static constexpr const char* kName = "square";
-  static constexpr bool kKeepsInput = true;
+  static constexpr bool kSavesInput = true;
   template <class V> static V value(V z, P<V>) { return z * z; }
   template <class V> static V first(V g, V z, P<V>) { return z * 2 * g; }
   template <class V> static V second(V, P<V>) { return all<V>(2); }

@@ -22,12 +22,12 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "activations",
       [] {
-        std::map<std::string, bool> keeps_input;
+        std::map<std::string, bool> saves_input;
         for (int i = 0; i < fusegrad::kernels().count; i++) {
           const fusegrad::Activation& a = fusegrad::kernels().activations[i];
-          keeps_input[a.name] = a.keeps_input;
+          saves_input[a.name] = a.saves_input;
         }
-        return keeps_input;
+        return saves_input;
       },
       "The activations that the kernels know, and whether each keeps its input for backward, or its output.");
   m.def(

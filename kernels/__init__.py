@@ -5,7 +5,7 @@ activations                 every activation, orders 0 to 3
 act                         elementwise passes; launch: over tensors of any layout, on their device
 passes                      what follows a matrix product, and what comes before its derivatives
 gemm                        matrix products with an epilogue
-linear_act, mm_gz           a layer, its backward and that of the layer before, by cuBLAS and a pass or by gemm
+linear_act, mm_dact           a layer, its backward and that of the layer before, by cuBLAS and a pass or by gemm
 choice, tables/             which of them, measured by `python -m fusegrad tune`
 interpreter                 the same on CPU tensors, without a GPU
 offline                     compiles all of it for any GPU, and says what each kernel takes
@@ -15,10 +15,10 @@ offline                     compiles all of it for any GPU, and says what each k
 # of other ops.
 SERVED = {
     "act": "act",
-    "act_backward": "act",
+    "act_vjp": "act",
     "act_jvp": "act",
     "linear_act": "linear_act",
     "linear_act_backward": "linear_act",
-    "mm_gz": "mm_gz",
+    "mm_dact": "mm_dact",
     "mul_constant": "act",
 }

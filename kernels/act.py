@@ -1,4 +1,4 @@
-"""act, act_backward, act_jvp and mul_constant: functions of each element, in one pass."""
+"""act, act_vjp, act_jvp and mul_constant: functions of each element, in one pass."""
 
 from typing import Any
 
@@ -133,7 +133,7 @@ def act_backward_kernel(
         tl.store(y_ptr + at, apply(s, g, p, D, ORDER).to(y_ptr.dtype.element_ty), inside)
 
 
-def act_backward(
+def act_vjp(
     gy: Tensor,  # shape of s
     s: Tensor,  # any shape
     g: Tensor,  # shape of s

@@ -1,8 +1,8 @@
 """How a layer is computed on a GPU: by a table for each family of GPUs, made by `python -m fusegrad tune`.
 
-A table, tables/<family>.csv, has a row for each measured product: op, dtype, m, k, n and the fastest way. A product
-that is not there goes the way of the nearest that is, if no size of it is more than twice or less than half; else by
-cuBLAS and a pass. The ways, which all make the same numbers up to rounding:
+A table, tables/<family>.csv, has a row for each measured product: op, dtype, m, k, n and the fastest algorithm. A
+product that is not there takes that of the nearest that is, if no size of it is more than twice or less than half; else
+it takes cuBLAS and a pass. The algorithms make the same numbers up to rounding:
 
     stock     torch's own kernels, one for each step
     cublas    the product by cuBLAS, and one pass for what follows
@@ -17,19 +17,19 @@ from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 
-Way = Literal["stock", "cublas", "triton"]
-WAYS: tuple[Way, ...] = get_args(Way)
+Algorithm = Literal["stock", "cublas", "triton"]
+ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 TABLES = Path(__file__).parent / "tables"
 REACH = 2.0  # how far a measurement speaks for other sizes: this factor in each
 
 
 class Row(NamedTuple):
-    op: str  # linear_act or mm_gz
+    op: str  # linear_act or mm_dact
     dtype: str
     m: int
     k: int
     n: int
-    way: Way
+    algorithm: Algorithm
 
 
 def read(path: Path) -> list[Row]:
@@ -37,7 +37,10 @@ def read(path: Path) -> list[Row]:
         return []
     with path.open(newline="") as file:
         rows = csv.DictReader(file)
-        return [Row(r["op"], r["dtype"], int(r["m"]), int(r["k"]), int(r["n"]), cast(Way, r["way"])) for r in rows]
+        return [
+            Row(r["op"], r["dtype"], int(r["m"]), int(r["k"]), int(r["n"]), cast(Algorithm, r["algorithm"]))
+            for r in rows
+        ]
 
 
 @cache
@@ -46,9 +49,9 @@ def table(family: str) -> list[Row]:
 
 
 @lru_cache(4096)
-def way_of(op: str, family: str, dtype: torch.dtype, m: int, k: int, n: int) -> Way:
-    """The way of an op whose product is that of an (m, k) and a (k, n)."""
+def algorithm_for(op: str, family: str, dtype: torch.dtype, m: int, k: int, n: int) -> Algorithm:
+    """The algorithm of an op whose product is that of an (m, k) and a (k, n)."""
     name = str(dtype).removeprefix("torch.")
     far = lambda row: max(abs(math.log(a / b)) for a, b in zip((m, k, n), (row.m, row.k, row.n), strict=True))
     near = min((row for row in table(family) if (row.op, row.dtype) == (op, name)), key=far, default=None)
-    return near.way if near is not None and far(near) <= math.log(REACH) else "cublas"
+    return near.algorithm if near is not None and far(near) <= math.log(REACH) else "cublas"

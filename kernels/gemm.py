@@ -1,7 +1,7 @@
 """Matrix products with an epilogue: what is done with a tile of the product while it is in registers.
 
-linear_act     y = act(x w^T + b), and z = x w^T + b if that is kept
-mm_gz          gz = (a b) D_1(s) and the sum of its rows: dgrad of a layer makes gz of the layer before it
+linear_act     y = act(x w^T + b), and z = x w^T + b if that is saved
+mm_dact          gz = (a b) D_1(s) and the sum of its rows: dgrad of a layer makes gz of the layer before it
 
 Programs are persistent: each computes tiles until none is left, and loads for the next while it finishes one. Tiles are
 taken in groups of rows, which share what they read of b in L2. Operands come by descriptors (TMA) where the GPU has
@@ -75,8 +75,8 @@ def put(to, tile, row, column, m, n, TMA: tl.constexpr, BLOCK_M: tl.constexpr, B
 
 @jit
 def linear_act_kernel(
-    x, w, b_ptr, y, kept, param: tl.float64, m, n, k, x_row, w_row, programs,
-    D: tl.constexpr, HAS_BIAS: tl.constexpr, KEEP: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
+    x, w, b_ptr, y, saved, param: tl.float64, m, n, k, x_row, w_row, programs,
+    D: tl.constexpr, HAS_BIAS: tl.constexpr, SAVE: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     tiles = tl.cdiv(m, BLOCK_M) * tl.cdiv(n, BLOCK_N)
@@ -86,8 +86,8 @@ def linear_act_kernel(
         if HAS_BIAS:
             j = column + tl.arange(0, BLOCK_N)
             z += tl.load(b_ptr + j, j < n, other=0.0).to(tl.float32)[None, :]
-        if KEEP:
-            put(kept, z.to(kept.dtype if TMA else kept.dtype.element_ty), row, column, m, n, TMA, BLOCK_M, BLOCK_N)
+        if SAVE:
+            put(saved, z.to(saved.dtype if TMA else saved.dtype.element_ty), row, column, m, n, TMA, BLOCK_M, BLOCK_N)
         act = apply(z, z, tl.full([], param, tl.float32), D, 0).to(y.dtype if TMA else y.dtype.element_ty)
         put(y, act, row, column, m, n, TMA, BLOCK_M, BLOCK_N)
 
@@ -169,7 +169,7 @@ def config_of(family: str, dtype: torch.dtype) -> Config:
 
 
 def tile_of_gz(family: str, dtype: torch.dtype) -> Config:
-    """Of mm_gz: s takes registers too, and with 128 columns silu spills on sm_90, with 255 of them mish on sm_80."""
+    """Of mm_dact: s takes registers too, and with 128 columns silu spills on sm_90, with 255 of them mish on sm_80."""
     c = config_of(family, dtype)
     on_matrix_units = dtype != torch.float32 or precision(family, dtype) == "tf32"
     return c._replace(block_n=min(c.block_n, 64), registers=None if on_matrix_units else c.registers)
@@ -195,8 +195,8 @@ def takes(x: Tensor, w: Tensor) -> bool:
     return x.dtype != torch.float64 and rows_are_aligned(x, w) and w.shape[0] * w.itemsize % 16 == 0
 
 
-def takes_gz(a: Tensor, b: Tensor, s: Tensor) -> bool:
-    """Whether mm_gz multiplies these as fast as it can."""
+def takes_dact(a: Tensor, b: Tensor, s: Tensor) -> bool:
+    """Whether mm_dact multiplies these as fast as it can."""
     return a.dtype != torch.float64 and rows_are_aligned(a, b, s)
 
 
@@ -231,24 +231,24 @@ def linear_act(
     b: Tensor | None,  # (n)
     act: str,
     param: float,
-    keep: bool,
-) -> tuple[Tensor, Tensor]:  # (m, n) twice; the second is empty unless kept
+    save: bool,
+) -> tuple[Tensor, Tensor]:  # (m, n) twice; the second is empty unless saved
     """y = act(z), z = x w^T + b, and z, in one kernel. float32, bfloat16 or float16; sizes > 0."""
     y = x.new_empty(x.shape[0], w.shape[0])
-    kept = torch.empty_like(y) if keep else y
+    saved = torch.empty_like(y) if save else y
     bias = y if b is None else b.contiguous()
     c = config_of(family(x.device), x.dtype)
     _launch(
-        linear_act_kernel, c, x, w, [y, kept], True, lambda outs: (bias, *outs, param),
-        D=ACTIVATIONS[act].value, HAS_BIAS=b is not None, KEEP=keep,
+        linear_act_kernel, c, x, w, [y, saved], True, lambda outs: (bias, *outs, param),
+        D=ACTIVATIONS[act].value, HAS_BIAS=b is not None, SAVE=save,
     )  # fmt: skip
-    return y, kept if keep else x.new_empty(0)
+    return y, saved if save else x.new_empty(0)
 
 
-def mm_gz(
+def mm_dact(
     a: Tensor,  # (m, k), rows contiguous
     b: Tensor,  # (k, n), rows contiguous
-    s: Tensor,  # (m, n), contiguous: what the activation keeps
+    s: Tensor,  # (m, n), contiguous: what the activation saves
     act: str,
     param: float,
 ) -> tuple[Tensor, Tensor]:  # (m, n), (n)

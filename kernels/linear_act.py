@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusegrad import reference
 from fusegrad.activations import REGISTRY
+from fusegrad.ops import reference
 
 from . import gemm
 from .act import launch
 from .activations import ACTIVATIONS
-from .choice import Way, way_of
+from .choice import Algorithm, algorithm_for
 from .passes import bias_act, gz_and_sum
 
 
@@ -22,40 +22,42 @@ def linear_act(
     b: Tensor | None,  # (n)
     act: str,
     param: float,
-    keep: bool,
-) -> tuple[Tensor, Tensor]:  # (..., n) twice; the second is empty unless an input is kept
+    save: bool,
+) -> tuple[Tensor, Tensor]:  # (..., n) twice; the second is empty unless an input is saved
     (n, k), m = w.shape, math.prod(x.shape[:-1])
-    way: Way = "stock"
+    algorithm: Algorithm = "stock"
     if act != "identity" and 0 not in (m, n, k):
-        way = way_of("linear_act", gemm.family(x.device), x.dtype, m, k, n)
-    return by(way, x, w, b, act, param, keep)
+        algorithm = algorithm_for("linear_act", gemm.family(x.device), x.dtype, m, k, n)
+    return by(algorithm, x, w, b, act, param, save)
 
 
-def by(way: Way, x: Tensor, w: Tensor, b: Tensor | None, act: str, param: float, keep: bool) -> tuple[Tensor, Tensor]:
-    """linear_act in a way of choice.py; by cublas what triton can't take."""
-    keep = keep and REGISTRY[act].keeps_input
+def by(
+    algorithm: Algorithm, x: Tensor, w: Tensor, b: Tensor | None, act: str, param: float, save: bool
+) -> tuple[Tensor, Tensor]:
+    """linear_act by an algorithm of choice.py; by cublas what triton can't take."""
+    save = save and REGISTRY[act].saves_input
     n, lead = w.shape[0], x.shape[:-1]
     m = math.prod(lead)
-    rows = x.reshape(m, w.shape[1]) if way == "triton" else x
-    if way == "triton" and gemm.takes(rows, w):
-        y, kept = gemm.linear_act(rows, w, b, act, param, keep)
-        return y.view(*lead, n), kept.view(*lead, n) if keep else kept
-    if way == "stock":
-        return reference.linear_act(x, w, b, act, param, keep)
-    # cuBLAS adds the bias where z is kept, which so is written once, and where z is in 16 bits, which it is rounded to
+    rows = x.reshape(m, w.shape[1]) if algorithm == "triton" else x
+    if algorithm == "triton" and gemm.takes(rows, w):
+        y, saved = gemm.linear_act(rows, w, b, act, param, save)
+        return y.view(*lead, n), saved.view(*lead, n) if save else saved
+    if algorithm == "stock":
+        return reference.linear_act(x, w, b, act, param, save)
+    # cuBLAS adds the bias where z is saved, which so is written once, and where z is in 16 bits, which it is rounded to
     # once; else the pass does, in place
-    if b is not None and not keep and x.dtype.itemsize > 2:
+    if b is not None and not save and x.dtype.itemsize > 2:
         return bias_act(F.linear(x, w).contiguous(), b, act, param), x.new_empty(0)
     z = F.linear(x, w, b).contiguous()
-    y = launch(ACTIVATIONS[act].value, z, None, torch.empty_like(z) if keep else z, param, 0)
-    return y, z if keep else z.new_empty(0)
+    y = launch(ACTIVATIONS[act].value, z, None, torch.empty_like(z) if save else z, param, 0)
+    return y, z if save else z.new_empty(0)
 
 
 def linear_act_backward(
     gy: Tensor,  # (..., n)
     x: Tensor,  # (..., k)
     w: Tensor,  # (n, k)
-    s: Tensor,  # (..., n): z or y, what the activation keeps
+    s: Tensor,  # (..., n): z or y, what the activation saves
     act: str,
     param: float,
     need_x: bool,
@@ -63,8 +65,8 @@ def linear_act_backward(
     need_b: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # of the shapes of x, w and b; empty where not needed
     (n, k), m = w.shape, math.prod(x.shape[:-1])
-    kept = None if act == "identity" else s.reshape(m, n).contiguous()
-    gz, gb = gz_and_sum(gy.reshape(m, n), kept, act, param, need_b)
+    saved = None if act == "identity" else s.reshape(m, n).contiguous()
+    gz, gb = gz_and_sum(gy.reshape(m, n), saved, act, param, need_b)
     gx = torch.mm(gz, w).view(x.shape) if need_x else x.new_empty(0)
     gw = torch.mm(gz.mT, x.reshape(m, k)).contiguous() if need_w else w.new_empty(0)
     return gx, gw, gb

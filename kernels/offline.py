@@ -33,7 +33,7 @@ TARGETS = {
     "gfx950": GPUTarget("hip", "gfx950", 64),
 }
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-GEMMS = ("linear_act", "mm_gz")
+GEMMS = ("linear_act", "mm_dact")
 SORTED_BY = ("kernel", "function", "dtype", "config")
 M, K, N = 8192, 2048, 4096  # large, and multiples of 16
 
@@ -48,30 +48,30 @@ class Task(NamedTuple):
 
 
 def launches(act_name: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
-    """Every way in which the launchers launch kernels for an activation, of tensors on the meta device."""
+    """Every launch of a kernel that the launchers make for an activation, of tensors on the meta device."""
     empty = functools.partial(torch.empty, dtype=dtype, device="meta")
-    keeps = (False, True) if REGISTRY[act_name].keeps_input else (False,)
+    saves = (False, True) if REGISTRY[act_name].saves_input else (False,)
     s = empty(M, N)
     for order in (0, 1, 2, 3):
         for g in (None, s) if order else (None,):
             yield functools.partial(act.act, s, g, act_name, 1.0, order)
     for order in (1, 2):
         for others in itertools.product((False, True), repeat=2):  # without gs the rules call act
-            yield functools.partial(act.act_backward, s, s, s, act_name, 1.0, order, True, *others)
+            yield functools.partial(act.act_vjp, s, s, s, act_name, 1.0, order, True, *others)
         for need_y in (False, True):
             yield functools.partial(act.act_jvp, s, s, s, s, act_name, 1.0, order, need_y)
     yield functools.partial(act.mul_constant, s, 1.0)
     yield functools.partial(passes.bias_act, s, empty(N), act_name, 1.0)
     for need_sum in (False, True):
-        kept = None if act_name == "identity" else s
-        yield functools.partial(passes.gz_and_sum, s, kept, act_name, 1.0, need_sum)
+        saved = None if act_name == "identity" else s
+        yield functools.partial(passes.gz_and_sum, s, saved, act_name, 1.0, need_sum)
     if dtype == torch.float64 or act_name == "identity":  # whose products are cuBLAS's
         return
     for tf32 in (False, True) if dtype == torch.float32 else (False,):
         x, w = empty(M, K), empty(N, K)
-        for keep in keeps:
-            yield functools.partial(_multiply, tf32, gemm.linear_act, x, w, empty(N), act_name, 1.0, keep)
-        yield functools.partial(_multiply, tf32, gemm.mm_gz, x, empty(K, N), s, act_name, 1.0)
+        for save in saves:
+            yield functools.partial(_multiply, tf32, gemm.linear_act, x, w, empty(N), act_name, 1.0, save)
+        yield functools.partial(_multiply, tf32, gemm.mm_dact, x, empty(K, N), s, act_name, 1.0)
 
 
 def _multiply(tf32: bool, launch: Callable, *args) -> None:
@@ -114,7 +114,7 @@ class _Driver:
         return TARGETS[self.arch]
 
     def get_current_device(self) -> str:
-        return self.arch  # by which Triton keeps what it compiled
+        return self.arch  # by which Triton saves what it compiled
 
     def get_current_stream(self, device: str) -> int:
         return 0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fusegrad as fg
 from fusegrad.activations import REGISTRY
-from fusegrad.formulas import QUICK_K
+from fusegrad.activations.formulas import QUICK_K
 
 DEVICE = os.environ.get("FUSEGRAD_TEST_DEVICE", "cpu")
 on_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="no GPU takes part")

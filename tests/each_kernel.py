@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fusegrad import backends, reference
+from fusegrad import backends
 from fusegrad.benchmarks.harness import error
 from fusegrad.kernels import act, choice, gemm, interpreter, linear_act
+from fusegrad.ops import reference
 
 # the largest error, of the largest number
 DTYPES = {torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float64: 1e-14}
 # (m, k, n): by descriptors, and without, as 16 bytes are no whole number of rows
 SIZES = ((130, 72, 40), (33, 19, 45))
-ACTS = ("silu", "tanh")  # which keep the input, and the output
+ACTS = ("silu", "tanh")  # which save the input, and the output
 
 Check = tuple[str, Callable[[], Sequence[Tensor]], Callable[[], Sequence[Tensor]]]  # name, ours, in float64
 
@@ -41,9 +42,9 @@ def checks(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: s
         )
     for order in (1, 2):
         yield (
-            f"act_backward {order}",
-            lambda order=order: act.act_backward(gy, s, columns, name, 1.0, order, True, True, True),
-            lambda order=order: reference.act_backward(*wide(gy, s, columns), name, 1.0, order, True, True, True),
+            f"act_vjp {order}",
+            lambda order=order: act.act_vjp(gy, s, columns, name, 1.0, order, True, True, True),
+            lambda order=order: reference.act_vjp(*wide(gy, s, columns), name, 1.0, order, True, True, True),
         )
         yield (
             f"act_jvp {order}",
@@ -51,12 +52,12 @@ def checks(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: s
             lambda order=order: reference.act_jvp(*wide(gy, s, columns, gy), name, 1.0, order, True),
         )
     yield "mul_constant", lambda: [act.mul_constant(s, 0.5)], lambda: [s.double() * 0.5]
-    for way, (keep, bias) in itertools.product(choice.WAYS[1:], ((False, b), (True, b), (True, None))):
+    for way, (save, bias) in itertools.product(choice.ALGORITHMS[1:], ((False, b), (True, b), (True, None))):
         yield (
-            f"linear_act by {way}{', kept' * keep}{', no bias' * (bias is None)}",
-            lambda way=way, keep=keep, bias=bias: linear_act.by(way, x, w, bias, name, 1.0, keep),
-            lambda keep=keep, bias=bias: reference.linear_act(
-                *wide(x, w), bias if bias is None else bias.double(), name, 1.0, keep
+            f"linear_act by {way}{', saved' * save}{', no bias' * (bias is None)}",
+            lambda way=way, save=save, bias=bias: linear_act.by(way, x, w, bias, name, 1.0, save),
+            lambda save=save, bias=bias: reference.linear_act(
+                *wide(x, w), bias if bias is None else bias.double(), name, 1.0, save
             ),
         )
     for at, kind in ((gy, ""), (gy.sum().expand(m, n), " of a sum")):
@@ -71,7 +72,7 @@ def checks(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: s
         return [made, made.sum(0)]
 
     if dtype != torch.float64:
-        yield "mm_gz", lambda: gemm.mm_gz(gz, b_kn, s, name, 1.0), mm_gz_reference
+        yield "mm_dact", lambda: gemm.mm_dact(gz, b_kn, s, name, 1.0), mm_gz_reference
 
 
 def main(device: str, *options: str) -> int:

@@ -91,13 +91,13 @@ double tolerance(Type t) { return t == Type::f64 ? 1e-13 : t == Type::f32 ? 1e-4
 struct Case {
   Type type;
   int64_t m, n, k;
-  bool trans_a, trans_b, bias, relu, keep;
+  bool trans_a, trans_b, bias, relu, save;
 };
 
 bool right(const Kernels& kernels, const Case& c, std::mt19937& random) {
   const auto a = random_numbers(c.type, c.m * c.k, random), b = random_numbers(c.type, c.k * c.n, random),
              bias = random_numbers(c.type, c.n, random);
-  std::vector<char> y(c.m * c.n * size_of(c.type)), kept(y.size());
+  std::vector<char> y(c.m * c.n * size_of(c.type)), saved(y.size());
   Gemm g{c.type,
          c.m,
          c.n,
@@ -108,7 +108,7 @@ bool right(const Kernels& kernels, const Case& c, std::mt19937& random) {
   const Activation& relu = kernels.activations[1];
   if (c.bias) g.bias = bias.data();
   if (c.relu) g.activation = (c.type == Type::f64 ? relu.float64 : relu.float32)[0];
-  if (c.keep) g.kept = kept.data();
+  if (c.save) g.saved = saved.data();
   kernels.gemm(g);
   for (int64_t i = 0; i < c.m; i++)
     for (int64_t j = 0; j < c.n; j++) {
@@ -120,15 +120,15 @@ bool right(const Kernels& kernels, const Case& c, std::mt19937& random) {
         size += std::fabs(term);
       }
       const double got = value(c.type, y.data(), i * c.n + j), want = c.relu ? std::fmax(z, 0) : z;
-      const double got_kept = c.keep ? value(c.type, kept.data(), i * c.n + j) : z;
+      const double got_saved = c.save ? value(c.type, saved.data(), i * c.n + j) : z;
       if (std::fabs(got - want) <= tolerance(c.type) * (1 + size) &&
-          std::fabs(got_kept - z) <= tolerance(c.type) * (1 + size))
+          std::fabs(got_saved - z) <= tolerance(c.type) * (1 + size))
         continue;
       std::printf(
-          "%s: type %d, (%ld, %ld) x (%ld, %ld), transposed %d %d, bias %d, relu %d, keep %d: (%ld, %ld) is %g, kept "
+          "%s: type %d, (%ld, %ld) x (%ld, %ld), transposed %d %d, bias %d, relu %d, save %d: (%ld, %ld) is %g, saved "
           "%g, not %g\n",
           kernels.isa, int(c.type), long(c.m), long(c.k), long(c.k), long(c.n), c.trans_a, c.trans_b, c.bias, c.relu,
-          c.keep, long(i), long(j), got, got_kept, z);
+          c.save, long(i), long(j), got, got_saved, z);
       return false;
     }
   return true;
@@ -147,7 +147,7 @@ bool derivatives_right(const Kernels& kernels, const Activation& a, int order, T
   const Derivative jvp = (t == Type::f64 ? a.jvp_float64 : a.jvp_float32)[order - 1];
   for (int forward = 0; forward < 2; forward++)
     for (int needed = 1; needed < (forward ? 4 : 8); needed += forward + 1) {  // forward, the first always is
-      Sheets sheets{2, n, 3, 3, {gy.data(), s.data(), g.data()}, {n, n, n}, {}};
+      DerivativeArgs sheets{2, n, 3, 3, {gy.data(), s.data(), g.data()}, {n, n, n}, {}};
       if (forward) sheets = {2, n, 4, 2, {gy.data(), tg.data(), s.data(), g.data()}, {n, n, n, n}, {}};
       for (int k = 0; k < sheets.outs; k++) sheets.out[k] = needed >> k & 1 ? out[k].data() : nullptr;
       kernels.differentiate(t, forward ? jvp : backward, sheets, 1);
@@ -176,7 +176,7 @@ bool gz_right(const Kernels& kernels, const Activation* a, Type t, int64_t m, in
   const auto s = random_numbers(t, numbers, random), gy = random_numbers(t, numbers, random);
   std::vector<char> gz(m * n * size_of(t)), want(gz.size()), sum(n * size_of(t == Type::f64 ? t : Type::f32));
   const Elementwise f = a ? (t == Type::f64 ? a->float64 : a->float32)[1] : nullptr;
-  Sheet sheet{m, n, nullptr, 0, gy.data(), n + gap, nullptr, 0};
+  ElementwiseArgs sheet{m, n, nullptr, 0, gy.data(), n + gap, nullptr, 0};
   if (f) sheet = {m, n, s.data(), n + gap, gy.data(), n + gap, want.data(), n};
   if (f) kernels.act(t, f, sheet, 1);
   if (f) sheet.out = gz.data();

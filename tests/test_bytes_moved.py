@@ -71,13 +71,13 @@ def act(order, has_g):
     return lambda s, g, gy, b: ((s, g) if has_g else (s,), [act.act(s, g if has_g else None, "gelu", 1.0, order)])
 
 
-def act_backward(order, needed):
+def act_vjp(order, needed):
     from fusegrad.kernels import act
 
     def run(s, g, gy, b):
         needs_gy, needs_g = needed[0] or needed[1], needed[0] or needed[2]
         operands = s, *([gy] * needs_gy), *([g] * needs_g)
-        return operands, act.act_backward(gy, s, g, "gelu", 1.0, order, *needed)
+        return operands, act.act_vjp(gy, s, g, "gelu", 1.0, order, *needed)
 
     return run
 
@@ -118,7 +118,7 @@ PASSES = {
     "act 0": (act, 0, False),
     **{f"act {order}{' of g' * has_g}": (act, order, has_g) for order in (1, 2, 3) for has_g in (False, True)},
     **{
-        f"act_backward {order} {needed}": (act_backward, order, needed)
+        f"act_vjp {order} {needed}": (act_vjp, order, needed)
         for order in (1, 2)
         for needed in ((True, True, True), (True, False, False), (False, True, False), (False, False, True))
     },
@@ -145,14 +145,14 @@ def test_passes(traffic, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
-@pytest.mark.parametrize("keep", (False, True))
-def test_product_with_act(traffic, keep, dtype):
-    """y, and z if it is kept, are written as they are made; x and w are read once by each row or column of tiles."""
+@pytest.mark.parametrize("save", (False, True))
+def test_product_with_act(traffic, save, dtype):
+    """y, and z if it is saved, are written as they are made; x and w are read once by each row or column of tiles."""
     from fusegrad.kernels import gemm
 
     x, w, b = fresh(M, 64, dtype=dtype), fresh(N, 64, dtype=dtype), fresh(N, dtype=dtype)
-    results = [t for t in gemm.linear_act(x, w, b, "gelu", 1.0, keep) if t.numel() > 0]
-    assert len(results) == 1 + keep
+    results = [t for t in gemm.linear_act(x, w, b, "gelu", 1.0, save) if t.numel() > 0]
+    assert len(results) == 1 + save
     assert_tiles(traffic, gemm.config_of("sm_90", dtype), x, w, [b], results)
 
 
@@ -162,7 +162,7 @@ def test_product_with_derivative(traffic, dtype):
     from fusegrad.kernels import gemm
 
     a, b, s = fresh(M, 64, dtype=dtype), fresh(64, N, dtype=dtype), fresh(M, N, dtype=dtype)
-    results = gemm.mm_gz(a, b, s, "gelu", 1.0)
+    results = gemm.mm_dact(a, b, s, "gelu", 1.0)
     assert traffic.times("create_masked_load", s).max() <= 1
     assert traffic.times("create_masked_load", results[0]).max() == 0
     assert_tiles(traffic, gemm.tile_of_gz("sm_90", dtype), a, b, [], results)

@@ -14,12 +14,15 @@ import torch
 from conftest import SMALL
 
 import fusegrad as fg
-from fusegrad import _act, _linear, _mlp, backends
+from fusegrad import backends
 from fusegrad.activations import REGISTRY
 from fusegrad.check import check
 from fusegrad.cli import main
 from fusegrad.kernels import choice
-from fusegrad.schema import OPS
+from fusegrad.ops import act as _act
+from fusegrad.ops import linear as _linear
+from fusegrad.ops import mlp as _mlp
+from fusegrad.ops.schema import OPS
 
 from cases import DEVICE, on_cpu
 
@@ -91,16 +94,16 @@ def test_tune_smoke(tmp_path):
     rows = choice.read(tmp_path / "sm_90.csv")
     assert [(row.op, row.dtype, row.m, row.k, row.n) for row in rows] == [
         (op, dtype, 16, 32, 16)
-        for op in ("linear_act", "mm_gz")
+        for op in ("linear_act", "mm_dact")
         for dtype in ("bfloat16", "float16", "float32", "float64")
     ]
     code = (
         "import sys, torch, pathlib; from fusegrad.kernels import choice; choice.TABLES = pathlib.Path(sys.argv[1])\n"
     )
-    code += "way = lambda op, dtype: choice.way_of(op, 'sm_90', getattr(torch, dtype), 20, 20, 20)\n"
+    code += "way = lambda op, dtype: choice.algorithm_for(op, 'sm_90', getattr(torch, dtype), 20, 20, 20)\n"
     code += "print(*(way(*what.split('/')) for what in sys.argv[2:]))"
     read = python("-c", code, str(tmp_path), *(f"{row.op}/{row.dtype}" for row in rows))
-    assert read.stdout.split() == [row.way for row in rows], read.stderr
+    assert read.stdout.split() == [row.algorithm for row in rows], read.stderr
 
 
 @on_cpu

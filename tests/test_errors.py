@@ -4,9 +4,10 @@ import pytest
 import torch
 
 import fusegrad as fg
-from fusegrad import backends, reference
-from fusegrad.operands import checked
-from fusegrad.schema import OPS
+from fusegrad import backends
+from fusegrad.ops import reference
+from fusegrad.ops.operands import checked
+from fusegrad.ops.schema import OPS
 
 from cases import DEVICE
 
@@ -145,26 +146,26 @@ def test_an_adapter_around_a_layer_with_an_activation_is_refused():
 REST = {  # the arguments after the tensors
     "act": ("tanh", 0.0, 1),
     "act_nth": ("tanh", 0.0, 4),
-    "act_backward": ("tanh", 0.0, 1, True, True, True),
+    "act_vjp": ("tanh", 0.0, 1, True, True, True),
     "act_jvp": ("tanh", 0.0, 1, True),
     "mm": (False, False),
     "linear": (),
     "linear_act": ("tanh", 0.0, True),
     "linear_act_backward": ("tanh", 0.0, True, True, True),
-    "mm_gz": ("tanh", 0.0, True),
+    "mm_dact": ("tanh", 0.0, True),
     "mlp": ("tanh", 0.0, True),
     "mul_constant": (2.0,),
 }
 FITS = {  # shapes that fit
     "act": ((2, 3), (2, 3)),
     "act_nth": ((2, 3), (2, 3)),
-    "act_backward": ((2, 3),) * 3,
+    "act_vjp": ((2, 3),) * 3,
     "act_jvp": ((2, 3),) * 4,
     "mm": ((2, 4), (4, 5)),
     "linear": ((2, 4), (5, 4), (5,)),
     "linear_act": ((2, 4), (5, 4), (5,)),
     "linear_act_backward": ((2, 5), (2, 4), (5, 4), (2, 5)),
-    "mm_gz": ((2, 4), (4, 5), (2, 5)),
+    "mm_dact": ((2, 4), (4, 5), (2, 5)),
     "mlp": ((2, 4), (6, 4), (5, 6), (6,), (5,)),
     "mul_constant": ((2, 3),),
 }
@@ -172,7 +173,7 @@ FITS = {  # shapes that fit
 MISFITS = {
     "act": [[(3, 2), (2, 3, 1)], [(6,), (1, 3), ()]],
     "act_nth": [[(3, 2)], [(1, 3)]],
-    "act_backward": [[(3, 2), (6,)], [(1, 3), ()], [(2, 1)]],
+    "act_vjp": [[(3, 2), (6,)], [(1, 3), ()], [(2, 1)]],
     "act_jvp": [[(3, 2)], [(2, 1)], [(6,)], [()]],
     "mm": [[(1, 2, 4), (4,), (4, 2)], [(4, 5, 1), (5, 4), (1, 5)]],
     "linear": [[(), (2, 3)], [(4, 5), (5, 4, 1), (4,)], [(1,), (1, 5), ()]],
@@ -183,11 +184,11 @@ MISFITS = {
         [(4, 5), (20,)],
         [(5, 2), (10,), (5,)],
     ],
-    "mm_gz": [[(4, 2), (1, 2, 4)], [(5, 4), (4, 5, 1)], [(5, 2), (10,), (1, 5)]],
+    "mm_dact": [[(4, 2), (1, 2, 4)], [(5, 4), (4, 5, 1)], [(5, 2), (10,), (1, 5)]],
     "mlp": [[(), (2, 6)], [(4, 6), (24,)], [(6, 5), (30,)], [(5,), (1,)], [(6,), (1,)]],
     "mul_constant": [[]],
 }
-WAYS = {
+ALGORITHMS = {
     "op": lambda op: OPS[op],  # by C++, or in the interpreter by Triton
     "reference": lambda op: checked(op, getattr(reference, op)),
     "meta": lambda op: lambda *args: OPS[op](*(a.to("meta") if isinstance(a, torch.Tensor) else a for a in args)),
@@ -201,14 +202,14 @@ def operands(op):
 def assert_refuses(way, op, tensors, error, says, rest=None):
     """By an error that begins with the op; those of C++ are RuntimeErrors."""
     with pytest.raises((error, RuntimeError), match=f"^{op}: ") as raised:
-        WAYS[way](op)(*tensors, *(REST[op] if rest is None else rest))
+        ALGORITHMS[way](op)(*tensors, *(REST[op] if rest is None else rest))
     assert says in str(raised.value)
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ALGORITHMS)
 def test_raw_ops_refuse(way, op):
-    WAYS[way](op)(*operands(op), *REST[op])
+    ALGORITHMS[way](op)(*operands(op), *REST[op])
     for i, shapes in enumerate(MISFITS[op]):
         for shape in shapes:
             tensors = operands(op)
@@ -226,13 +227,13 @@ def test_raw_ops_refuse(way, op):
         assert_refuses(way, op, operands(op), ValueError, "unknown act 'nope'", ("nope", *REST[op][1:]))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ALGORITHMS)
 def test_orders_that_do_not_exist(way):
     x = torch.ones(2, 3, device=DEVICE)
     for op, tensors, orders in (
         ("act", (x, None), (-1, 4)),
         ("act", (x, x), (0, 4)),
-        ("act_backward", (x, x, x), (0, 3)),
+        ("act_vjp", (x, x, x), (0, 3)),
         ("act_jvp", (x, x, x, x), (0, 3)),
     ):
         for order in orders:
@@ -249,11 +250,11 @@ def test_orders_that_do_not_exist(way):
 
 @pytest.mark.parametrize("trans_a", (False, True))
 @pytest.mark.parametrize("trans_b", (False, True))
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ALGORITHMS)
 def test_products_of_transposed_factors_refuse(way, trans_a, trans_b):
     a = torch.ones((4, 2) if trans_a else (2, 4), device=DEVICE)
     b = torch.ones((5, 4) if trans_b else (4, 5), device=DEVICE)
-    assert WAYS[way]("mm")(a, b, trans_a, trans_b).shape == (2, 5)
+    assert ALGORITHMS[way]("mm")(a, b, trans_a, trans_b).shape == (2, 5)
     assert_refuses(way, "mm", (a.mT, b), ValueError, "; need a ", (trans_a, trans_b))
     assert_refuses(way, "mm", (a, b.mT), ValueError, "; need a ", (trans_a, trans_b))
 
@@ -267,6 +268,6 @@ def test_cpp_and_python_say_the_same(op):
     said = []
     for way in ("op", "reference"):
         with pytest.raises((TypeError, RuntimeError)) as raised:
-            WAYS[way](op)(*operands(op)[:-1], operands(op)[-1].double(), *REST[op])
+            ALGORITHMS[way](op)(*operands(op)[:-1], operands(op)[-1].double(), *REST[op])
         said.append(str(raised.value))
     assert said[0] == said[1]

@@ -182,5 +182,5 @@ def test_the_rows_that_go_to_stock_are_told(monkeypatch):
     rows = fg.explain(layer)[0].stock_rows
     assert rows == (10 if DEVICE == "cpu" and backends._C is not None else 0)
     for count in (rows, rows + 1):
-        assert (backends.way_of_layer(x[:count], w, b) == "stock") == (0 < count <= rows)
+        assert (backends.route_of_layer(x[:count], w, b) == "stock") == (0 < count <= rows)
     assert ("10 rows" in str(fg.explain(layer))) == (rows == 10)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-import fusegrad._autograd as internals
+import fusegrad.internals.autograd as internals
 
 # name -> why it is needed, and what to do when it is gone
 USED = {
@@ -75,7 +75,7 @@ def test_the_list_is_whole():
 
 def test_no_other_file_uses_them():
     for path in Path(internals.__file__).parent.glob("*.py"):
-        if path.name != "_autograd.py":
+        if path.name != "autograd.py":
             text = path.read_text()
             assert "torch._C" not in text and "_functorch" not in text, path.name
 
@@ -87,7 +87,7 @@ def test_every_op_has_its_kernels():
 
 
 def internals_ops():
-    from fusegrad.schema import OPS
+    from fusegrad.ops.schema import OPS
 
     return OPS
 

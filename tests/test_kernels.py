@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fusegrad as fg
 from fusegrad import backends, ops
 from fusegrad.activations import REGISTRY
-from fusegrad.schema import OPS
+from fusegrad.ops.schema import OPS
 
 from cases import CASES, DEVICE, leaves
 
@@ -37,7 +37,7 @@ def test_every_op_has_a_kernel():
 
 
 def test_the_kernels_know_the_registry():
-    assert backends._C.activations() == {name: a.keeps_input for name, a in REGISTRY.items()}
+    assert backends._C.activations() == {name: a.saves_input for name, a in REGISTRY.items()}
 
 
 def run(code, **environment):
@@ -183,7 +183,7 @@ def test_backward_copies_no_rows(act):
     gy, s = wide[:, :50], wide[:, 50:] if act != "identity" else wide[:, ::2]
     calls = {
         OPS["linear_act_backward"]: (gy, x, w, s, act, 0.0, True, True, True),
-        OPS["mm_gz"]: (x, w.mT, s, act, 0.0, True),
+        OPS["mm_dact"]: (x, w.mT, s, act, 0.0, True),
     }
     for op, args in calls.items():
         assert copies(lambda op=op, args=args: op(*args)) == 0
@@ -364,7 +364,7 @@ def test_blocks_and_tails_of_the_derivatives_of_act(case, dtype):
         for order in (1, 2):
             expected = d(gy * g, order + 1), d(gy, order), d(g, order)
             for needed in ((True, True, True), (True, False, False), (False, True, True)):
-                outputs = ops.act_backward(gy, s, g, case.name, case.value, order, *needed)
+                outputs = ops.act_vjp(gy, s, g, case.name, case.value, order, *needed)
                 for out, want, need in zip(outputs, expected, needed, strict=True):
                     torch.testing.assert_close(out, want if need else out.new_empty(0), equal_nan=True)
             terms = d(gy * g, order + 1), d(tg, order)

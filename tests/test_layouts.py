@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.autograd import grad
 
 import fusegrad as fg
-from fusegrad import ops, reference
+from fusegrad import ops
 from fusegrad.activations import REGISTRY
-from fusegrad.schema import OPS
+from fusegrad.ops import reference
+from fusegrad.ops.schema import OPS
 
 from cases import CASES, DEVICE, Case
 from drawn import activations, dtypes, examples, shapes, sizes, tensors
@@ -137,9 +138,9 @@ def test_mm(trans_a, trans_b, dtype, data):
     assert_right(ours, stock, drawn, bounds)
 
 
-def kept(drawn, case: Case, order: int) -> Tensor:
-    """s of D_order: z, or y where the activation keeps that."""
-    return drawn.make(lambda z: z if order == 0 or REGISTRY[case.name].keeps_input else case.stock(z))
+def saved(drawn, case: Case, order: int) -> Tensor:
+    """s of D_order: z, or y where the activation saves that."""
+    return drawn.make(lambda z: z if order == 0 or REGISTRY[case.name].saves_input else case.stock(z))
 
 
 def assert_elementwise(outputs, needed, bounds, s):
@@ -157,7 +158,7 @@ def assert_elementwise(outputs, needed, bounds, s):
 @given(st.data(), activations, dtypes, st.sampled_from((0, 1, 2, 3, 4)))
 def test_act(data, case, dtype, order):
     shape = data.draw(shapes)
-    s, g = kept(data.draw(tensors(shape, dtype)), case, order), data.draw(tensors(shape, dtype)).make()
+    s, g = saved(data.draw(tensors(shape, dtype)), case, order), data.draw(tensors(shape, dtype)).make()
     y = ops.act(s, g if order else None, case.name, case.value, order)
     d = derivative(s, case, order)
     assert_elementwise([y], [True], [elements(g) * d if order else d], s)
@@ -167,9 +168,9 @@ def test_act(data, case, dtype, order):
 @given(st.data(), activations, dtypes, st.sampled_from((1, 2)), flags)
 def test_act_backward(data, case, dtype, order, needed):
     shape = data.draw(shapes)
-    s = kept(data.draw(tensors(shape, dtype)), case, order)
+    s = saved(data.draw(tensors(shape, dtype)), case, order)
     gy, g = (data.draw(tensors(shape, dtype)).make() for _ in range(2))
-    outputs = ops.act_backward(gy, s, g, case.name, case.value, order, *needed)
+    outputs = ops.act_vjp(gy, s, g, case.name, case.value, order, *needed)
     d, above = (derivative(s, case, k) for k in (order, order + 1))
     gy, g = elements(gy), elements(g)
     assert_elementwise(outputs, needed, (gy * g * above, gy * d, g * d), s)
@@ -179,7 +180,7 @@ def test_act_backward(data, case, dtype, order, needed):
 @given(st.data(), activations, dtypes, st.sampled_from((1, 2)), st.booleans())
 def test_act_jvp(data, case, dtype, order, need_y):
     shape = data.draw(shapes)
-    s = kept(data.draw(tensors(shape, dtype)), case, order)
+    s = saved(data.draw(tensors(shape, dtype)), case, order)
     ts, tg, g = (data.draw(tensors(shape, dtype)).make() for _ in range(3))
     outputs = ops.act_jvp(ts, tg, s, g, case.name, case.value, order, need_y)
     d, above = (derivative(s, case, k) for k in (order, order + 1))
@@ -192,7 +193,7 @@ def test_act_jvp(data, case, dtype, order, need_y):
 def test_linear_act_backward(data, drawn, case, needed):
     x, w = (t.make() for t in drawn[:2])
     shape = (*x.shape[:-1], len(w))
-    s, gy = kept(data.draw(tensors(shape, x.dtype)), case, 1), data.draw(tensors(shape, x.dtype)).make()
+    s, gy = saved(data.draw(tensors(shape, x.dtype)), case, 1), data.draw(tensors(shape, x.dtype)).make()
     outputs = OPS["linear_act_backward"](gy, x, w, s, case.name, case.value, *needed)
     gz = (elements(gy) * derivative(s, case, 1)).rows()
     bounds = gz @ elements(w), gz.mT @ elements(x).rows(), gz.sum_rows()
@@ -207,8 +208,8 @@ def test_linear_act_backward(data, drawn, case, needed):
 def test_mm_gz(data, case, dtype, need_sum):
     m, k, n = (data.draw(sizes) for _ in range(3))
     a, b = (data.draw(tensors(shape, dtype)).make() for shape in ((m, k), (k, n)))
-    s = kept(data.draw(tensors((m, n), dtype)), case, 1)
-    made, sums = OPS["mm_gz"](a, b, s, case.name, case.value, need_sum)
+    s = saved(data.draw(tensors((m, n), dtype)), case, 1)
+    made, sums = OPS["mm_dact"](a, b, s, case.name, case.value, need_sum)
     gz = (elements(a) @ elements(b)) * derivative(s, case, 1)
     assert_near(made, gz)
     if need_sum:

@@ -1,4 +1,4 @@
-"""Two layers as one op: every transform, every gradient, and what is kept for backward."""
+"""Two layers as one op: every transform, every gradient, and what is saved for backward."""
 
 import copy
 import itertools
@@ -14,13 +14,13 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 import fusegrad as fg
-from fusegrad.benchmarks.memory import bytes_kept
-from fusegrad.schema import OPS
+from fusegrad.benchmarks.memory import bytes_saved
+from fusegrad.ops.schema import OPS
 
 from cases import DEFAULTS, DEVICE, DTYPES, Case
 from transforms import COMPILED, TRANSFORMS
 
-ACTS = ("silu", "tanh")  # which keep their input, and their output
+ACTS = ("silu", "tanh")  # which save their input, and their output
 BIASES = list(itertools.product((True, False), repeat=2))
 
 
@@ -75,12 +75,12 @@ def test_gradients_of_every_order(act, biases):
     torch.testing.assert_close(run(ours(case)), run(stock(case)))
 
 
-@pytest.mark.parametrize("keep", (True, False))
+@pytest.mark.parametrize("save", (True, False))
 @pytest.mark.parametrize("act", ACTS)
-def test_the_op_numerically(act, keep):
-    """With what is kept, which is an output; and without, where backward computes it again."""
+def test_the_op_numerically(act, save):
+    """With what is saved, which is an output; and without, where backward computes it again."""
     x, w1, b1, w2, b2 = arguments()
-    op = lambda *args: [t for t in OPS["mlp"](*args, act, 0.0, keep) if t.numel() > 0]
+    op = lambda *args: [t for t in OPS["mlp"](*args, act, 0.0, save) if t.numel() > 0]
     assert gradcheck(op, (x, w1, w2, b1, b2), check_forward_ad=True, check_batched_grad=True)
     assert gradgradcheck(op, (x, w1, w2, b1, b2), check_fwd_over_rev=True)
 
@@ -151,8 +151,8 @@ def test_empty():
 @pytest.mark.parametrize("act, share", (("gelu", 0.5), ("silu", 0.5), ("tanh", 1.0), ("relu", 1.0)))
 def test_the_hidden_layer_is_kept_once(act, share):
     args = arguments(torch.float32, sizes=(8, 64, 8))
-    kept, of_stock = (bytes_kept(lambda f=f: f(*args), *args) for f in (ours(Case(act)), stock(Case(act))))
-    assert kept == share * of_stock
+    saved, of_stock = (bytes_saved(lambda f=f: f(*args), *args) for f in (ours(Case(act)), stock(Case(act))))
+    assert saved == share * of_stock
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -180,7 +180,7 @@ def test_backward_twice_and_in_place(act):
     y = ours(Case(act))(*args)
     first = grad(y.sum(), args, retain_graph=True)
     torch.testing.assert_close(first, grad(y.sum(), args, retain_graph=True), rtol=0, atol=0)
-    y.mul_(2)  # y is nobody's to keep
+    y.mul_(2)  # y is nobody's to save
     torch.testing.assert_close([2 * g for g in first], list(grad(y.sum(), args)))
 
 

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 import fusegrad as fg
 from fusegrad import backends
-from fusegrad.schema import OPS
+from fusegrad.ops.schema import OPS
 
 from cases import DEVICE, leaves
 

@@ -11,9 +11,10 @@ import torch
 from torch.autograd import grad
 
 import fusegrad as fg
-from fusegrad import ops, reference
+from fusegrad import ops
 from fusegrad.activations import REGISTRY, SELU_ALPHA, SELU_SCALE
-from fusegrad.formulas import QUICK_K
+from fusegrad.activations.formulas import QUICK_K
+from fusegrad.ops import reference
 
 from cases import CASES, DEVICE, Case
 

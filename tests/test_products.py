@@ -50,9 +50,9 @@ def test_products_of_integers_are_exact(m, k, n, transposed, dtype, count):
     x, w, b = integers(g, m, k), integers(g, n, k), integers(g, n)
     args = laid_out(x, transposed[0], dtype), laid_out(w, transposed[1], dtype), b.to(DEVICE, dtype)
     with threads(count):
-        y, kept = ops.linear_act(*args, "relu_squared", 0.0, True)
+        y, saved = ops.linear_act(*args, "relu_squared", 0.0, True)
     z = F.linear(x, w, b)
-    assert torch.equal(kept.cpu(), z.to(dtype))
+    assert torch.equal(saved.cpu(), z.to(dtype))
     assert torch.equal(y.cpu(), z.relu().square().to(dtype))
 
 
@@ -120,18 +120,18 @@ def test_more_than_2_to_the_31_elements():
     g = torch.Generator().manual_seed(0)
     x, w, b = (integers(g, *s).to(DEVICE, torch.bfloat16) for s in ((m, k), (n, k), (n,)))
     assert m * n > 2**31
-    y, kept = ops.linear_act(x, w, b, "square", 0.0, True)
+    y, saved = ops.linear_act(x, w, b, "square", 0.0, True)
     picked = torch.cat((torch.arange(5), torch.randint(m, (200,), generator=g), torch.arange(m - 5, m)))
     z = F.linear(x[picked].double(), w.double(), b.double())
-    assert torch.equal(kept[picked].double(), z) and torch.equal(y[picked].double(), z.square())
+    assert torch.equal(saved[picked].double(), z) and torch.equal(y[picked].double(), z.square())
     assert y[-1, -1].double() == z[-1, -1].square()
     del y
-    twice = fg.mul_constant(kept, 2.0)
+    twice = fg.mul_constant(saved, 2.0)
     assert torch.equal(twice[picked].double(), 2 * z)
     del twice
-    assert torch.equal(ops.act(kept, None, "square", 0.0, 0)[picked].double(), z.square())
-    gx, _, gb = ops.linear_act_backward(kept, x, w, kept, "relu", 0.0, True, False, True)
-    gz = kept[picked].double().relu()
+    assert torch.equal(ops.act(saved, None, "square", 0.0, 0)[picked].double(), z.square())
+    gx, _, gb = ops.linear_act_backward(saved, x, w, saved, "relu", 0.0, True, False, True)
+    gz = saved[picked].double().relu()
     torch.testing.assert_close(gx[picked].double(), gz @ w.double(), rtol=2**-8, atol=0)
     columns = slice(n - 7, n)
-    torch.testing.assert_close(gb[columns].double(), kept[:, columns].double().relu().sum(0), rtol=2**-8, atol=0)
+    torch.testing.assert_close(gb[columns].double(), saved[:, columns].double().relu().sum(0), rtol=2**-8, atol=0)

@@ -65,5 +65,5 @@ def test_rules_ask_no_more_of_an_activation():
     assert rules
     for file in rules:
         text = file.read_text()
-        assert set(re.findall(r"REGISTRY\[[^]]*\]\.(\w+)", text)) <= {"keeps_input"}, file
+        assert set(re.findall(r"REGISTRY\[[^]]*\]\.(\w+)", text)) <= {"saves_input"}, file
         assert set(re.findall(r"\b(?:act|name) [!=]= (.+?)[: ]", text)) <= {'"identity"'}, file

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import fusegrad as fg
-from fusegrad import backends, reference
+from fusegrad import backends
 from fusegrad.activations import REGISTRY
 from fusegrad.kernels import SERVED
-from fusegrad.schema import OPS
+from fusegrad.ops import reference
+from fusegrad.ops.schema import OPS
 
 from cases import CASES, DEFAULTS, DEVICE, DTYPES, Case
 
@@ -31,7 +32,7 @@ INTERPRETED = {
         "ops": "opcheck",
         "errors": "",
         "backward": "leaves or bits or output",
-        "mlp": "error or empty or kept",
+        "mlp": "error or empty or saved",
         "transforms": "linear_act and silu and (leading or batched or vmap or hessian or output_gradients)",
     },
 }
@@ -93,10 +94,10 @@ SIZES = ((5, 3, 130), (130, 70, 9), (1, 1, 1), (33, 64, 256), (130, 72, 24))
 
 @pytest.fixture(params=("stock", "cublas", "triton"))
 def way(request, monkeypatch):
-    from fusegrad.kernels import linear_act, mm_gz
+    from fusegrad.kernels import linear_act, mm_dact
 
-    for module in (linear_act, mm_gz):
-        monkeypatch.setattr(module, "way_of", lambda *args: request.param)
+    for module in (linear_act, mm_dact):
+        monkeypatch.setattr(module, "algorithm_for", lambda *args: request.param)
     return request.param
 
 
@@ -116,7 +117,7 @@ def layer(size, dtype):
     return fresh(m, k + 8, dtype=dtype)[:, :k], fresh(n, k, dtype=dtype, seed=1), fresh(n, dtype=dtype, seed=2)
 
 
-# one that keeps its input in all sizes, one that keeps its output in one of each kind
+# one that saves its input in all sizes, one that saves its output in one of each kind
 LAYERS = [*(("gelu", size) for size in SIZES), ("tanh", SIZES[1]), ("tanh", SIZES[4])]
 
 
@@ -124,15 +125,15 @@ LAYERS = [*(("gelu", size) for size in SIZES), ("tanh", SIZES[1]), ("tanh", SIZE
 @pytest.mark.parametrize("act, size", LAYERS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_ways_of_a_layer(way, products, act, dtype, size):
-    """y and what is kept, with and without a bias."""
+    """y and what is saved, with and without a bias."""
     x, w, b = layer(size, dtype)
     for bias in (b, None):
         args = x, w, bias
         wide = [None if t is None else t.double() for t in args]
-        for keep in (True, False):
-            made = OPS["linear_act"](*args, act, 0.0, keep)
-            truth = reference.linear_act(*wide, act, 0.0, keep)
-            stock = reference.linear_act(*args, act, 0.0, keep)
+        for save in (True, False):
+            made = OPS["linear_act"](*args, act, 0.0, save)
+            truth = reference.linear_act(*wide, act, 0.0, save)
+            stock = reference.linear_act(*args, act, 0.0, save)
             for t in zip(made, truth, stock, strict=True):
                 if t[1].numel():
                     assert_near(*t)
@@ -146,7 +147,7 @@ def test_ways_of_a_layer(way, products, act, dtype, size):
 def test_gradients_of_a_layer(act, dtype, size):
     x, w, _ = layer(size, dtype)
     z = reference.linear(x, w, None)
-    args = fresh(*z.shape, dtype=dtype, seed=3), x, w, z if REGISTRY[act].keeps_input else z.tanh()
+    args = fresh(*z.shape, dtype=dtype, seed=3), x, w, z if REGISTRY[act].saves_input else z.tanh()
     made = OPS["linear_act_backward"](*args, act, 0.0, True, True, True)
     truth = reference.linear_act_backward(*(t.double() for t in args), act, 0.0, True, True, True)
     stock = reference.linear_act_backward(*args, act, 0.0, True, True, True)
@@ -163,14 +164,14 @@ def test_epilogues(case):
     m, k, n = 70, 33, 40
     for dtype in (torch.float32, torch.bfloat16):
         x, w, b = fresh(m, k, dtype=dtype), fresh(n, k, dtype=dtype, seed=1), fresh(n, dtype=dtype, seed=2)
-        y, kept = gemm.linear_act(x, w, b, case.name, case.value, True)
+        y, saved = gemm.linear_act(x, w, b, case.name, case.value, True)
         truth, stock = (reference.linear_act(*(t.to(d) for t in (x, w, b)), case.name, case.value, False)[0]
                         for d in (torch.float64, dtype))  # fmt: skip
         assert_near(y, truth, stock)
         z = reference.linear(x, w, b)
-        assert_near(kept, reference.linear(x.double(), w.double(), b.double()), z)
-        s = z if REGISTRY[case.name].keeps_input else stock
-        gz, sums = gemm.mm_gz(x, w.T.contiguous(), s, case.name, case.value)
+        assert_near(saved, reference.linear(x.double(), w.double(), b.double()), z)
+        s = z if REGISTRY[case.name].saves_input else stock
+        gz, sums = gemm.mm_dact(x, w.T.contiguous(), s, case.name, case.value)
         truth, stock = (reference.act(s.to(d), x.to(d) @ w.to(d).T, case.name, case.value, 1)
                         for d in (torch.float64, dtype))  # fmt: skip
         assert_near(gz, truth, stock)
@@ -209,7 +210,7 @@ def test_sums_leave_out_what_is_no_number_elsewhere():
         _, sums = passes.gz_and_sum(gy, s, name, 1.0, True)
         torch.testing.assert_close(sums, reference.act(s, gy, name, 1.0, 1).sum(0))
         a, b = fresh(3, 8, dtype=torch.float32), fresh(8, 5, dtype=torch.float32, seed=1)
-        gz, sums = gemm.mm_gz(a, b, s.float(), name, 1.0)
+        gz, sums = gemm.mm_dact(a, b, s.float(), name, 1.0)
         torch.testing.assert_close(sums, gz.sum(0))
 
 
@@ -219,16 +220,16 @@ def test_sums_leave_out_what_is_no_number_elsewhere():
 def test_ways_of_the_product_that_makes_gz(way, dtype, size, monkeypatch):
     from fusegrad.kernels import gemm
 
-    seen, run = [], gemm.mm_gz
-    monkeypatch.setattr(gemm, "mm_gz", lambda *args: seen.append(args) or run(*args))
+    seen, run = [], gemm.mm_dact
+    monkeypatch.setattr(gemm, "mm_dact", lambda *args: seen.append(args) or run(*args))
     m, k, n = size
     a = fresh(m, k + 8, dtype=dtype)[:, :k]
     b, s = fresh(k, n, dtype=dtype, seed=1), fresh(m, n, dtype=dtype, seed=2).sigmoid()
     for act in ("gelu", "tanh", "identity"):
         for need_sum in (True, False) if act == "gelu" else (True,):
-            made = OPS["mm_gz"](a, b, s, act, 0.0, need_sum)
-            truths = reference.mm_gz(a.double(), b.double(), s.double(), act, 0.0, need_sum)
-            stocks = reference.mm_gz(a, b, s, act, 0.0, need_sum)
+            made = OPS["mm_dact"](a, b, s, act, 0.0, need_sum)
+            truths = reference.mm_dact(a.double(), b.double(), s.double(), act, 0.0, need_sum)
+            stocks = reference.mm_dact(a, b, s, act, 0.0, need_sum)
             for y, truth, stock in zip(made, truths, stocks, strict=True):
                 assert y.shape == truth.shape and y.dtype == dtype
                 if y.numel() > 0:
@@ -256,19 +257,19 @@ def test_the_table_decides(tmp_path, monkeypatch):
     from fusegrad.kernels import choice
 
     (tmp_path / "sm_90.csv").write_text(
-        "op,dtype,m,k,n,way\nlinear_act,bfloat16,1024,256,1024,triton\nlinear_act,bfloat16,16,256,64,stock\n"
+        "op,dtype,m,k,n,algorithm\nlinear_act,bfloat16,1024,256,1024,triton\nlinear_act,bfloat16,16,256,64,stock\n"
     )
     monkeypatch.setattr(choice, "TABLES", tmp_path)
-    choice.table.cache_clear(), choice.way_of.cache_clear()
+    choice.table.cache_clear(), choice.algorithm_for.cache_clear()
     try:
-        way = lambda dtype, *size: choice.way_of("linear_act", "sm_90", dtype, *size)
+        way = lambda dtype, *size: choice.algorithm_for("linear_act", "sm_90", dtype, *size)
         assert way(torch.bfloat16, 1024, 256, 1024) == way(torch.bfloat16, 2048, 200, 600) == "triton"
         assert way(torch.bfloat16, 10, 300, 64) == "stock"
         assert way(torch.bfloat16, 4096, 256, 1024) == way(torch.float16, 1024, 256, 1024) == "cublas"
-        assert choice.way_of("linear_act", "sm_80", torch.bfloat16, 1024, 256, 1024) == "cublas"
-        assert choice.way_of("mm_gz", "sm_90", torch.bfloat16, 1024, 256, 1024) == "cublas"
+        assert choice.algorithm_for("linear_act", "sm_80", torch.bfloat16, 1024, 256, 1024) == "cublas"
+        assert choice.algorithm_for("mm_dact", "sm_90", torch.bfloat16, 1024, 256, 1024) == "cublas"
     finally:
-        choice.table.cache_clear(), choice.way_of.cache_clear()
+        choice.table.cache_clear(), choice.algorithm_for.cache_clear()
 
 
 @on_gpu

@@ -37,9 +37,9 @@ struct Ordered {
     if (laid_out_alike(t, like)) return;
     if (like.is_contiguous()) {
       const Rows rows(t);
-      in_rows = rows.operand.column == 1 && rows.operand.row != rows.k && rows.k >= kRow;
+      in_rows = rows.operand.column_stride == 1 && rows.operand.row_stride != rows.k && rows.k >= kRow;
       tensor = in_rows ? rows.tensor : dense(rows.tensor);
-      row = rows.operand.row;
+      row = rows.operand.row_stride;
     } else {
       tensor = torch::stable::empty_like(like);
       torch::stable::copy_(tensor, t);
@@ -121,26 +121,26 @@ std::array<Tensor, kOuts> differentiate(Type type, Derivative f, const Tensor (&
     return std::array<Ordered, kIns>{Ordered(in[k], out[made])...};
   }(std::make_index_sequence<kIns>());
   for_parts(out[made], size_of(type), ordered, [&](const Part<kIns>& p) {
-    Sheets sheets{p.rows, p.n, kIns, kOuts, {}, {}, {}};
+    DerivativeArgs args{p.rows, p.n, kIns, kOuts, {}, {}, {}};
     for (size_t k = 0; k < kIns; k++) {
-      sheets.in[k] = p.at[k];
-      sheets.row[k] = p.row[k];
+      args.in[k] = p.at[k];
+      args.row[k] = p.row[k];
     }
-    for (size_t k = 0; k < kOuts; k++) sheets.out[k] = to[k] ? to[k] + p.offset : nullptr;
-    kernels().differentiate(type, f, sheets, param);
+    for (size_t k = 0; k < kOuts; k++) args.out[k] = to[k] ? to[k] + p.offset : nullptr;
+    kernels().differentiate(type, f, args, param);
   });
   return out;
 }
 
 // Of y = g D_order(s) along gy: gs = gy g D_{order+1}(s), gg = gy D_order(s), and y; empty if not needed.
-std::tuple<Tensor, Tensor, Tensor> act_backward(Tensor gy, Tensor s, Tensor g, std::string act, double param,
-                                                int64_t order, bool need_s, bool need_g, bool need_y) {
-  require(order >= 1 && order <= kDerivativeOrders, "act_backward: order must be 1 or 2, got ", order);
-  const Type type = check("act_backward", "gy (...), s (...), g (...)", {&gy, &s, &g});
+std::tuple<Tensor, Tensor, Tensor> act_vjp(Tensor gy, Tensor s, Tensor g, std::string act, double param, int64_t order,
+                                           bool need_s, bool need_g, bool need_y) {
+  require(order >= 1 && order <= kDerivativeOrders, "act_vjp: order must be 1 or 2, got ", order);
+  const Type type = check("act_vjp", "gy (...), s (...), g (...)", {&gy, &s, &g});
   const Activation* a = activation(act);
   if (a == nullptr) {
     const auto by_reference = [&](const Tensor& g, int64_t order) {
-      return act_by_reference("act_backward", s, g, act, param, order);
+      return act_by_reference("act_vjp", s, g, act, param, order);
     };
     return {need_s ? by_reference(product(type, gy, g), order + 1) : empty(s, {0}),
             need_g ? by_reference(gy, order) : empty(s, {0}), need_y ? by_reference(g, order) : empty(s, {0})};
@@ -176,7 +176,7 @@ Tensor mul_constant(Tensor x, double c) {
 
 STABLE_TORCH_LIBRARY_IMPL(fusegrad, CPU, m) {
   m.impl("act", TORCH_BOX(&act));
-  m.impl("act_backward", TORCH_BOX(&act_backward));
+  m.impl("act_vjp", TORCH_BOX(&act_vjp));
   m.impl("act_jvp", TORCH_BOX(&act_jvp));
   m.impl("mul_constant", TORCH_BOX(&mul_constant));
 }

@@ -18,7 +18,7 @@ constexpr int64_t kPackingCost = 8;  // of a number, in multiplications: for the
 // Words that are added one after another. MKL's error is that of some 90; with 512 ours is 2.4 times as large.
 constexpr int64_t kChain = 192;
 template <class V> constexpr int kNR = 2 * kLanes<V>;
-template <class T> constexpr int64_t kKC = kBytesOfK / sizeof(typename Words<T>::Word) * Words<T>::kNumbers;
+template <class T> constexpr int64_t kKC = kBytesOfK / sizeof(typename Packed<T>::Word) * Packed<T>::kNumbers;
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -26,8 +26,8 @@ inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // c = a b + bias or c += a b + bias, of a tile of kRows by kVectors and k words.
 template <int kRows, int kVectors, class P, class V = typename P::V, class S = ScalarOf<V>>
-void multiply(int64_t k, const typename P::Word* a, const typename P::Word* b, const S* bias, S* c, int64_t ldc,
-              bool add) {
+void micro_kernel(int64_t k, const typename P::Word* a, const typename P::Word* b, const S* bias, S* c, int64_t ldc,
+                  bool add) {
   V sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++)
@@ -68,12 +68,12 @@ void multiply(int64_t k, const typename P::Word* a, const typename P::Word* b, c
 }
 
 template <class P> struct Kernel {  // for 1 to kMR rows, 1 or 2 vectors
-  using Multiply = decltype(&multiply<1, 1, P>);
-  Multiply tile[2][kMR];
+  using MicroKernel = decltype(&micro_kernel<1, 1, P>);
+  MicroKernel tile[2][kMR];
 
   constexpr Kernel() : tile{} { fill(typename Count<kMR>::type{}); }
   template <int... I> constexpr void fill(Indices<I...>) {
-    ((tile[0][I] = multiply<I + 1, 1, P>, tile[1][I] = multiply<I + 1, 2, P>), ...);
+    ((tile[0][I] = micro_kernel<I + 1, 1, P>, tile[1][I] = micro_kernel<I + 1, 2, P>), ...);
   }
 };
 template <class P> constexpr Kernel<P> kKernel;
@@ -82,7 +82,7 @@ template <class P> constexpr Kernel<P> kKernel;
 template <class T> struct Product {
   using V = VectorFor<T>;
   using S = ScalarOf<V>;
-  using P = Words<T>;
+  using P = Packed<T>;
   using Word = typename P::Word;
   const Gemm& g;
   int64_t first, m;
@@ -101,7 +101,8 @@ template <class T> struct Product {
   }
 
   // What is left to do with sums of `rows` x `columns` at (i, j), `ld` apart, in L1.
-  void finish(S* tile, int64_t ld, int64_t i, int64_t j, int64_t rows, int64_t columns, bool begins, bool ends) const {
+  void epilogue(S* tile, int64_t ld, int64_t i, int64_t j, int64_t rows, int64_t columns, bool begins,
+                bool ends) const {
     if (!begins) {
       for (int64_t r = 0; r < rows; r++) add_row(tile + r * ld, partial + (i + r) * g.n + j, columns);
     }
@@ -110,8 +111,8 @@ template <class T> struct Product {
         __builtin_memcpy(partial + (i + r) * g.n + j, tile + r * ld, columns * sizeof(S));
       return;
     }
-    if (g.kept) {
-      for (int64_t r = 0; r < rows; r++) narrow_row(tile + r * ld, row(g.kept, i + r) + j, columns);
+    if (g.saved) {
+      for (int64_t r = 0; r < rows; r++) narrow_row(tile + r * ld, row(g.saved, i + r) + j, columns);
     }
     if (g.activation && kDirect && columns == ld)
       return g.activation({rows, ld, tile, ld, nullptr, 0, row(g.c, i) + j, g.n}, g.param);
@@ -126,23 +127,23 @@ template <class T> struct Product {
   }
 
   // Rows [i, i + rows) of a, packed, times a packed panel of b for columns [j, j + columns), over k words.
-  void strip(const Word* a, const Word* b, int64_t i, int64_t j, int64_t rows, int64_t columns, int64_t k, bool begins,
-             bool ends) const {
+  void macro_kernel(const Word* a, const Word* b, int64_t i, int64_t j, int64_t rows, int64_t columns, int64_t k,
+                    bool begins, bool ends) const {
     alignas(64) S tile[kMC * kNR<V>];
     const int vectors = columns > kLanes<V> ? 2 : 1;
     const bool whole = columns == vectors * kLanes<V>;
-    const bool direct = whole && (ends ? kDirect && !g.activation && !g.kept : true);
+    const bool direct = whole && (ends ? kDirect && !g.activation && !g.saved : true);
     S room[kNR<V>];
     const S* bias = ends ? bias_of(j, columns, room) : nullptr;
     S* to = direct ? partial + i * g.n + j : tile;
     const int64_t ld = direct ? g.n : vectors * kLanes<V>;
     for (int64_t r = 0; r < rows; r += kMR) {
-      const auto multiply = kKernel<P>.tile[vectors - 1][least(kMR, rows - r) - 1];
+      const auto kernel = kKernel<P>.tile[vectors - 1][least(kMR, rows - r) - 1];
       for (int64_t q = 0; q < k; q += kChain)
-        multiply(least(kChain, k - q), a + r * k + q * kMR, b + q * kNR<V>, q + kChain >= k ? bias : nullptr,
-                 to + r * ld, ld, q > 0 || (direct && !begins));
+        kernel(least(kChain, k - q), a + r * k + q * kMR, b + q * kNR<V>, q + kChain >= k ? bias : nullptr, to + r * ld,
+               ld, q > 0 || (direct && !begins));
     }
-    if (!direct) finish(tile, ld, i, j, rows, columns, begins, ends);
+    if (!direct) epilogue(tile, ld, i, j, rows, columns, begins, ends);
   }
 
   static int64_t words(int64_t k) { return ceil_div(k, P::kNumbers); }
@@ -150,12 +151,13 @@ template <class T> struct Product {
     return static_cast<Word*>(scratch(slot, (count + kLanes<V>)*int64_t(sizeof(Word))));
   }
   void pack_b(Word* to, int64_t p, int64_t j, int64_t k, int64_t columns) const {
-    pack<kNR<V>>(static_cast<const T*>(g.b.data) + p * g.b.row + j * g.b.column, g.b.column, g.b.row, columns, k, to);
+    pack<kNR<V>>(static_cast<const T*>(g.b.data) + p * g.b.row_stride + j * g.b.column_stride, g.b.column_stride,
+                 g.b.row_stride, columns, k, to);
   }
   Word* pack_a(int64_t i, int64_t p, int64_t rows, int64_t k) const {
     Word* to = room(kSlotOfA, round_up(rows, kMR) * words(k));
-    pack<kMR>(static_cast<const T*>(g.a.data) + (first + i) * g.a.row + p * g.a.column, g.a.row, g.a.column, rows, k,
-              to);
+    pack<kMR>(static_cast<const T*>(g.a.data) + (first + i) * g.a.row_stride + p * g.a.column_stride, g.a.row_stride,
+              g.a.column_stride, rows, k, to);
     return to;
   }
 
@@ -176,7 +178,7 @@ template <class T> struct Product {
             const int64_t width = least(kNR<V>, columns - q);
             Word* panel = reused ? b + q * words(k) : b;
             if (i == i0) pack_b(panel, p, j + q, k, width);
-            strip(a, panel, i, j + q, rows, width, words(k), p == 0, p + k == g.k);
+            macro_kernel(a, panel, i, j + q, rows, width, words(k), p == 0, p + k == g.k);
           }
         }
       }

@@ -24,9 +24,9 @@ __attribute__((noinline)) void rest_of_row(const ScalarOf<V>* s, const ScalarOf<
   store_some(out, apply<A, kOrder>(load_some(s, n), g ? load_some(g, n) : all<V>(1), param), n);
 }
 
-template <class A, int kOrder, class V> void elementwise(const Sheet& sheet, double param_) {
+template <class A, int kOrder, class V> void elementwise(const ElementwiseArgs& args, double param_) {
   using S = ScalarOf<V>;
-  const Sheet by = sheet;  // in registers: `out` could change what `sheet` refers to
+  const ElementwiseArgs by = args;  // in registers: `out` could change what `args` refers to
   const S param = S(param_);
   const S *s = static_cast<const S*>(by.s), *g = static_cast<const S*>(by.g);
   S* out = static_cast<S*>(by.out);
@@ -77,7 +77,7 @@ __attribute__((flatten)) void elementwise_jvp(const void* const in[], void* cons
 
 template <class A> constexpr Activation kernels_of() {
   return {A::kName,
-          A::kKeepsInput,
+          A::kSavesInput,
           {elementwise<A, 0, F32>, elementwise<A, 1, F32>, elementwise<A, 2, F32>, elementwise<A, 3, F32>},
           {elementwise<A, 0, F64>, elementwise<A, 1, F64>, elementwise<A, 2, F64>, elementwise<A, 3, F64>},
           {elementwise_backward<A, 1, F32>, elementwise_backward<A, 2, F32>},
@@ -91,19 +91,19 @@ template <class... As> struct Table<List<As...>> {
   static constexpr Activation kEntries[] = {kernels_of<As>()...};
 };
 
-void act(Type type, Elementwise f, const Sheet& sheet, double param) {
-  if (type == Type::f32 || type == Type::f64) return f(sheet, param);
+void act(Type type, Elementwise f, const ElementwiseArgs& args, double param) {
+  if (type == Type::f32 || type == Type::f64) return f(args, param);
   with_type(type, [&](auto t) {
     using T = decltype(t);
     if constexpr (sizeof(T) == 2) {
       alignas(64) float s[kBlock], g[kBlock];
-      for (int64_t r = 0; r < sheet.rows; r++) {
-        for (int64_t i = 0; i < sheet.n; i += kBlock) {
-          const int64_t n = sheet.n - i < kBlock ? sheet.n - i : kBlock;
-          widen_row(static_cast<const T*>(sheet.s) + r * sheet.s_row + i, s, n);
-          if (sheet.g) widen_row(static_cast<const T*>(sheet.g) + r * sheet.g_row + i, g, n);
-          f({1, n, s, 0, sheet.g ? g : nullptr, 0, s, 0}, param);
-          narrow_row(s, static_cast<T*>(sheet.out) + r * sheet.out_row + i, n);
+      for (int64_t r = 0; r < args.rows; r++) {
+        for (int64_t i = 0; i < args.n; i += kBlock) {
+          const int64_t n = args.n - i < kBlock ? args.n - i : kBlock;
+          widen_row(static_cast<const T*>(args.s) + r * args.s_row + i, s, n);
+          if (args.g) widen_row(static_cast<const T*>(args.g) + r * args.g_row + i, g, n);
+          f({1, n, s, 0, args.g ? g : nullptr, 0, s, 0}, param);
+          narrow_row(s, static_cast<T*>(args.out) + r * args.out_row + i, n);
         }
       }
     }
@@ -111,27 +111,27 @@ void act(Type type, Elementwise f, const Sheet& sheet, double param) {
 }
 
 // Whole vectors of float32 and float64 are read in place; the last few of a row, and all 16-bit numbers, by blocks.
-void differentiate(Type type, Derivative f, const Sheets& sheets, double param) {
+void differentiate(Type type, Derivative f, const DerivativeArgs& args, double param) {
   with_type(type, [&](auto t) {
     using T = decltype(t);
     constexpr int64_t kVector = kLanes<VectorFor<T>>, kSize = sizeof(T) == 2 ? kBlock : kVector;
     alignas(64) ScalarFor<T> block[4][kSize] = {};
     const void* const from[] = {block[0], block[1], block[2], block[3]};
-    const int64_t whole = sizeof(T) == 2 ? 0 : sheets.n / kVector * kVector;
-    for (int64_t r = 0; r < sheets.rows; r++) {
+    const int64_t whole = sizeof(T) == 2 ? 0 : args.n / kVector * kVector;
+    for (int64_t r = 0; r < args.rows; r++) {
       const void* in[4];
       void *out[3], *to[3];
-      for (int k = 0; k < sheets.ins; k++) in[k] = static_cast<const T*>(sheets.in[k]) + r * sheets.row[k];
-      for (int k = 0; k < sheets.outs; k++) {
-        out[k] = sheets.out[k] ? static_cast<T*>(sheets.out[k]) + r * sheets.n : nullptr;
+      for (int k = 0; k < args.ins; k++) in[k] = static_cast<const T*>(args.in[k]) + r * args.row[k];
+      for (int k = 0; k < args.outs; k++) {
+        out[k] = args.out[k] ? static_cast<T*>(args.out[k]) + r * args.n : nullptr;
         to[k] = out[k] ? block[k] : nullptr;
       }
       if (whole > 0) f(in, out, whole, param);
-      for (int64_t i = whole; i < sheets.n; i += kSize) {
-        const int64_t n = sheets.n - i < kSize ? sheets.n - i : kSize;
-        for (int k = 0; k < sheets.ins; k++) widen_row(static_cast<const T*>(in[k]) + i, block[k], n);
+      for (int64_t i = whole; i < args.n; i += kSize) {
+        const int64_t n = args.n - i < kSize ? args.n - i : kSize;
+        for (int k = 0; k < args.ins; k++) widen_row(static_cast<const T*>(in[k]) + i, block[k], n);
         f(from, to, (n + kVector - 1) / kVector * kVector, param);
-        for (int k = 0; k < sheets.outs; k++)
+        for (int k = 0; k < args.outs; k++)
           if (out[k]) narrow_row(block[k], static_cast<T*>(out[k]) + i, n);
       }
     }
@@ -139,22 +139,22 @@ void differentiate(Type type, Derivative f, const Sheets& sheets, double param) 
 }
 
 // The sums are made by blocks of columns that stay in L1. What is summed is gz as it is stored.
-void gz_and_sum(Type type, Elementwise f, const Sheet& sheet, void* sum_, double param) {
+void gz_and_sum(Type type, Elementwise f, const ElementwiseArgs& args, void* sum_, double param) {
   with_type(type, [&](auto t) {
     using T = decltype(t);
     using V = VectorFor<T>;
     using S = ScalarFor<T>;
-    const int64_t m = sheet.rows, n = sheet.n, in_block = n < kBlock ? kBlock / n : 1;
-    const bool adjacent = sheet.s_row == n && sheet.g_row == n && sheet.out_row == n;
-    const T* stored = static_cast<const T*>(f ? sheet.out : sheet.g);
-    const int64_t stored_row = f ? sheet.out_row : sheet.g_row;
+    const int64_t m = args.rows, n = args.n, in_block = n < kBlock ? kBlock / n : 1;
+    const bool adjacent = args.s_row == n && args.g_row == n && args.out_row == n;
+    const T* stored = static_cast<const T*>(f ? args.out : args.g);
+    const int64_t stored_row = f ? args.out_row : args.g_row;
     S* sum = static_cast<S*>(sum_);
     for (int64_t j = 0; j < n; j += kBlock) {
       const int64_t size = n - j < kBlock ? n - j : kBlock;
       for (int64_t k = 0; sum && k < size; k++) sum[j + k] = 0;
       for (int64_t i = 0; i < m; i++) {
         if (f && i % in_block == 0) {
-          Sheet block = rows_of(sheet, i, m - i < in_block ? m - i : in_block, sizeof(T));
+          ElementwiseArgs block = rows_of(args, i, m - i < in_block ? m - i : in_block, sizeof(T));
           block.s = static_cast<const T*>(block.s) + j;
           block.g = static_cast<const T*>(block.g) + j;
           block.out = static_cast<T*>(block.out) + j;

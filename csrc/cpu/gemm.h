@@ -1,7 +1,7 @@
 // Which way a product is computed.
 #pragma once
 
-#include "few.h"
+#include "skinny.h"
 
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
@@ -19,14 +19,14 @@ void gemm(const Gemm& given) {
   with_type(g.type, [&](auto t) {
     using T = decltype(t);
     using S = ScalarFor<T>;
-    const bool along_k = g.a.column == 1 && g.b.row == 1;
-    if (g.k == 0 || (along_k && (g.m <= kFewRows || g.n <= kFewColumns))) {
+    const bool along_k = g.a.column_stride == 1 && g.b.row_stride == 1;
+    if (g.k == 0 || (along_k && (g.m <= kSkinnyRows || g.n <= kSkinnyColumns))) {
       DotProduct<T>{{g, 0, g.m, nullptr}}.run(count);
       return;
     }
     if constexpr (Product<T>::kDirect) {
-      const bool plain = !g.bias && !g.activation && !g.kept;
-      if (plain && g.b.column == 1 && (g.m <= kFewRows || g.k <= kFewSteps)) {
+      const bool plain = !g.bias && !g.activation && !g.saved;
+      if (plain && g.b.column_stride == 1 && (g.m <= kSkinnyRows || g.k <= kSkinnySteps)) {
         RowProduct<T>{g}.run(count);
         return;
       }

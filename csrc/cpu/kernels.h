@@ -11,7 +11,7 @@ constexpr int64_t size_of(Type t) { return t == Type::f64 ? 8 : t == Type::f32 ?
 
 // What an elementwise kernel works on: rows of n adjacent numbers, with what lies between the starts of rows, in
 // numbers.
-struct Sheet {
+struct ElementwiseArgs {
   int64_t rows, n;
   const void* s;
   int64_t s_row;
@@ -22,16 +22,16 @@ struct Sheet {
 };
 
 // out = order 0: act(s); else g D_order(s). All three are float32 or all float64.
-using Elementwise = void (*)(const Sheet&, double param);
+using Elementwise = void (*)(const ElementwiseArgs&, double param);
 
 constexpr int kOrders = 4;  // 0 to 3
 
-// What a derivative of y = g D_order(s) works on: rows as of a sheet, but those of the outputs follow one another.
+// What a derivative of y = g D_order(s) works on: rows as above, but those of the outputs follow one another.
 //
 //            in              out, nullptr if not needed
 // backward   gy, s, g        gs = gy g D_{order+1}(s), gg = gy D_order(s), y
 // jvp        ts, tg, s, g    ty = ts g D_{order+1}(s) + tg D_order(s), y
-struct Sheets {
+struct DerivativeArgs {
   int64_t rows, n;
   int ins, outs;
   const void* in[4];
@@ -46,7 +46,7 @@ constexpr int kDerivativeOrders = 2;  // 1 and 2, as they need the derivative ab
 
 struct Activation {
   const char* name;
-  bool keeps_input;  // for backward; else its output
+  bool saves_input;  // for backward; else its output
   Elementwise float32[kOrders], float64[kOrders];
   Derivative backward_float32[kDerivativeOrders], backward_float64[kDerivativeOrders];
   Derivative jvp_float32[kDerivativeOrders], jvp_float64[kDerivativeOrders];
@@ -54,11 +54,11 @@ struct Activation {
 
 struct Operand {  // a matrix of any strides, in elements
   const void* data;
-  int64_t row, column;
+  int64_t row_stride, column_stride;
 };
 
 // c = a b, a (m, k), b (k, n), all of one type, summed in float32 (float64 for float64). Then, if asked, while the
-// tile is in cache: z = c + bias, kept = z, c = activation(z).
+// tile is in cache: z = c + bias, saved = z, c = activation(z).
 struct Gemm {
   Type type;
   int64_t m, n, k;
@@ -68,18 +68,18 @@ struct Gemm {
   int64_t bias_stride = 1;
   Elementwise activation = nullptr;
   double param = 0;
-  void* kept = nullptr;  // (m, n), rows adjacent
+  void* saved = nullptr;  // (m, n), rows adjacent
 };
 
 struct Kernels {
   const char* isa;
   void (*gemm)(const Gemm&);
-  // The same for a sheet of any one type, on this thread.
-  void (*act)(Type, Elementwise, const Sheet&, double param);
-  void (*differentiate)(Type, Derivative, const Sheets&, double param);
-  // gz = gy D_1(s), of a sheet whose g is gy and whose output is gz, and the sum of its rows in float32 or float64, on
+  // The same for numbers of any one type, on this thread.
+  void (*act)(Type, Elementwise, const ElementwiseArgs&, double param);
+  void (*differentiate)(Type, Derivative, const DerivativeArgs&, double param);
+  // gz = gy D_1(s), of arguments whose g is gy and whose output is gz, and the sum of its rows in float32 or float64, on
   // this thread. Without a function gz is gy, and there is neither s nor an output; sum may be nullptr.
-  void (*gz_and_sum)(Type, Elementwise, const Sheet&, void* sum, double param);
+  void (*gz_and_sum)(Type, Elementwise, const ElementwiseArgs&, void* sum, double param);
   // The sum of m rows of n numbers, in float32 or float64, rounded to the type.
   void (*sum_rows)(Type, const void* rows, void* sum, int64_t m, int64_t n);
   Elementwise scale_float32, scale_float64;  // out = param s
@@ -130,13 +130,13 @@ inline const void* at(const void* data, int64_t bytes) {
 }
 inline void* at(void* data, int64_t bytes) { return data ? static_cast<char*>(data) + bytes : nullptr; }
 
-// `count` rows of a sheet, from `row` on, of numbers of so many bytes.
-inline Sheet rows_of(const Sheet& sheet, int64_t row, int64_t count, int64_t size) {
-  Sheet part = sheet;
+// `count` rows of the arguments, from `row` on, of numbers of so many bytes.
+inline ElementwiseArgs rows_of(const ElementwiseArgs& args, int64_t row, int64_t count, int64_t size) {
+  ElementwiseArgs part = args;
   part.rows = count;
-  part.s = at(sheet.s, row * sheet.s_row * size);
-  part.g = at(sheet.g, row * sheet.g_row * size);
-  part.out = at(sheet.out, row * sheet.out_row * size);
+  part.s = at(args.s, row * args.s_row * size);
+  part.g = at(args.g, row * args.g_row * size);
+  part.out = at(args.out, row * args.out_row * size);
   return part;
 }
 

@@ -47,26 +47,26 @@ Tensor linear(Tensor x, Tensor w, std::optional<Tensor> b) {
 }
 
 std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor w, std::optional<Tensor> b, std::string act, double param,
-                                      bool keep) {
+                                      bool save) {
   const Type type = check("linear_act", kLayer, {&x, &w, if_any(b)});
   const Activation* a = activation(act);
   if (a == nullptr || torch_multiplies_faster()) {
     const Tensor z = linear(x, w, b);
-    const Tensor kept = keep && (a == nullptr || a->keeps_input) ? z : empty(x, {0});
-    if (act == "identity") return {z, kept};
+    const Tensor saved = save && (a == nullptr || a->saves_input) ? z : empty(x, {0});
+    if (act == "identity") return {z, saved};
     return {a ? call("fusegrad::act", z, std::optional<Tensor>(), act, param, int64_t(0))
               : act_by_reference("linear_act", z, std::nullopt, act, param, 0),
-            kept};
+            saved};
   }
   const Rows rows(x);
   Gemm g = affine(type, rows, w, b);
-  Tensor y = output(x, w), kept = keep && a->keeps_input ? output(x, w) : empty(x, {0});
+  Tensor y = output(x, w), saved = save && a->saves_input ? output(x, w) : empty(x, {0});
   g.c = y.mutable_data_ptr();
-  if (keep && a->keeps_input) g.kept = kept.mutable_data_ptr();
+  if (save && a->saves_input) g.saved = saved.mutable_data_ptr();
   if (act != "identity") g.activation = derivative(*a, 0, g.type);
   g.param = param;
   kernels().gemm(g);
-  return {y, kept};
+  return {y, saved};
 }
 
 // Rows of gz to a partial sum: few enough to be shared well, and the same for any number of threads.
@@ -77,11 +77,11 @@ constexpr int64_t kRowsPerSum = 32;
 void gz_and_sum(Type type, Elementwise f, const Rows& gy, const Tensor& s, void* gz, void* sum, double param) {
   const int64_t m = gy.m, n = gy.k, size = size_of(type), width = type == Type::f64 ? 8 : 4;
   if (n == 0) return;
-  Sheet whole{m, n, nullptr, 0, gy.operand.data, gy.operand.row, nullptr, 0};
-  std::optional<Rows> kept;
+  ElementwiseArgs whole{m, n, nullptr, 0, gy.operand.data, gy.operand.row_stride, nullptr, 0};
+  std::optional<Rows> saved;
   if (f) {
-    kept = adjacent_rows(s);
-    whole = {m, n, kept->operand.data, kept->operand.row, gy.operand.data, gy.operand.row, gz, n};
+    saved = adjacent_rows(s);
+    whole = {m, n, saved->operand.data, saved->operand.row_stride, gy.operand.data, gy.operand.row_stride, gz, n};
   }
   const int64_t chunks = (m + kRowsPerSum - 1) / kRowsPerSum;
   const Scratch partial(kSlotOfSums, sum ? bytes_of(chunks, n, width) : 0);
@@ -89,7 +89,7 @@ void gz_and_sum(Type type, Elementwise f, const Rows& gy, const Tensor& s, void*
   parallel(chunks, grain, [&](int64_t chunk, int64_t end) {
     for (; chunk < end; chunk++) {
       const int64_t row = chunk * kRowsPerSum;
-      const Sheet part = rows_of(whole, row, std::min(kRowsPerSum, m - row), size);
+      const ElementwiseArgs part = rows_of(whole, row, std::min(kRowsPerSum, m - row), size);
       kernels().gz_and_sum(type, f, part, at(partial.data, chunk * n * width), param);
     }
   });
@@ -129,12 +129,12 @@ std::tuple<Tensor, Tensor, Tensor> linear_act_backward(Tensor gy, Tensor x, Tens
 }
 
 // gz = gy act'(z) with gy = a b, and the sum of its rows; empty if not needed.
-std::tuple<Tensor, Tensor> mm_gz(Tensor a, Tensor b, Tensor s, std::string act, double param, bool need_sum) {
-  const Type type = check("mm_gz", "a (m, k), b (k, n), s (m, n)", {&a, &b, &s});
+std::tuple<Tensor, Tensor> mm_dact(Tensor a, Tensor b, Tensor s, std::string act, double param, bool need_sum) {
+  const Type type = check("mm_dact", "a (m, k), b (k, n), s (m, n)", {&a, &b, &s});
   const Activation* known = activation(act);
   Tensor gz = dense(mm(a, b, false, false));
   if (known == nullptr) {
-    gz = dense(act_by_reference("mm_gz", s, gz, act, param, 1));
+    gz = dense(act_by_reference("mm_dact", s, gz, act, param, 1));
     act = "identity";
   }
   Tensor gb = need_sum ? empty(a, {s.size(1)}) : empty(a, {0});
@@ -150,7 +150,7 @@ STABLE_TORCH_LIBRARY_IMPL(fusegrad, CPU, m) {
   m.impl("linear", TORCH_BOX(&linear));
   m.impl("linear_act", TORCH_BOX(&linear_act));
   m.impl("linear_act_backward", TORCH_BOX(&linear_act_backward));
-  m.impl("mm_gz", TORCH_BOX(&mm_gz));
+  m.impl("mm_dact", TORCH_BOX(&mm_dact));
 }
 
 }  // namespace

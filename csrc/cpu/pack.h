@@ -38,13 +38,13 @@ template <int H, class V> inline void transpose(V* rows) {
 }
 
 // How the numbers of a type are packed and multiplied: in words of kNumbers that follow one another along k.
-template <class T> struct Words {
+template <class T> struct Packed {
   using V = VectorFor<T>;
   using Word = ScalarOf<V>;
   static constexpr int kNumbers = 1;
 
-  static V along(const T* from) { return load_as(from); }            // a vector of words along k
-  static V across(const T* from, int64_t) { return load_as(from); }  // of a row each
+  static V load_k(const T* from) { return load_as(from); }              // a vector of words along k
+  static V load_rows(const T* from, int64_t) { return load_as(from); }  // of a row each
   static Word one(const T* from, int64_t, bool) { return to_scalar(*from); }
   static V load(const Word* from) { return FUSEGRAD_ISA::load<V>(from); }
   static V repeat(Word x) { return all<V>(x); }
@@ -53,20 +53,20 @@ template <class T> struct Words {
 
 #if defined(FUSEGRAD_AVX512_BF16)
 // Pairs, for an instruction that adds two products to each sum.
-template <> struct Words<BFloat16> {
+template <> struct Packed<BFloat16> {
   using V = F32;  // carries the bits
   using Word = uint32_t;
   static constexpr int kNumbers = 2;
 
-  static V along(const BFloat16* from) { return load(reinterpret_cast<const Word*>(from)); }
-  static V across(const BFloat16* from, int64_t along) {
+  static V load_k(const BFloat16* from) { return load(reinterpret_cast<const Word*>(from)); }
+  static V load_rows(const BFloat16* from, int64_t k_stride) {
     U16 low, high;
     __builtin_memcpy(&low, from, sizeof low);
-    __builtin_memcpy(&high, from + along, sizeof high);
+    __builtin_memcpy(&high, from + k_stride, sizeof high);
     return bits<V>(__builtin_convertvector(low, U32) | __builtin_convertvector(high, U32) << 16);
   }
-  static Word one(const BFloat16* from, int64_t along, bool last) {
-    return from[0].bits | (last ? 0 : Word(from[along].bits) << 16);
+  static Word one(const BFloat16* from, int64_t k_stride, bool last) {
+    return from[0].bits | (last ? 0 : Word(from[k_stride].bits) << 16);
   }
   static V load(const Word* from) {
     V v;
@@ -80,22 +80,23 @@ template <> struct Words<BFloat16> {
 };
 #endif
 
-// W rows of k numbers, as words; zeros for those past the `count` that there are. `across` is the stride from row to
-// row, `along` the one along k. Writes up to a vector past the end of the panel.
-template <int W, class T>
-void pack_panel(const T* from, int64_t across, int64_t along, int64_t count, int64_t k, typename Words<T>::Word* to) {
-  using P = Words<T>;
+// W rows of k numbers, as words; zeros for those past the `count` that there are. `row_stride` leads from row to row,
+// `k_stride` from one number of a row to the next. Writes up to a vector past the end of the panel.
+template <int W, class T> void pack_panel(const T* from, int64_t row_stride, int64_t k_stride, int64_t count, int64_t k,
+                                          typename Packed<T>::Word* to) {
+  using P = Packed<T>;
   using V = typename P::V;
   constexpr int n = kLanes<V>, kEach = P::kNumbers, kVectors = (W + n - 1) / n;
   const auto put = [&](int64_t at, V v) __attribute__((always_inline)) { __builtin_memcpy(to + at, &v, sizeof v); };
   const int64_t whole = k / kEach, words = (k + kEach - 1) / kEach;
   int64_t done = 0;
-  if (across == 1 && count >= kVectors * n) {
+  if (row_stride == 1 && count >= kVectors * n) {
     for (; done < whole; done++) {
 #pragma GCC unroll 8
-      for (int i = 0; i < kVectors; i++) put(done * W + i * n, P::across(from + done * kEach * along + i * n, along));
+      for (int i = 0; i < kVectors; i++)
+        put(done * W + i * n, P::load_rows(from + done * kEach * k_stride + i * n, k_stride));
     }
-  } else if (along == 1) {
+  } else if (k_stride == 1) {
     for (; done + n <= whole; done += n) {
       // from the last group of rows to the first: each runs over into the next k, which is written later
       for (int group = kVectors - 1; group >= 0; group--) {
@@ -103,7 +104,7 @@ void pack_panel(const T* from, int64_t across, int64_t along, int64_t count, int
 #pragma GCC unroll 16
         for (int i = 0; i < n; i++) {
           const int row = group * n + i;
-          rows[i] = row < count ? P::along(from + row * across + done * kEach) : V{};
+          rows[i] = row < count ? P::load_k(from + row * row_stride + done * kEach) : V{};
         }
         transpose<n / 2>(rows);
 #pragma GCC unroll 16
@@ -113,15 +114,17 @@ void pack_panel(const T* from, int64_t across, int64_t along, int64_t count, int
   }
   for (; done < words; done++) {
     for (int i = 0; i < W; i++)
-      to[done * W + i] = i < count ? P::one(from + i * across + done * kEach * along, along, done == whole) : 0;
+      to[done * W + i] =
+          i < count ? P::one(from + i * row_stride + done * kEach * k_stride, k_stride, done == whole) : 0;
   }
 }
 
 // All rows of an operand, panel after panel.
 template <int W, class T>
-void pack(const T* from, int64_t across, int64_t along, int64_t count, int64_t k, typename Words<T>::Word* to) {
-  const int64_t words = (k + Words<T>::kNumbers - 1) / Words<T>::kNumbers;
-  for (int64_t i = 0; i < count; i += W) pack_panel<W>(from + i * across, across, along, count - i, k, to + i * words);
+void pack(const T* from, int64_t row_stride, int64_t k_stride, int64_t count, int64_t k, typename Packed<T>::Word* to) {
+  const int64_t words = (k + Packed<T>::kNumbers - 1) / Packed<T>::kNumbers;
+  for (int64_t i = 0; i < count; i += W)
+    pack_panel<W>(from + i * row_stride, row_stride, k_stride, count - i, k, to + i * words);
 }
 
 }  // namespace FUSEGRAD_ISA

@@ -74,14 +74,14 @@ struct Rows {
 // The same, of rows whose numbers follow one another: of a copy where they don't.
 inline Rows adjacent_rows(const Tensor& t) {
   Rows rows(t);
-  return rows.operand.column == 1 ? rows : Rows(torch::stable::contiguous(t));
+  return rows.operand.column_stride == 1 ? rows : Rows(torch::stable::contiguous(t));
 }
 
 inline Operand matrix(const Tensor& t, bool transposed) {
   const Operand o{t.const_data_ptr(), t.stride(0), t.stride(1)};
-  return transposed ? Operand{o.data, o.column, o.row} : o;
+  return transposed ? Operand{o.data, o.column_stride, o.row_stride} : o;
 }
-inline Operand transposed(const Operand& o) { return {o.data, o.column, o.row}; }
+inline Operand transposed(const Operand& o) { return {o.data, o.column_stride, o.row_stride}; }
 
 // nullptr for one that Python knows and the kernels don't.
 inline const Activation* activation(const std::string& name) {

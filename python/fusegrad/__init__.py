@@ -1,14 +1,14 @@
 """fusegrad: fused linear and elementwise layers for PyTorch, differentiable as often as you like, in every mode."""
 
-from . import backends  # first, as it may tell Triton to interpret, and _flops imports what imports Triton
+from . import backends  # first, as it may tell Triton to interpret, and modes.flops imports what imports Triton
 
 # isort: split
-from . import _autocast, _cache_key, _flops, _vmap, nn  # noqa: F401  (the first four register)
+from . import modes, nn  # noqa: F401  (modes registers)
 from .activations import REGISTRY
 from .backends import empty_cache
-from .convert import fuse, unfuse
-from .explain import explain
 from .functional import act, linear, linear_act, mlp, mm, mul_constant
+from .fusion.convert import fuse, unfuse
+from .fusion.report import explain
 from .nn import MLP, Act, Linear
 
 __version__ = "0.1.0"

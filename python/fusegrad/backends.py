@@ -19,11 +19,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, strided
 
-from . import reference
-from ._autograd import calls_torch, decomposes, has_kernel, in_plain_eager, linear_is_replaced, requires_grad
+from .internals.autograd import calls_torch, decomposes, has_kernel, in_plain_eager, linear_is_replaced, requires_grad
 from .kernels import SERVED
-from .operands import DTYPES, checked
-from .schema import OPS, library
+from .ops import reference
+from .ops.operands import DTYPES, checked
+from .ops.schema import OPS, library
 
 # The widest first, as csrc/cpu/capability.cpp has them.
 INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "portable")
@@ -140,10 +140,10 @@ SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
 # How a layer is computed: by the C++ kernel, with nothing between; by the autograd.Function over it; by stock torch,
 # which is faster; by the op, in any mode, on any device; or as it is written, by torch's own functions, which somebody
 # has given another meaning. All but the last two refuse what does not fit.
-Way = Literal["kernel", "function", "stock", "op", "written"]
+Route = Literal["kernel", "function", "stock", "op", "written"]
 
 
-def way_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Way:
+def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Route:
     """What is best for these arguments, of which nothing is known yet."""
     if linear_is_replaced():
         return "written"
@@ -169,7 +169,7 @@ def runs_as_written(*tensors: Tensor | None) -> bool:
     return linear_is_replaced() or (not in_plain_eager(*tensors) and calls_torch(*tensors))
 
 
-def way_of_mlp(
+def route_of_mlp(
     x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None, b2: Tensor | None
 ) -> Literal["function", "op", "layers"]:
     """What is best for two layers whose arguments fit: one op, or each by the way of a layer."""
@@ -184,7 +184,7 @@ def stock_rows(w: Tensor) -> int:
     return max(0, SMALL_LAYER // w.numel()) if _C is not None and w.is_cpu and w.numel() > 0 else 0
 
 
-def way_of_tensor(x: Tensor) -> Literal["stock", "op", "written"]:
+def route_of_tensor(x: Tensor) -> Literal["stock", "op", "written"]:
     """What is best for an elementwise function of this tensor."""
     if not in_plain_eager(x):
         return "written" if calls_torch(x) else "op"

@@ -17,7 +17,7 @@ import fusegrad
 from . import backends, functional
 from .activations import REGISTRY
 from .check import check
-from .schema import OPS
+from .ops.schema import OPS
 
 FEW = ("gelu", "relu", "silu", "tanh")  # whose kernels are listed if none is named, in some two minutes
 ARCHS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942", "gfx950")

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from ._autograd import calls_torch, keeps_for_backward
 from .activations import as_float, lookup
-from .backends import runs_as_written, way_of_layer, way_of_mlp, way_of_tensor
-from .operands import DTYPES, NAMES
+from .backends import route_of_layer, route_of_mlp, route_of_tensor, runs_as_written
+from .internals.autograd import calls_torch, saves_for_backward
+from .ops.operands import DTYPES, NAMES
 
 
 def linear_act(
@@ -54,7 +54,7 @@ def linear_act(
     a = lookup("linear_act", act)
     value = a.default if param is None else a.check("linear_act", param)
     try:
-        way = way_of_layer(x, w, b)
+        way = route_of_layer(x, w, b)
         if way == "kernel":
             return ops.linear_act.kernel(x, w, b, act, value, False)[0]
         if way == "function":
@@ -68,7 +68,7 @@ def linear_act(
         _check_linear("linear_act", x, w, b)
     if not _is_strided(x, w):
         return a.value(F.linear(x, w, b), value)
-    return ops.linear_act(x, w, b, act, value, keeps_for_backward(x, w, b))[0]
+    return ops.linear_act(x, w, b, act, value, saves_for_backward(x, w, b))[0]
 
 
 def linear(
@@ -97,7 +97,7 @@ def linear(
     tensor([4., 4.])
     """
     try:
-        way = way_of_layer(x, w, b)
+        way = route_of_layer(x, w, b)
         if way == "kernel":
             return ops.linear.kernel(x, w, b)
         if way == "function":
@@ -162,11 +162,11 @@ def mlp(
         _check_second("mlp", w1, w2, b2)
     if written or not _is_strided(x, w1, w2):
         return F.linear(a.value(F.linear(x, w1, b1), value), w2, b2)
-    way = way_of_mlp(x, w1, w2, b1, b2)
+    way = route_of_mlp(x, w1, w2, b1, b2)
     if way == "function":
         return ops.mlp.apply(x, w1, w2, b1, b2, a.name, value, True)[0]
     if way == "op":
-        return ops.mlp(x, w1, w2, b1, b2, a.name, value, keeps_for_backward(x, w1, w2, b1, b2))[0]
+        return ops.mlp(x, w1, w2, b1, b2, a.name, value, saves_for_backward(x, w1, w2, b1, b2))[0]
     return linear(linear_act(x, w1, b1, act=a.name, param=param), w2, b2)
 
 
@@ -197,7 +197,7 @@ def act(
     """
     a = lookup("act", name)
     value = a.default if param is None else a.check("act", param)
-    way = way_of_tensor(z)
+    way = route_of_tensor(z)
     if way == "written":
         return a.value(z, value)
     _check_tensor("act", "z", z)
@@ -277,7 +277,7 @@ def mul_constant(
     number = as_float(c)
     if number is None:
         raise TypeError(f"mul_constant: c must be a real number, got {type(c).__name__}")
-    if way_of_tensor(x) != "op":
+    if route_of_tensor(x) != "op":
         return x * number
     return ops.mul_constant(x, number)
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from . import functional
-from ._autograd import calls_torch
-from ._stock import as_written, called_as_written, stands_for
 from .activations import lookup
+from .internals.autograd import calls_torch
+from .internals.stock import as_written, called_as_written, stands_for
 
 
 def _is_device(act: object) -> bool:

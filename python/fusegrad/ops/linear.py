@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ._act import act, act_gradients, act_tangents, bind
-from ._autograd import in_plain_eager, one_kernel, outside_transforms, wanted
-from ._terms import present, rows, tangents, total
-from .activations import REGISTRY
+from ..activations import REGISTRY
+from ..internals.autograd import allows_fused_ops, in_plain_eager, outside_transforms, wanted
+from .act import act, act_gradients, act_tangents, bind
+from .terms import present, rows, tangents, total
 
 
 class MM(torch.autograd.Function):
@@ -57,7 +57,7 @@ def layer_backward(
         return None, None, None
     if in_plain_eager(gy, x, w, s) and not torch.is_grad_enabled():
         return present(linear_act_backward.kernel(gy, x, w, s, name, param, *needed), needed)
-    if one_kernel(gy, x, w, s):
+    if allows_fused_ops(gy, x, w, s):
         return present(linear_act_backward(gy, x, w, s, name, param, *needed), needed)
     return gradients(gy if name == "identity" else act(s, gy, name, param, 1), x, w, needed)
 
@@ -105,31 +105,29 @@ class Linear(torch.autograd.Function):
 
 
 class LinearAct(torch.autograd.Function):
-    """y = act(z), z = x w^T + b. What is kept is an output, so that second derivatives flow through it."""
+    """y = act(z), z = x w^T + b. What is saved is an output, so that second derivatives flow through it."""
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, w, b, ctx.act, ctx.param, keep = inputs
-        y, kept = output
-        if not REGISTRY[ctx.act].keeps_input:
-            ctx.mark_non_differentiable(kept)
-            saved, ctx.has_kept = (x, w, None, y), True
-        elif keep:
-            saved, ctx.has_kept = (x, w, None, kept), True
-        else:
-            ctx.mark_non_differentiable(kept)
-            saved, ctx.has_kept = (x, w, b, None), False
-        ctx.kept_is_output = keep and REGISTRY[ctx.act].keeps_input
+        x, w, b, ctx.act, ctx.param, save = inputs
+        y, z = output
+        saves_z = save and REGISTRY[ctx.act].saves_input
+        if not saves_z:
+            ctx.mark_non_differentiable(z)
+        ctx.has_saved = saves_z or not REGISTRY[ctx.act].saves_input
+        s = z if saves_z else y if ctx.has_saved else None
+        saved = x, w, None if ctx.has_saved else b, s
+        ctx.saved_is_output = saves_z
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx, gy, gkept):
+    def backward(ctx, gy, gsaved):
         x, w, s = LinearAct.saved(ctx)
-        if gkept is None and gy is not None:
+        if gsaved is None and gy is not None:
             return *linear_backward(ctx, gy, x, w, s, ctx.act, ctx.param), None, None, None
-        gz = total(gkept, None if gy is None else act(s, gy, ctx.act, ctx.param, 1))
+        gz = total(gsaved, None if gy is None else act(s, gy, ctx.act, ctx.param, 1))
         if gz is None:
             return None, None, None, None, None, None
         return *linear_backward(ctx, gz, x, w, gz, "identity", 0.0), None, None, None
@@ -140,12 +138,12 @@ class LinearAct(torch.autograd.Function):
         tz = linear_jvp(x, w, tx, tw, tb)
         if tz is None:
             return None, None
-        return act(s, tz, ctx.act, ctx.param, 1), tz if ctx.kept_is_output else None
+        return act(s, tz, ctx.act, ctx.param, 1), tz if ctx.saved_is_output else None
 
     @staticmethod
     def saved(ctx) -> tuple[Tensor, Tensor, Tensor]:
         x, w, b, s = ctx.saved_tensors
-        return x, w, s if ctx.has_kept else linear(x, w, b)
+        return x, w, s if ctx.has_saved else linear(x, w, b)
 
 
 class LinearActBackward(torch.autograd.Function):

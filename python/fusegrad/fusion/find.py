@@ -11,15 +11,15 @@ from typing import Any
 
 from torch import nn
 
-from . import backends
-from ._calls import together
-from ._code import Unreadable, nested
-from ._paths import find, join
-from ._recognise import is_activation
-from ._source import Method, read
-from ._stock import torchs
-from .activations import REGISTRY
-from .nn import MLP, Linear, why_alone, why_unfit
+from .. import backends
+from ..activations import REGISTRY
+from ..internals.stock import torchs
+from ..nn import MLP, Linear, why_alone, why_unfit
+from .code import Unreadable, nested
+from .paths import find, join
+from .recognise import is_activation
+from .rewrite import Method, read
+from .runtime import together
 
 # on a class that fuse made: the class it was made from, and the keys of what was rewritten in it
 UNFUSED, SITES = "_fusegrad_unfused", "_fusegrad_sites"

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from .activations import REGISTRY
-from .ops import act, act_backward, act_jvp, linear, linear_act, mlp, mm, mul_constant
-from .schema import library
+from ..activations import REGISTRY
+from ..ops import act, act_jvp, act_vjp, linear, linear_act, mlp, mm, mul_constant
+from ..ops.schema import library
 
 
 def _vmap(*names: str):
@@ -30,10 +30,10 @@ def _(info, dims, s, g, name, param, order):
     return act(s, None if g is None else front(info, g, dims[1]), name, param, order), 0
 
 
-@_vmap("act_backward")
+@_vmap("act_vjp")
 def _(info, dims, gy, s, g, name, param, order, *needed):
     gy, s, g = (front(info, t, dim) for t, dim in zip((gy, s, g), dims, strict=False))
-    return act_backward(gy, s, g, name, param, order, *needed), tuple(0 if n else None for n in needed)
+    return act_vjp(gy, s, g, name, param, order, *needed), tuple(0 if n else None for n in needed)
 
 
 @_vmap("act_jvp")
@@ -57,13 +57,13 @@ def _(info, dims, x, w, b):
 
 
 @_vmap("linear_act")
-def _linear_act(info, dims, x, w, b, name, param, keep):
+def _linear_act(info, dims, x, w, b, name, param, save):
     if dims[1] is None and dims[2] is None:  # the leading dimensions of x are free
-        y, kept = linear_act(x.movedim(dims[0], 0), w, b, name, param, keep)
-        return (y, kept), (0, 0 if kept.dim() > 1 else None)
+        y, saved = linear_act(x.movedim(dims[0], 0), w, b, name, param, save)
+        return (y, saved), (0, 0 if saved.dim() > 1 else None)
     z = _batched_linear(info, dims, x, w, b)
     y = act(z, None, name, param, 0)
-    if keep and REGISTRY[name].keeps_input:
+    if save and REGISTRY[name].saves_input:
         return (y, z), (0, 0)
     return (y, z.new_empty(0)), (0, None)
 
@@ -81,7 +81,7 @@ def _(info, dims, gy, x, w, s, name, param, *needed):
     return (gx, gw, gb), (0, 0, 0)
 
 
-@_vmap("mm_gz")
+@_vmap("mm_dact")
 def _(info, dims, a, b, s, name, param, need_sum):
     a, b, s = (front(info, t, dim) for t, dim in zip((a, b, s), dims, strict=False))
     gz = act(s, torch.bmm(a, b), name, param, 1)
@@ -89,18 +89,18 @@ def _(info, dims, a, b, s, name, param, need_sum):
 
 
 @_vmap("mlp")
-def _(info, dims, x, w1, w2, b1, b2, name, param, keep):
+def _(info, dims, x, w1, w2, b1, b2, name, param, save):
     if all(dim is None for dim in dims[1:5]):  # the leading dimensions of x are free
-        y, kept = mlp(x.movedim(dims[0], 0), w1, w2, b1, b2, name, param, keep)
-        return (y, kept), (0, 0 if keep else None)
+        y, saved = mlp(x.movedim(dims[0], 0), w1, w2, b1, b2, name, param, save)
+        return (y, saved), (0, 0 if save else None)
     first = (dims[0], dims[1], dims[3])
     if any(dim is not None for dim in first):
         (h, z), _ = _linear_act(info, (0, *first[1:]), front(info, x, dims[0]), w1, b1, name, param, True)
         at = 0
     else:  # one hidden layer, of which many are made
         (h, z), at = linear_act(x, w1, b1, name, param, True), None
-    kept = (z if REGISTRY[name].keeps_input else h) if keep else h.new_empty(0)
-    return (_batched_linear(info, (at, dims[2], dims[4]), h, w2, b2), kept), (0, at if keep else None)
+    saved = (z if REGISTRY[name].saves_input else h) if save else h.new_empty(0)
+    return (_batched_linear(info, (at, dims[2], dims[4]), h, w2, b2), saved), (0, at if save else None)
 
 
 @_vmap("mul_constant")

@@ -8,5 +8,5 @@ from pathlib import Path
 
 import torch.compiler.config as config
 
-_rules = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
+_rules = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parents[1].rglob("*.py"))))
 config.cache_key_tag += f" fusegrad {_rules.hexdigest()}"

@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import nn
 
-from ._classes import original_class
-from ._code import Unreadable, contents, nested, parse, self_name
-from ._pairs import author_of_forward, is_torchs, methods
+from .classes import original_class
+from .code import Unreadable, contents, nested, parse, self_name
+from .find import author_of_forward, is_torchs, methods
 
 _HARMLESS = {"requires_grad_"}  # writes no values
 _MADE = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)

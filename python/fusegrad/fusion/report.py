@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from . import backends
-from ._autograd import calls_torch
-from ._calls import LEFT_OUT
-from ._classes import original_class, why_class_stays
-from ._pairs import SITES, Call, calls, fused_class_of
+from .. import backends
+from ..internals.autograd import calls_torch
+from ..nn import Linear, stored
+from .classes import original_class, why_class_stays
 from .convert import check_model, why_not
-from .nn import Linear, stored
+from .find import SITES, Call, calls, fused_class_of
+from .runtime import LEFT_OUT
 
 
 @dataclass(frozen=True)

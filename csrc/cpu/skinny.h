@@ -6,7 +6,7 @@
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
-constexpr int64_t kFewRows = 8, kFewColumns = 3, kFewSteps = 2;  // of c, of c, and of k: measured on a Zen 3
+constexpr int64_t kSkinnyRows = 8, kSkinnyColumns = 3, kSkinnySteps = 2;  // of c, of c, and of k: measured on a Zen 3
 
 // --- few rows: y = x w^T is bound by reading w, once, in its own order ---------------------------------------------
 
@@ -85,11 +85,12 @@ template <class T> struct DotProduct {
 
   template <int kRows, int kColumns> void tile(int64_t i, int64_t j, S* to) const {
     const Gemm& g = whole.g;
-    const T* b = static_cast<const T*>(g.b.data) + j * g.b.column;
+    const T* b = static_cast<const T*>(g.b.data) + j * g.b.column_stride;
     constexpr int64_t kPiece = kChain * kLanes<V>;
     int64_t p = 0;
     do {
-      dot<kRows, kColumns>(a(i) + p, g.a.row, b + p, g.b.column, least(kPiece, g.k - p), to, kNR<V>, p > 0);
+      dot<kRows, kColumns>(a(i) + p, g.a.row_stride, b + p, g.b.column_stride, least(kPiece, g.k - p), to, kNR<V>,
+                           p > 0);
       p += kPiece;
     } while (p < g.k);
   }
@@ -98,7 +99,7 @@ template <class T> struct DotProduct {
     for (; r + kDotRows <= count; r += kDotRows) tile<kDotRows, kColumns>(i + r, j, to + r * kNR<V>);
     for (; r < count; r++) tile<1, kColumns>(i + r, j, to + r * kNR<V>);
   }
-  const T* a(int64_t i) const { return static_cast<const T*>(whole.g.a.data) + i * whole.g.a.row; }
+  const T* a(int64_t i) const { return static_cast<const T*>(whole.g.a.data) + i * whole.g.a.row_stride; }
 
   void block(int64_t i, int64_t count, int64_t j, int64_t columns) const {
     alignas(64) S sums[kMC * kNR<V>];
@@ -109,7 +110,7 @@ template <class T> struct DotProduct {
     S room[kNR<V>];
     const S* bias = whole.bias_of(j, columns, room);
     for (int64_t r = 0; bias && r < count; r++) whole.add_row(sums + r * kNR<V>, bias, columns);
-    whole.finish(sums, kNR<V>, i, j, count, columns, true, true);
+    whole.epilogue(sums, kNR<V>, i, j, count, columns, true, true);
   }
 
   void run(int count) const {
@@ -169,11 +170,12 @@ template <class T> struct RowProduct {
 
   // to = a b over k in [p, end).
   void add_up(int64_t i, int64_t rows, int64_t j, int64_t columns, int64_t p, int64_t end, T* to, int64_t ld) const {
-    const T *a = static_cast<const T*>(g.a.data) + i * g.a.row, *b = static_cast<const T*>(g.b.data) + j;
+    const T *a = static_cast<const T*>(g.a.data) + i * g.a.row_stride, *b = static_cast<const T*>(g.b.data) + j;
     bool add = false;
     const auto step = [&](auto kernel, int64_t count) __attribute__((always_inline)) {
       for (int64_t r = 0; r < rows; r++)
-        kernel(a + r * g.a.row + p * g.a.column, g.a.column, b + p * g.b.row, g.b.row, columns, to + r * ld, add);
+        kernel(a + r * g.a.row_stride + p * g.a.column_stride, g.a.column_stride, b + p * g.b.row_stride,
+               g.b.row_stride, columns, to + r * ld, add);
       add = true;
       p += count;
     };
@@ -183,7 +185,7 @@ template <class T> struct RowProduct {
   }
 
   void run(int count) const {
-    const int64_t parts = g.m <= kFewRows ? count : 1;
+    const int64_t parts = g.m <= kSkinnyRows ? count : 1;
     const int64_t width = least(ceil_div(ceil_div(g.n, parts), kNR<V>) * kNR<V>, kRowBlock);
     const int64_t panels = ceil_div(g.n, width), rows = ceil_div(g.m, ceil_div(g.m, kMC)), blocks = ceil_div(g.m, rows);
     Product<T>::share(count, panels * blocks, [&](int64_t from, int64_t to) {

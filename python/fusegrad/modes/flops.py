@@ -4,7 +4,7 @@ import math
 
 from torch.utils.flop_counter import register_flop_formula
 
-from .schema import OPS
+from ..ops.schema import OPS
 
 
 @register_flop_formula(OPS["mm"].overloadpacket)
@@ -22,7 +22,7 @@ def _(gy_shape, x_shape, w_shape, s_shape, act, param, need_x, need_w, *args, **
     return 2 * math.prod(x_shape) * w_shape[0] * (need_x + need_w)
 
 
-@register_flop_formula(OPS["mm_gz"].overloadpacket)
+@register_flop_formula(OPS["mm_dact"].overloadpacket)
 def _(a_shape, b_shape, *args, **kwargs) -> int:
     return 2 * math.prod(a_shape) * b_shape[1]
 

@@ -129,14 +129,14 @@ def _in_selective_checkpoint() -> bool:
     return any(isinstance(mode, _SELECTIVE_CHECKPOINT) for mode in _get_current_dispatch_mode_stack())
 
 
-def one_kernel(*tensors: Tensor) -> bool:
+def allows_fused_ops(*tensors: Tensor) -> bool:
     """Whether a rule may call an op that does the work of several, and has fewer modes than they."""
     return (
         peek_interpreter_stack() is None and forward_ad._current_level < 0 and all(not _is_dtensor(t) for t in tensors)
     )
 
 
-def keeps_for_backward(*tensors: Tensor | None) -> bool:
+def saves_for_backward(*tensors: Tensor | None) -> bool:
     """Whether a call should keep what a derivative needs. If this is wrong, it is only computed again."""
     return requires_grad(*tensors) or not (is_compiling() or outside_transforms(*tensors))
 
@@ -293,7 +293,7 @@ def under_autocast(
     library.impl(unqualified(op), kernel, key)
 
 
-def autocast_widens(key: str) -> bool:
+def autocasts_to_float32(key: str) -> bool:
     """Whether the autocast of a dispatch key runs torch's softplus, and all that it treats alike, in float32."""
     return torch._C._dispatch_has_kernel_for_dispatch_key("aten::softplus", key)
 
@@ -326,4 +326,4 @@ def _is_dtensor(t: Tensor) -> bool:
 def _teach_dtensor(tensors: list[Tensor]) -> None:
     """Register the sharding rules when the first DTensor comes: the import costs 1.4 s, too much for all others."""
     if any(map(_is_dtensor, tensors)):
-        from . import _sharding  # noqa: F401  (registers)
+        from ..modes import sharding as _sharding  # noqa: F401  (registers)

@@ -1,8 +1,8 @@
 """The registry of activations: the one list that everything else reads.
 
 Each entry gives, in torch, the function and its first three derivatives: three, since training on a Laplacian needs
-the third. They are functions of what the activation keeps for backward, `s`: its input z, or its output y where that
-is enough (the next layer keeps y anyway, so then z is never stored). With D_0 = act and D_1 = act'(z) in terms of s,
+the third. They are functions of what the activation saves for backward, `s`: its input z, or its output y where that
+is enough (the next layer saves y anyway, so then z is never stored). With D_0 = act and D_1 = act'(z) in terms of s,
 
     D_{k+1} = d D_k / d s      for k >= 1,
 
@@ -38,11 +38,11 @@ def as_float(number: object) -> float | None:
 
 @dataclass(frozen=True)
 class Activation:
-    """One activation: formula, derivatives, what it keeps, and the stock modules and functions it stands for."""
+    """One activation: formula, derivatives, what it saves, and the stock modules and functions it stands for."""
 
     name: str
     formula: str
-    keeps: Literal["input", "output"]
+    saves: Literal["input", "output"]
     value: Callable[[Tensor, float], Tensor]  # (z, param) -> act(z)
     first: Callable[[Tensor, Tensor, float], Tensor]  # (g, s, param) -> g D_1(s)
     second: Callable[[Tensor, float], Tensor]  # (s, param) -> D_2(s)
@@ -54,12 +54,12 @@ class Activation:
     functions: tuple[Callable, ...] = ()  # stock functions
     methods: tuple[str, ...] = ()  # stock Tensor methods
     options: dict[str, Any] = field(default_factory=dict)  # what their other options must be, in positional order
-    widens: bool = False  # autocast runs the stock function in float32, but on a CPU
+    autocast_to_float32: bool = False  # autocast runs the stock function in float32, but on a CPU
     stock_derives_twice: bool = True  # torch can differentiate the stock function twice
 
     @property
-    def keeps_input(self) -> bool:
-        return self.keeps == "input"
+    def saves_input(self) -> bool:
+        return self.saves == "input"
 
     def check(self, op: str, param: float | None) -> float:
         """The value of the parameter: the default for None; ValueError if it is not legal or there is none."""
@@ -189,7 +189,7 @@ REGISTRY: dict[str, Activation] = {
             first=f.softplus_first,
             second=f.softplus_second, third=f.softplus_third,
             param="beta", default=1.0, legal=POSITIVE,
-            module=nn.Softplus, functions=(F.softplus,), options={"threshold": 20}, widens=True,
+            module=nn.Softplus, functions=(F.softplus,), options={"threshold": 20}, autocast_to_float32=True,
         ),
         Activation(
             "softsign", "z / (1 + |z|)", INPUT,
@@ -256,14 +256,14 @@ REGISTRY: dict[str, Activation] = {
             value=lambda z, _: torch.exp(z),
             first=lambda g, y, _: g * y,
             second=f.constant(1), third=f.zero,
-            functions=(torch.exp,), methods=("exp",), widens=True,
+            functions=(torch.exp,), methods=("exp",), autocast_to_float32=True,
         ),
         Activation(
             "square", "z^2", INPUT,
             value=lambda z, _: torch.square(z),
             first=f.square_first,
             second=f.constant(2), third=f.zero,
-            functions=(torch.square,), methods=("square",), widens=True,
+            functions=(torch.square,), methods=("square",), autocast_to_float32=True,
         ),
     )
 }  # fmt: skip

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from . import _recognise
-from ._calls import IN_PLACE, LEFT_OUT, adopts
-from ._classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
-from ._pairs import calls, fused_class_of
-from ._recognise import ADOPTED, STOCK, AdoptedAct
-from ._writes import writes_in_place
-from .nn import Linear, stored, why_called, why_unfit
+from ..nn import Linear, stored, why_called, why_unfit
+from . import recognise
+from .classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
+from .find import calls, fused_class_of
+from .recognise import ADOPTED, STOCK, AdoptedAct
+from .runtime import IN_PLACE, LEFT_OUT, adopts
+from .writes import writes_in_place
 
 Filter = Callable[[nn.Module, str], bool]  # (Linear or activation, its path) -> whether it may be fused
 
@@ -57,7 +57,7 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     with _all_or_nothing(model):
         in_place = writes_in_place(model)
         for path, m in list(model.named_modules()):
-            if isinstance(m, nn.Linear) or _recognise.of_module(m) is not None:
+            if isinstance(m, nn.Linear) or recognise.of_module(m) is not None:
                 _convert(m, filter_fn is not None and not filter_fn(m, path), in_place)
         for m in model.modules():
             if fused_class_of(m) not in (None, type(m)):

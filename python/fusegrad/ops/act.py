@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._autograd import differentiable, wanted
-from ._terms import present, product, tangents, total
-from .activations import REGISTRY
+from ..activations import REGISTRY
+from ..internals.autograd import differentiable, wanted
 from .schema import OPS, library
+from .terms import present, product, tangents, total
 
 
 def act(s: Tensor, g: Tensor | None, name: str, param: float, order: int) -> Tensor:
@@ -30,7 +30,7 @@ def act_gradients(
     if gy is None:
         return None, None, act(s, g, name, param, order) if need_y else None
     if need_s and g is not None and order <= 2:
-        return present(act_backward(gy, s, g, name, param, order, *needed), needed)
+        return present(act_vjp(gy, s, g, name, param, order, *needed), needed)
     return (
         act(s, gy if g is None else gy * g, name, param, order + 1) if need_s else None,
         act(s, gy, name, param, order) if need_g else None,
@@ -56,13 +56,13 @@ def act_tangents(
 
 
 class Act(torch.autograd.Function):
-    """d(g D_k(s)) = g D_{k+1}(s) ds + D_k(s) dg. At order 0 there is no g, and D_1 is a function of what is kept."""
+    """d(g D_k(s)) = g D_{k+1}(s) ds + D_k(s) dg. At order 0 there is no g, and D_1 is a function of what is saved."""
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         s, g, ctx.act, ctx.param, ctx.order = inputs
         if ctx.order == 0:
-            s = s if REGISTRY[ctx.act].keeps_input else output
+            s = s if REGISTRY[ctx.act].saves_input else output
         ctx.save_for_backward(s, g)
         ctx.save_for_forward(s, g)
         ctx.set_materialize_grads(False)
@@ -81,7 +81,7 @@ class Act(torch.autograd.Function):
         return act_tangents(ts, tg, s, g, ctx.act, ctx.param, ctx.order)[0]
 
 
-class ActBackward(torch.autograd.Function):
+class ActVjp(torch.autograd.Function):
     """gs = gy g D_{k+1}(s), gg = gy D_k(s), y = g D_k(s).
 
     Along a, b, c of these, with u = a g, the gradients are those of act: of u D_{k+1} along gy, of gy D_k along b, of
@@ -193,5 +193,5 @@ class MulConstant(torch.autograd.Function):
 
 bind = lambda name, rule: differentiable(library, OPS[name], rule)
 low_act, act_nth = bind("act", Act), bind("act_nth", Act)
-act_backward, act_jvp = bind("act_backward", ActBackward), bind("act_jvp", ActJvp)
+act_vjp, act_jvp = bind("act_vjp", ActVjp), bind("act_jvp", ActJvp)
 mul_constant = bind("mul_constant", MulConstant)

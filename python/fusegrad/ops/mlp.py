@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from ._act import act, act_gradients, act_tangents, bind
-from ._autograd import in_plain_eager, wanted
-from ._linear import layer_backward, linear, linear_jvp, mm
-from ._terms import present, rows, tangents, total
-from .activations import REGISTRY
+from ..activations import REGISTRY
+from ..internals.autograd import in_plain_eager, wanted
+from .act import act, act_gradients, act_tangents, bind
+from .linear import layer_backward, linear, linear_jvp, mm
+from .terms import present, rows, tangents, total
 
 
-class MmGz(torch.autograd.Function):
+class MmDact(torch.autograd.Function):
     """gz = gy D_1(s) with gy = a b, gb = sum of gz. Along G, the gradient of gz, this is act's of order 1, and MM's."""
 
     @staticmethod
@@ -53,17 +53,17 @@ class MmGz(torch.autograd.Function):
 
 
 class Mlp(torch.autograd.Function):
-    """y = h w2^T + b2, h = act(z), z = x w1^T + b1. Of z and h one is kept, an output; backward makes h of z again.
+    """y = h w2^T + b2, h = act(z), z = x w1^T + b1. Of z and h one is saved, an output; backward makes h of z again.
 
     gw2 = gy^T h, gz = (gy w2) D_1(s), and the rest is linear_act's.
     """
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, w1, w2, b1, _, ctx.act, ctx.param, ctx.keep = inputs
+        x, w1, w2, b1, _, ctx.act, ctx.param, ctx.save = inputs
         ctx.absent = () if b1 is not None else (3,)
-        ctx.kept_is_z = REGISTRY[ctx.act].keeps_input
-        if ctx.keep:
+        ctx.saved_is_z = REGISTRY[ctx.act].saves_input
+        if ctx.save:
             saved = x, w1, w2, output[1], None
         else:
             ctx.mark_non_differentiable(output[1])
@@ -73,22 +73,22 @@ class Mlp(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx, gy, gkept):
+    def backward(ctx, gy, gsaved):
         x, w1, w2, s = Mlp.saved(ctx)
         need_x, need_w1, need_w2, need_b1, need_b2 = wanted(ctx, 5, ctx.absent)
-        gkept = gkept if ctx.keep else None
+        gsaved = gsaved if ctx.save else None
         gw2 = gb2 = gz = gb1 = None
         if gy is not None:
             # x of the second layer is h: only its weight's gradient reads it
-            h = act(s, None, ctx.act, ctx.param, 0) if need_w2 and ctx.kept_is_z else s
+            h = act(s, None, ctx.act, ctx.param, 0) if need_w2 and ctx.saved_is_z else s
             _, gw2, gb2 = layer_backward((False, need_w2, need_b2), gy, h, w2, gy, "identity", 0.0)
         if need_x or need_w1 or need_b1:
-            if gkept is None and gy is not None:
-                call = mm_gz.kernel if in_plain_eager(gy, w2, s) and not torch.is_grad_enabled() else mm_gz
+            if gsaved is None and gy is not None:
+                call = mm_dact.kernel if in_plain_eager(gy, w2, s) and not torch.is_grad_enabled() else mm_dact
                 gz, gb1 = present(call(rows(gy), w2, rows(s), ctx.act, ctx.param, need_b1), (True, need_b1))
                 need_b1 = False
             else:
-                gz = Mlp.gz(ctx, gy, gkept, w2, s)
+                gz = Mlp.gz(ctx, gy, gsaved, w2, s)
         gx = gw1 = None
         if gz is not None:
             first = layer_backward((need_x, need_w1, need_b1), gz, rows(x), w1, gz, "identity", 0.0)
@@ -98,33 +98,33 @@ class Mlp(torch.autograd.Function):
         return gx, gw1, gw2, gb1, gb2, None, None, None
 
     @staticmethod
-    def gz(ctx, gy: Tensor | None, gkept: Tensor | None, w2: Tensor, s: Tensor) -> Tensor | None:
-        """Where a gradient comes to what is kept, too: from a second derivative."""
+    def gz(ctx, gy: Tensor | None, gsaved: Tensor | None, w2: Tensor, s: Tensor) -> Tensor | None:
+        """Where a gradient comes to what is saved, too: from a second derivative."""
         gh = None if gy is None else mm(rows(gy), w2, False, False)
-        gkept = None if gkept is None else rows(gkept)
-        if not ctx.kept_is_z:
-            gh = total(gh, gkept)
+        gsaved = None if gsaved is None else rows(gsaved)
+        if not ctx.saved_is_z:
+            gh = total(gh, gsaved)
         gz = None if gh is None else act(rows(s), gh, ctx.act, ctx.param, 1)
-        return total(gz, gkept) if ctx.kept_is_z else gz
+        return total(gz, gsaved) if ctx.saved_is_z else gz
 
     @staticmethod
     def jvp(ctx, tx, tw1, tw2, tb1, tb2, *_):
         x, w1, w2, s = Mlp.saved(ctx)
         tz = linear_jvp(x, w1, tx, tw1, tb1)
         th = None if tz is None else act(s, tz, ctx.act, ctx.param, 1)
-        h = act(s, None, ctx.act, ctx.param, 0) if tw2 is not None and ctx.kept_is_z else s
+        h = act(s, None, ctx.act, ctx.param, 0) if tw2 is not None and ctx.saved_is_z else s
         ty = linear_jvp(h, w2, th, tw2, tb2)
-        t_kept = None if not ctx.keep else tz if ctx.kept_is_z else th
+        t_saved = None if not ctx.save else tz if ctx.saved_is_z else th
         y = x.new_empty(*x.shape[:-1], w2.shape[0])
-        return tangents((ty, t_kept), (y, s), (True, ctx.keep))
+        return tangents((ty, t_saved), (y, s), (True, ctx.save))
 
     @staticmethod
     def saved(ctx) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x, w1, w2, s, b1 = ctx.saved_tensors
-        if not ctx.keep:
+        if not ctx.save:
             z = linear(x, w1, b1)
-            s = z if ctx.kept_is_z else act(z, None, ctx.act, ctx.param, 0)
+            s = z if ctx.saved_is_z else act(z, None, ctx.act, ctx.param, 0)
         return x, w1, w2, s
 
 
-mm_gz, mlp = bind("mm_gz", MmGz), bind("mlp", Mlp)
+mm_dact, mlp = bind("mm_dact", MmDact), bind("mlp", Mlp)

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import functional
-from ._autograd import calls_torch
-from ._stock import as_written, stands_for, torchs
-from .activations import REGISTRY, Activation
-from .nn import Act, takes_input
+from .. import functional
+from ..activations import REGISTRY, Activation
+from ..internals.autograd import calls_torch
+from ..internals.stock import as_written, stands_for, torchs
+from ..nn import Act, takes_input
 
 Spec = tuple[str, float | None]  # name and parameter of an activation
 

@@ -7,8 +7,8 @@ tensor is None.
 from torch.distributed.tensor import Partial, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 
-from .activations import REGISTRY
-from .schema import OPS
+from ..activations import REGISTRY
+from ..ops.schema import OPS
 
 ALL = Replicate()
 
@@ -23,7 +23,7 @@ def _(s, g, act, param, order):
     return [([p], [p, _optional(g, p), None, None, None]) for p in options]
 
 
-@register_sharding(OPS["act_backward"])
+@register_sharding(OPS["act_vjp"])
 def _(gy, s, g, act, param, order, *needed):
     options = [ALL, *(Shard(d) for d in range(s.ndim))]
     return [([p if n else ALL for n in needed], [p, p, p, *[None] * 6]) for p in options]
@@ -67,12 +67,12 @@ def _(x, w, b):
 
 
 @register_sharding(OPS["linear_act"])
-def _(x, w, b, act, param, keep):
-    kept_is_z = keep and REGISTRY[act].keeps_input
-    return [([z, z if kept_is_z else ALL], [*args, None, None, None]) for z, args in _linear(x, b)]
+def _(x, w, b, act, param, save):
+    saved_is_z = save and REGISTRY[act].saves_input
+    return [([z, z if saved_is_z else ALL], [*args, None, None, None]) for z, args in _linear(x, b)]
 
 
-@register_sharding(OPS["mm_gz"])
+@register_sharding(OPS["mm_dact"])
 def _(a, b, s, act, param, need_sum):
     def option(gz, gb, a, b, s):
         return [gz, gb if need_sum else ALL], [a, b, s, None, None, None]
@@ -85,11 +85,11 @@ def _(a, b, s, act, param, need_sum):
 
 
 @register_sharding(OPS["mlp"])
-def _(x, w1, w2, b1, b2, act, param, keep):
+def _(x, w1, w2, b1, b2, act, param, save):
     last = x.ndim - 1
 
-    def option(y, kept, x, w1, w2, p1, p2):
-        return [y, kept if keep else ALL], [x, w1, w2, _optional(b1, p1), _optional(b2, p2), None, None, None]
+    def option(y, saved, x, w1, w2, p1, p2):
+        return [y, saved if save else ALL], [x, w1, w2, _optional(b1, p1), _optional(b2, p2), None, None, None]
 
     return [
         option(ALL, ALL, ALL, ALL, ALL, ALL, ALL),

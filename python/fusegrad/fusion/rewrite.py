@@ -22,9 +22,9 @@ from itertools import pairwise
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from . import _recognise
-from ._code import Unreadable, contents, parse, remake, self_name
-from ._paths import Names, Path
+from . import recognise
+from .code import Unreadable, contents, parse, remake, self_name
+from .paths import Names, Path
 
 LATER, NOW = "_fusegrad_later", "_fusegrad_now"  # methods that the class of the rewritten method must have
 _SEE_LOCALS = {"locals", "vars", "dir", "eval", "exec", "breakpoint"}
@@ -204,7 +204,7 @@ class _Reader:
             target = act.func.attr
         elif not any(paths := self.names.of(act.func)):
             target = self._global(act.func)
-        if not any(paths) and _recognise.of_call(target, args, kwargs) is None:
+        if not any(paths) and recognise.of_call(target, args, kwargs) is None:
             return None
         text = self._text(act.func)
         return Site(self.names.of(linear.func), paths, target, args, kwargs, passed, text, (linear, act), is_method)

@@ -1,7 +1,7 @@
 """How the ops run under autocast.
 
 Matrix products run in the autocast dtype, as torch's do. An activation keeps the dtype it is given, but for those that
-autocast widens to float32, on every device but a CPU (exp, pow, softplus: docs.pytorch.org/docs/stable/amp.html).
+autocast runs in float32 on every device but a CPU (exp, pow, softplus: docs.pytorch.org/docs/stable/amp.html).
 """
 
 from collections.abc import Callable
@@ -12,10 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from ._autograd import AUTOCAST, autocast_widens, outside_transforms, saved_tensor_hooks_work, under_autocast
-from .activations import REGISTRY
-from .ops import act_backward, act_jvp, linear, linear_act, linear_act_backward, low_act, mlp, mm, mm_gz
-from .schema import OPS, library
+from ..activations import REGISTRY
+from ..internals.autograd import (
+    AUTOCAST,
+    autocasts_to_float32,
+    outside_transforms,
+    saved_tensor_hooks_work,
+    under_autocast,
+)
+from ..ops import act_jvp, act_vjp, linear, linear_act, linear_act_backward, low_act, mlp, mm, mm_dact
+from ..ops.schema import OPS, library
 
 
 def _cast(device: str, dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -67,12 +73,12 @@ def _cached(w: Tensor, dtype: torch.dtype) -> Tensor:
 def _register(key: str, device: str) -> None:
     low = lambda *tensors: _cast(device, torch.get_autocast_dtype(device), *tensors)
     wide = lambda *tensors: _cast(device, torch.float32, *tensors)
-    widens = lambda name: REGISTRY[name].widens and autocast_widens(key)
+    in_float32 = lambda name: REGISTRY[name].autocast_to_float32 and autocasts_to_float32(key)
 
     def elementwise(op, tensors):
         def cast(*args):
             given, name = args[:tensors], args[tensors]
-            return partial(op, *(wide(*given) if widens(name) else _alike(*given)), *args[tensors:])
+            return partial(op, *(wide(*given) if in_float32(name) else _alike(*given)), *args[tensors:])
 
         return cast
 
@@ -80,27 +86,27 @@ def _register(key: str, device: str) -> None:
         y = low_act(*wide(linear(x, w, b)), None, name, param, 0)
         return y, y.new_empty(0)
 
-    def linear_act_cast(x, w, b, name, param, keep):
+    def linear_act_cast(x, w, b, name, param, save):
         args = *low(x, w, b), name, param
-        return partial(wide_linear_act, *args) if widens(name) else partial(linear_act, *args, keep)
+        return partial(wide_linear_act, *args) if in_float32(name) else partial(linear_act, *args, save)
 
     def wide_mlp(x, w1, w2, b1, b2, name, param):
         y = linear(*low(wide_linear_act(x, w1, b1, name, param)[0], w2, b2))
         return y, y.new_empty(0)
 
-    def mlp_cast(x, w1, w2, b1, b2, name, param, keep):
+    def mlp_cast(x, w1, w2, b1, b2, name, param, save):
         args = *low(x, w1, w2, b1, b2), name, param
-        return partial(wide_mlp, *args) if widens(name) else partial(mlp, *args, keep)
+        return partial(wide_mlp, *args) if in_float32(name) else partial(mlp, *args, save)
 
     casts: dict[str, Callable[..., Callable]] = {
         "act": elementwise(low_act, 2),
-        "act_backward": elementwise(act_backward, 3),
+        "act_vjp": elementwise(act_vjp, 3),
         "act_jvp": elementwise(act_jvp, 4),
         "mm": lambda a, b, *flags: partial(mm, *low(a, b), *flags),
         "linear": lambda x, w, b: partial(linear, *low(x, w, b)),
         "linear_act": linear_act_cast,
         "mlp": mlp_cast,
-        "mm_gz": lambda *args: partial(mm_gz, *_alike(*args[:3]), *args[3:]),
+        "mm_dact": lambda *args: partial(mm_dact, *_alike(*args[:3]), *args[3:]),
         "linear_act_backward": lambda *args: partial(linear_act_backward, *_alike(*args[:4]), *args[4:]),
     }
     for name, cast in casts.items():

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import SymInt, Tensor
 
-from .activations import lookup
+from ..activations import lookup
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 NAMES = tuple(str(d).removeprefix("torch.") for d in DTYPES)
@@ -20,12 +20,12 @@ NAMES = tuple(str(d).removeprefix("torch.") for d in DTYPES)
 NEEDS = {
     "act": "s (...), g (...)",
     "act_nth": "s (...), g (...)",
-    "act_backward": "gy (...), s (...), g (...)",
+    "act_vjp": "gy (...), s (...), g (...)",
     "act_jvp": "ts (...), tg (...), s (...), g (...)",
     "linear": "x (..., k), w (n, k), b (n)",
     "linear_act": "x (..., k), w (n, k), b (n)",
     "linear_act_backward": "gy (..., n), x (..., k), w (n, k), s (..., n)",
-    "mm_gz": "a (m, k), b (k, n), s (m, n)",
+    "mm_dact": "a (m, k), b (k, n), s (m, n)",
     "mlp": "x (..., k), w1 (h, k), w2 (n, h), b1 (h), b2 (n)",
     "mul_constant": "x (...)",
 }
@@ -85,7 +85,7 @@ def check(op: str, args: Sequence[Any]) -> None:
 
 
 def _check_order(op: str, has_g: bool, order: int) -> None:
-    if op in ("act_backward", "act_jvp"):
+    if op in ("act_vjp", "act_jvp"):
         if order not in (1, 2):
             raise ValueError(f"{op}: order must be 1 or 2, got {order}")
     elif order < 0 or (order == 0 and has_g) or (order > 3 and op == "act"):

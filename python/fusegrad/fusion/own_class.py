@@ -6,8 +6,8 @@
 import ast
 from types import FunctionType
 
-from ._code import Unreadable, nested, parse, self_name
-from ._pairs import is_torchs
+from .code import Unreadable, nested, parse, self_name
+from .find import is_torchs
 
 
 def needs_its_own(cls: type) -> str | None:

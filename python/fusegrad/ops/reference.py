@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vjp
 
-from ._autograd import above_autograd
-from .activations import REGISTRY
-from .formulas import wide
+from ..activations import REGISTRY
+from ..activations.formulas import wide
+from ..internals.autograd import above_autograd
 from .schema import OPS
 
 
 def act(
-    s: Tensor,  # any shape: z, or what the activation keeps
+    s: Tensor,  # any shape: z, or what the activation saves
     g: Tensor | None,  # shape of s
     act: str,
     param: float,
@@ -55,7 +55,7 @@ def act_nth(
         return _laid_out_as(s, _times(s, param, lambda s, _: fn(s), g))
 
 
-def act_backward(
+def act_vjp(
     gy: Tensor,  # any shape
     s: Tensor,  # shape of gy
     g: Tensor,  # shape of gy
@@ -135,20 +135,20 @@ def linear_act(
     b: Tensor | None,  # (n)
     act: str,
     param: float,
-    keep: bool,
-) -> tuple[Tensor, Tensor]:  # (..., n) twice; the second is empty unless an input is kept
+    save: bool,
+) -> tuple[Tensor, Tensor]:  # (..., n) twice; the second is empty unless an input is saved
     z = linear(x, w, b)
     a = REGISTRY[act]
     if a.name == "identity":
         return z, z.new_empty(0)
-    return a.value(z, param), z if keep and a.keeps_input else z.new_empty(0)
+    return a.value(z, param), z if save and a.saves_input else z.new_empty(0)
 
 
 def linear_act_backward(
     gy: Tensor,  # (..., n)
     x: Tensor,  # (..., k)
     w: Tensor,  # (n, k)
-    s: Tensor,  # (..., n): z or y, what the activation keeps
+    s: Tensor,  # (..., n): z or y, what the activation saves
     act: str,
     param: float,
     need_x: bool,
@@ -164,10 +164,10 @@ def linear_act_backward(
     return gx, gw.contiguous(), gb
 
 
-def mm_gz(
+def mm_dact(
     a: Tensor,  # (m, k)
     b: Tensor,  # (k, n)
-    s: Tensor,  # (m, n): z or y, what the activation keeps
+    s: Tensor,  # (m, n): z or y, what the activation saves
     act: str,
     param: float,
     need_sum: bool,
@@ -185,12 +185,12 @@ def mlp(
     b2: Tensor | None,  # (n)
     act: str,
     param: float,
-    keep: bool,
-) -> tuple[Tensor, Tensor]:  # (..., n), (..., h): what the activation keeps; the second is empty unless kept
+    save: bool,
+) -> tuple[Tensor, Tensor]:  # (..., n), (..., h): what the activation saves; the second is empty unless saved
     """By the ops of its layers, whatever serves them."""
-    h, z = OPS["linear_act"](x, w1, b1, act, param, keep and REGISTRY[act].keeps_input)
-    kept = h.new_empty(0) if not keep else z if REGISTRY[act].keeps_input else h
-    return OPS["linear"](h, w2, b2), kept
+    h, z = OPS["linear_act"](x, w1, b1, act, param, save and REGISTRY[act].saves_input)
+    saved = h.new_empty(0) if not save else z if REGISTRY[act].saves_input else h
+    return OPS["linear"](h, w2, b2), saved
 
 
 def mul_constant(x: Tensor, c: float) -> Tensor:

@@ -12,13 +12,13 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
-from ._calls import later, now
-from ._code import Unreadable
-from ._own_class import needs_its_own
-from ._pairs import SITES, UNFUSED, Key, is_sequential
-from ._recognise import ADOPTED, STOCK
-from ._source import LATER, NOW, rewrite
-from .nn import Linear
+from ..nn import Linear
+from .code import Unreadable
+from .find import SITES, UNFUSED, Key, is_sequential
+from .own_class import needs_its_own
+from .recognise import ADOPTED, STOCK
+from .rewrite import LATER, NOW, rewrite
+from .runtime import later, now
 
 CONVERTED = "_fusegrad_converted"  # set on a Linear that was torch's
 

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from . import _recognise, functional
-from ._autograd import calls_torch
-from ._recognise import Spec
-from .activations import REGISTRY
-from .nn import Linear, fits, linear, why_alone, why_called
+from .. import functional
+from ..activations import REGISTRY
+from ..internals.autograd import calls_torch
+from ..nn import Linear, fits, linear, why_alone, why_called
+from . import recognise
+from .recognise import Spec
 
 LEFT_OUT = "_fusegrad_left_out"  # set on a module that filter_fn refused
 IN_PLACE = "_fusegrad_in_place"  # set on the Linears of a model that writes in place
@@ -44,7 +45,7 @@ def now(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     if type(z) is Waiting:
         layer, x, w, b = z
         spec = together(layer, act, args, kwargs)
-        if isinstance(spec, tuple) and (not isinstance(act, str) or _recognise.is_torchs_method(act, x, w)):
+        if isinstance(spec, tuple) and (not isinstance(act, str) or recognise.is_torchs_method(act, x, w)):
             return functional.linear_act(x, w, b, act=spec[0], param=spec[1])
         z = linear(x, w, b)
     return getattr(z, act)(*args, **kwargs) if isinstance(act, str) else act(z, *args, **kwargs)
@@ -53,13 +54,13 @@ def now(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
 def together(layer: Linear, act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | str | None:
     """The activation that a call of `act` is, if it can be fused with the Linear; else why not; None if it is none."""
     if isinstance(act, nn.Module):
-        spec = None if args or kwargs else _recognise.of_module(act)
+        spec = None if args or kwargs else recognise.of_module(act)
         if spec is not None and (why := why_called(act)):
             return f"{type(act).__name__} after it {why}"
         if spec is not None and LEFT_OUT in vars(act):
             return f"filter_fn left {type(act).__name__} after it alone"
     else:
-        spec = _recognise.of_call(act, args, kwargs)
+        spec = recognise.of_call(act, args, kwargs)
     if spec is None:
         return None
     if IN_PLACE in vars(layer) and _only_ours_keeps_output(spec[0]):
@@ -68,12 +69,12 @@ def together(layer: Linear, act: Any, args: tuple = (), kwargs: dict[str, Any] |
 
 
 def _only_ours_keeps_output(name: str) -> bool:
-    return not REGISTRY[name].keeps_input and name not in _STOCK_KEEPS_OUTPUT
+    return not REGISTRY[name].saves_input and name not in _STOCK_KEEPS_OUTPUT
 
 
 def adopts(act: nn.Module, in_place: bool) -> bool:
     """Whether an activation module becomes ours, in a model that writes in place or does not."""
-    spec = _recognise.of_module(act)
+    spec = recognise.of_module(act)
     if spec is None or LEFT_OUT in vars(act) or why_called(act) or vars(act).get("inplace"):
         return False
     return not in_place or not (_only_ours_keeps_output(spec[0]) or spec[0] in _STOCK_KEEPS_NEITHER)
