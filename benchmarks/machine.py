@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import fusegrad
-from fusegrad.backends import _C
+from fusegrad.backends import extension
 
 PEAK_SECONDS = 0.02  # shorter probes vary by a third
 # of a GPU: a product whose sizes fill it, and a copy of many times its L2
@@ -24,9 +24,9 @@ def peak_gflops(dtype: torch.dtype, device: str) -> float:
     """The FMA peak of the threads in use, probed now, or of a large product on a GPU; 0 if there is no extension."""
     if device == "cuda":
         return _product_gflops(dtype, torch.backends.cuda.matmul.allow_tf32)
-    if _C is None:
+    if extension is None:
         return 0.0
-    return _C.peak_gflops(dtype_name(dtype), torch.get_num_threads(), PEAK_SECONDS)
+    return extension.peak_gflops(dtype_name(dtype), torch.get_num_threads(), PEAK_SECONDS)
 
 
 @functools.cache
@@ -77,7 +77,8 @@ def facts(device: str) -> dict[str, str]:
         machine, capability = torch.cuda.get_device_name(), "sm_{}{}".format(*torch.cuda.get_device_capability())
     else:
         machine = _cpu()
-        capability = _C.capability() if _C is not None else torch.backends.cpu.get_cpu_capability().lower()
+        torchs = torch.backends.cpu.get_cpu_capability().lower()
+        capability = torchs if extension is None else extension.capability()
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "commit": _commit(),

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fusegrad import ops
 from fusegrad.activations import REGISTRY
-from fusegrad.ops import reference
 
 from . import gemm
 from .act import launch
@@ -43,7 +43,7 @@ def by(
         y, saved = gemm.linear_act(rows, w, b, act, param, save)
         return y.view(*lead, n), saved.view(*lead, n) if save else saved
     if algorithm == "stock":
-        return reference.linear_act(x, w, b, act, param, save)
+        return ops.linear_act.reference(x, w, b, act, param, save)
     # cuBLAS adds the bias where z is saved, which so is written once, and where z is in 16 bits, which it is rounded to
     # once; else the pass does, in place
     if b is not None and not save and x.dtype.itemsize > 2:

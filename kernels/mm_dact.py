@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fusegrad.ops import reference
+from fusegrad import ops
 
 from . import gemm
 from .choice import Algorithm, algorithm_for
@@ -31,7 +31,7 @@ def by(
 ) -> tuple[Tensor, Tensor]:
     """mm_dact by an algorithm of choice.py; by cublas what triton can't take."""
     if algorithm == "stock":
-        return reference.mm_dact(a, b, s, act, param, need_sum)
+        return ops.mm_dact.reference(a, b, s, act, param, need_sum)
     s = s.contiguous()
     if algorithm == "triton" and gemm.takes_dact(a, b, s):
         gz, gb = gemm.mm_dact(a, b, s, act, param)

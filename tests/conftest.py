@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusegrad import backends
+from fusegrad import routing
 
-SMALL = {name: getattr(backends, name) for name in ("SMALL_LAYER", "SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING")}
+SMALL = {name: getattr(routing, name) for name in ("SMALL_LAYER", "SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING")}
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def _repeatable(monkeypatch):
     for name in SMALL:  # what the tests compute is small, and is to reach the ops
-        monkeypatch.setattr(backends, name, -1)
+        monkeypatch.setattr(routing, name, -1)
     torch.compiler.reset()  # else a test counts against the recompile limit of those before it
     torch.manual_seed(0)
     torch.set_num_threads(1)  # one a worker

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fusegrad import backends
+from fusegrad import backends, ops
 from fusegrad.benchmarks.harness import error
 from fusegrad.kernels import act, choice, gemm, interpreter, linear_act
-from fusegrad.ops import reference
 
 # the largest error, of the largest number
 DTYPES = {torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float64: 1e-14}
@@ -38,25 +37,27 @@ def checks(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: s
         yield (
             f"act {order}{kind}",
             lambda t=t, g=g, order=order: [act.act(t, g, name, 1.0, order)],
-            lambda t=t, g=g, order=order: [reference.act(t.double(), g if g is None else g.double(), name, 1.0, order)],
+            lambda t=t, g=g, order=order: [
+                ops.act.reference(t.double(), None if g is None else g.double(), name, 1.0, order)
+            ],
         )
     for order in (1, 2):
         yield (
             f"act_vjp {order}",
             lambda order=order: act.act_vjp(gy, s, columns, name, 1.0, order, True, True, True),
-            lambda order=order: reference.act_vjp(*wide(gy, s, columns), name, 1.0, order, True, True, True),
+            lambda order=order: ops.act_vjp.reference(*wide(gy, s, columns), name, 1.0, order, True, True, True),
         )
         yield (
             f"act_jvp {order}",
             lambda order=order: act.act_jvp(gy, s, columns, gy, name, 1.0, order, True),
-            lambda order=order: reference.act_jvp(*wide(gy, s, columns, gy), name, 1.0, order, True),
+            lambda order=order: ops.act_jvp.reference(*wide(gy, s, columns, gy), name, 1.0, order, True),
         )
     yield "mul_constant", lambda: [act.mul_constant(s, 0.5)], lambda: [s.double() * 0.5]
     for way, (save, bias) in itertools.product(choice.ALGORITHMS[1:], ((False, b), (True, b), (True, None))):
         yield (
             f"linear_act by {way}{', saved' * save}{', no bias' * (bias is None)}",
             lambda way=way, save=save, bias=bias: linear_act.by(way, x, w, bias, name, 1.0, save),
-            lambda save=save, bias=bias: reference.linear_act(
+            lambda save=save, bias=bias: ops.linear_act.reference(
                 *wide(x, w), bias if bias is None else bias.double(), name, 1.0, save
             ),
         )
@@ -64,11 +65,11 @@ def checks(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: s
         yield (
             f"linear_act_backward{kind}",
             lambda at=at: linear_act.linear_act_backward(at, x, w, s, name, 1.0, True, True, True),
-            lambda at=at: reference.linear_act_backward(*wide(at, x, w, s), name, 1.0, True, True, True),
+            lambda at=at: ops.linear_act_backward.reference(*wide(at, x, w, s), name, 1.0, True, True, True),
         )
 
     def mm_gz_reference() -> list[Tensor]:
-        made = reference.act(s.double(), gz.double() @ b_kn.double(), name, 1.0, 1)
+        made = ops.act.reference(s.double(), gz.double() @ b_kn.double(), name, 1.0, 1)
         return [made, made.sum(0)]
 
     if dtype != torch.float64:

@@ -57,7 +57,7 @@ import torch
 x = torch.ones(2, 3, requires_grad=True)
 fg.linear_act(x, torch.ones(4, 3), act="gelu").sum().backward()
 assert x.grad.shape == (2, 3)
-print(fg.__file__, fg.backends._C is not None, len([w for w in caught if "fusegrad" in str(w.message)]))
+print(fg.__file__, fg.backends.extension is not None, len([w for w in caught if "fusegrad" in str(w.message)]))
 """
 
 
@@ -72,7 +72,7 @@ case $to in *.so) cp "$BUILT_BEFORE" "$to" ;; *) : >"$to" ;; esac
 
 
 @pytest.mark.parametrize("compiled", ("before", pytest.param("anew", marks=pytest.mark.slow)))
-@pytest.mark.skipif(backends._C is None, reason="no C++ extension")
+@pytest.mark.skipif(backends.extension is None, reason="no C++ extension")
 def test_wheel(tmp_path, compiled):
     """The sources and setup.py make a package that is whole; what compiles in it compiled when this was installed."""
     env = {}
@@ -80,7 +80,7 @@ def test_wheel(tmp_path, compiled):
         compiler = tmp_path / "c++"
         compiler.write_text(AS_BEFORE)
         compiler.chmod(0o755)
-        env = {"CC": str(compiler), "CXX": str(compiler), "BUILT_BEFORE": backends._C.__file__}
+        env = {"CC": str(compiler), "CXX": str(compiler), "BUILT_BEFORE": backends.extension.__file__}
     path, _ = wheel(tmp_path, **env)
     out, _ = use(path, tmp_path, CODE)
     where, built, warned = out.split()
@@ -96,14 +96,14 @@ def test_wheel_without_a_compiler(tmp_path):
 
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 def test_the_extension_was_built():
-    assert backends._C is not None
-    assert backends._C.capability() in ("avx512_bf16", "avx512", "avx2", "portable")
-    assert backends._C.peak_gflops("float32", 1, 0.02) > 1
-    assert backends._C.peak_gflops("float64", 1, 0.02) > 0.5
+    assert backends.extension is not None
+    assert backends.extension.capability() in ("avx512_bf16", "avx512", "avx2", "portable")
+    assert backends.extension.peak_gflops("float32", 1, 0.02) > 1
+    assert backends.extension.peak_gflops("float64", 1, 0.02) > 0.5
     with pytest.raises(ValueError, match="dtype must be"):
-        backends._C.peak_gflops("int8", 1)
+        backends.extension.peak_gflops("int8", 1)
     with pytest.raises(ValueError, match="threads"):
-        backends._C.peak_gflops("float32", 0)
+        backends.extension.peak_gflops("float32", 0)
 
 
 def test_import_leaves_heavy_modules_alone():

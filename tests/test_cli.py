@@ -19,10 +19,10 @@ from fusegrad.activations import REGISTRY
 from fusegrad.check import check
 from fusegrad.cli import main
 from fusegrad.kernels import choice
+from fusegrad.ops import OPS
 from fusegrad.ops import act as _act
 from fusegrad.ops import linear as _linear
 from fusegrad.ops import mlp as _mlp
-from fusegrad.ops.schema import OPS
 
 from cases import DEVICE, on_cpu
 

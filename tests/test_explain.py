@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fusegrad as fg
-from fusegrad import backends
+from fusegrad import backends, routing
 
 from cases import DEVICE
 from models import MODELS, Functional, Pinn, count_fused, fused_with, inputs, make
@@ -178,9 +178,9 @@ def test_the_rows_that_go_to_stock_are_told(monkeypatch):
     layer = fg.Linear(30, 40, device=DEVICE)
     x, w, b = torch.randn(30, 30, device=DEVICE), layer.weight, layer.bias
     assert fg.explain(layer)[0].stock_rows == 0
-    monkeypatch.setattr(backends, "SMALL_LAYER", 10 * 30 * 40 + 7)
+    monkeypatch.setattr(routing, "SMALL_LAYER", 10 * 30 * 40 + 7)
     rows = fg.explain(layer)[0].stock_rows
-    assert rows == (10 if DEVICE == "cpu" and backends._C is not None else 0)
+    assert rows == (10 if DEVICE == "cpu" and backends.extension is not None else 0)
     for count in (rows, rows + 1):
-        assert (backends.route_of_layer(x[:count], w, b) == "stock") == (0 < count <= rows)
+        assert (routing.route_of_layer(x[:count], w, b) == "stock") == (0 < count <= rows)
     assert ("10 rows" in str(fg.explain(layer))) == (rows == 10)

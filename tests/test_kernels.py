@@ -13,31 +13,31 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fusegrad as fg
-from fusegrad import backends, ops
+from fusegrad import backends, ops, routing
 from fusegrad.activations import REGISTRY
-from fusegrad.ops.schema import OPS
+from fusegrad.ops import OPS
 
 from cases import CASES, DEVICE, leaves
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [
-    pytest.mark.skipif(backends._C is None, reason="no C++ extension"),
+    pytest.mark.skipif(backends.extension is None, reason="no C++ extension"),
     pytest.mark.skipif(DEVICE != "cpu", reason="kernels of the CPU"),
 ]
-SETS = backends._C.instruction_sets() if backends._C else []
+SETS = backends.extension.instruction_sets() if backends.extension else []
 THERE = [name for name, there in SETS if there]
 LACKING = [name for name, there in SETS if not there]
-WIDEST = backends._C.capability() if backends._C else "portable"
-NARROWER = THERE[THERE.index(WIDEST) + 1 :] if backends._C else []
+WIDEST = backends.extension.capability() if backends.extension else "portable"
+NARROWER = THERE[THERE.index(WIDEST) + 1 :] if backends.extension else []
 
 
 def test_every_op_has_a_kernel():
     """Orders above the third have none on purpose."""
-    assert {op for op in OPS if backends.serving(op) != "cpu"} == {"act_nth"}
+    assert {op for op in OPS if backends.serving(op) != "cpu"} == {"act_reference"}
 
 
 def test_the_kernels_know_the_registry():
-    assert backends._C.activations() == {name: a.saves_input for name, a in REGISTRY.items()}
+    assert backends.extension.activations() == {name: a.saves_input for name, a in REGISTRY.items()}
 
 
 def run(code, **environment):
@@ -85,7 +85,7 @@ def test_narrower_instruction_sets(isa):
     chosen = "test_layouts or precision or (activations and (error or extreme or nan)) or functions or blocks"
     code = (
         "import fusegrad, pytest, sys\n"
-        f"assert fusegrad.backends._C.capability() == {isa!r}\n"
+        f"assert fusegrad.backends.extension.capability() == {isa!r}\n"
         f"sys.exit(pytest.main(['-q', '-n0', '--hypothesis-profile=few', '-k', {chosen!r}, *{tests!r}]))"
     )
     done = run(code, FUSEGRAD_CPU=isa)
@@ -161,7 +161,7 @@ def test_small_layers_go_to_stock(name, monkeypatch):
 
     ours = {key: (call().detach(), third(call)) for key, call in calls.items()}
     for size in ("SMALL_LAYER", "SMALL_TENSOR_IN_TRAINING"):
-        monkeypatch.setattr(backends, size, 1000)
+        monkeypatch.setattr(routing, size, 1000)
     for key, call in calls.items():
         stock = REGISTRY[name].stock_derives_twice or key in ("linear", "constant")
         torch.testing.assert_close((call().detach(), third(call)), ours[key], rtol=1e-7, atol=1e-7)
@@ -194,8 +194,8 @@ def test_backward_copies_no_rows(act):
 def test_scratch_memory_is_given_back():
     """No more is kept than a bound, and nothing after empty_cache: here of one thread."""
     fg.empty_cache()
-    before = backends._C.scratch_bytes()
-    held = lambda: backends._C.scratch_bytes() - before
+    before = backends.extension.scratch_bytes()
+    held = lambda: backends.extension.scratch_bytes() - before
     x, w = torch.randn(2500, 300), torch.randn(4000, 300)
     small = torch.randn(100, 4000)
     ops.linear_act_backward(small, x[:100], w, small, "tanh", 0.0, True, True, True)
@@ -214,7 +214,7 @@ from fusegrad import backends
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, -1))  # too little for the stacks of so many
 try:
-    backends._C.peak_gflops("float32", 10_000, 0.01)
+    backends.extension.peak_gflops("float32", 10_000, 0.01)
 except RuntimeError as e:
     print("told", e)
 """

@@ -14,8 +14,9 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 import fusegrad as fg
+from fusegrad import routing
 from fusegrad.benchmarks.memory import bytes_saved
-from fusegrad.ops.schema import OPS
+from fusegrad.ops import OPS
 
 from cases import DEFAULTS, DEVICE, DTYPES, Case
 from transforms import COMPILED, TRANSFORMS
@@ -289,10 +290,8 @@ def test_a_subclass_of_the_module():
 
 
 def test_up_to_how_many_rows_stock_computes_the_module(monkeypatch):
-    from fusegrad import backends
-
-    monkeypatch.setattr(backends, "SMALL_LAYER", 2**18)
-    monkeypatch.setattr(backends, "SMALL_TENSOR_IN_TRAINING", 2**16)
+    monkeypatch.setattr(routing, "SMALL_LAYER", 2**18)
+    monkeypatch.setattr(routing, "SMALL_TENSOR_IN_TRAINING", 2**16)
     assert [r.stock_rows for r in fg.explain(fg.MLP(3, 64, 4))] == [1024, 1024]
 
 

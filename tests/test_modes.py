@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 import fusegrad as fg
-from fusegrad import backends
-from fusegrad.ops.schema import OPS
+from fusegrad import routing
+from fusegrad.ops import OPS
 
 from cases import DEVICE, leaves
 
@@ -427,7 +427,7 @@ def test_autocast_where_saved_tensor_hooks_are_forbidden():
 @pytest.fixture(params=(-1, 2**30), ids=("by the ops", "small"))
 def any_size(request, monkeypatch):
     for name in ("SMALL_LAYER", "SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING"):
-        monkeypatch.setattr(backends, name, request.param)
+        monkeypatch.setattr(routing, name, request.param)
 
 
 class Tagged(torch.Tensor):

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad, grad, gradcheck, gradgradcheck
 
 import fusegrad as fg
 from fusegrad import backends, ops
-from fusegrad.ops.schema import OPS
+from fusegrad.ops import OPS
 
 from cases import CASES, DEFAULTS, DEVICE, Case, leaves, plain
 
@@ -64,7 +64,7 @@ def samples():
             yield "mlp", (x, w, w2.requires_grad_(), b, b2.requires_grad_(), case.name, case.value, save)
             yield "mm_dact", (gy, w, torch.rand(3, 3, device=DEVICE), case.name, case.value, save)
         yield "mlp", (x.detach(), w.detach(), w2.detach(), None, b2.detach(), case.name, case.value, True)
-        yield "act_nth", (s, torch.rand_like(s).requires_grad_(), case.name, case.value, 4)
+        yield "act_reference", (s, torch.rand_like(s).requires_grad_(), case.name, case.value, 4)
 
 
 SAMPLES = list(samples())

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 import fusegrad as fg
-from fusegrad import backends
+from fusegrad import backends, ops
 from fusegrad.activations import REGISTRY
 from fusegrad.kernels import SERVED
-from fusegrad.ops import reference
-from fusegrad.ops.schema import OPS
+from fusegrad.ops import OPS
 
 from cases import CASES, DEFAULTS, DEVICE, DTYPES, Case
 
@@ -69,8 +68,8 @@ def assert_near(y, truth, stock, roundings=1):
 @served
 def test_every_op_has_a_kernel():
     """But for products alone, which are cuBLAS's, and orders above the third."""
-    assert {op for op in OPS if backends.serving(op, DEVICE) == "reference"} == {"act_nth", "linear", "mm"}
-    assert set(SERVED) | {"act_nth", "linear", "mlp", "mm"} == set(OPS)  # mlp is made of others
+    assert {op for op in OPS if backends.serving(op, DEVICE) == "reference"} == {"act_reference", "linear", "mm"}
+    assert set(SERVED) | {"act_reference", "linear", "mlp", "mm"} == set(OPS)  # mlp is made of others
 
 
 def test_the_kernels_know_the_registry():
@@ -132,8 +131,8 @@ def test_ways_of_a_layer(way, products, act, dtype, size):
         wide = [None if t is None else t.double() for t in args]
         for save in (True, False):
             made = OPS["linear_act"](*args, act, 0.0, save)
-            truth = reference.linear_act(*wide, act, 0.0, save)
-            stock = reference.linear_act(*args, act, 0.0, save)
+            truth = ops.linear_act.reference(*wide, act, 0.0, save)
+            stock = ops.linear_act.reference(*args, act, 0.0, save)
             for t in zip(made, truth, stock, strict=True):
                 if t[1].numel():
                     assert_near(*t)
@@ -146,11 +145,11 @@ def test_ways_of_a_layer(way, products, act, dtype, size):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gradients_of_a_layer(act, dtype, size):
     x, w, _ = layer(size, dtype)
-    z = reference.linear(x, w, None)
+    z = ops.linear.reference(x, w, None)
     args = fresh(*z.shape, dtype=dtype, seed=3), x, w, z if REGISTRY[act].saves_input else z.tanh()
     made = OPS["linear_act_backward"](*args, act, 0.0, True, True, True)
-    truth = reference.linear_act_backward(*(t.double() for t in args), act, 0.0, True, True, True)
-    stock = reference.linear_act_backward(*args, act, 0.0, True, True, True)
+    truth = ops.linear_act_backward.reference(*(t.double() for t in args), act, 0.0, True, True, True)
+    stock = ops.linear_act_backward.reference(*args, act, 0.0, True, True, True)
     for t in zip(made, truth, stock, strict=True):
         assert_near(*t)
 
@@ -165,14 +164,14 @@ def test_epilogues(case):
     for dtype in (torch.float32, torch.bfloat16):
         x, w, b = fresh(m, k, dtype=dtype), fresh(n, k, dtype=dtype, seed=1), fresh(n, dtype=dtype, seed=2)
         y, saved = gemm.linear_act(x, w, b, case.name, case.value, True)
-        truth, stock = (reference.linear_act(*(t.to(d) for t in (x, w, b)), case.name, case.value, False)[0]
+        truth, stock = (ops.linear_act.reference(*(t.to(d) for t in (x, w, b)), case.name, case.value, False)[0]
                         for d in (torch.float64, dtype))  # fmt: skip
         assert_near(y, truth, stock)
-        z = reference.linear(x, w, b)
-        assert_near(saved, reference.linear(x.double(), w.double(), b.double()), z)
+        z = ops.linear.reference(x, w, b)
+        assert_near(saved, ops.linear.reference(x.double(), w.double(), b.double()), z)
         s = z if REGISTRY[case.name].saves_input else stock
         gz, sums = gemm.mm_dact(x, w.T.contiguous(), s, case.name, case.value)
-        truth, stock = (reference.act(s.to(d), x.to(d) @ w.to(d).T, case.name, case.value, 1)
+        truth, stock = (ops.act.reference(s.to(d), x.to(d) @ w.to(d).T, case.name, case.value, 1)
                         for d in (torch.float64, dtype))  # fmt: skip
         assert_near(gz, truth, stock)
         assert_near(sums, gz.double().sum(0), gz.sum(0), 4)  # the interpreter adds them one by one
@@ -190,9 +189,9 @@ def test_passes(shape, dtype):
     y = passes.bias_act(z.clone(), b, "silu", 0.0)
     assert_near(y, torch.nn.functional.silu(sum_of), torch.nn.functional.silu(z + b))
     for gy in (z, fresh(1, dtype=dtype, seed=3).expand(m, n), fresh(n, m, dtype=dtype, seed=4).T):
-        stock = reference.act(s, gy, "silu", 0.0, 1)
+        stock = ops.act.reference(s, gy, "silu", 0.0, 1)
         gz, sums = passes.gz_and_sum(gy, s, "silu", 0.0, True)
-        assert_near(gz, reference.act(s.double(), gy.double(), "silu", 0.0, 1), stock)
+        assert_near(gz, ops.act.reference(s.double(), gy.double(), "silu", 0.0, 1), stock)
         assert_near(sums, gz.double().sum(0), stock.sum(0), 4)
         assert torch.equal(sums, passes.gz_and_sum(gy, s, "silu", 0.0, True)[1])  # the same bits
         same, sums = passes.gz_and_sum(gy, None, "identity", 0.0, True)
@@ -208,7 +207,7 @@ def test_sums_leave_out_what_is_no_number_elsewhere():
     s, gy = fresh(3, 5), fresh(3, 5, seed=1)
     for name in ("exp", "sigmoid", "softplus"):
         _, sums = passes.gz_and_sum(gy, s, name, 1.0, True)
-        torch.testing.assert_close(sums, reference.act(s, gy, name, 1.0, 1).sum(0))
+        torch.testing.assert_close(sums, ops.act.reference(s, gy, name, 1.0, 1).sum(0))
         a, b = fresh(3, 8, dtype=torch.float32), fresh(8, 5, dtype=torch.float32, seed=1)
         gz, sums = gemm.mm_dact(a, b, s.float(), name, 1.0)
         torch.testing.assert_close(sums, gz.sum(0))
@@ -228,8 +227,8 @@ def test_ways_of_the_product_that_makes_gz(way, dtype, size, monkeypatch):
     for act in ("gelu", "tanh", "identity"):
         for need_sum in (True, False) if act == "gelu" else (True,):
             made = OPS["mm_dact"](a, b, s, act, 0.0, need_sum)
-            truths = reference.mm_dact(a.double(), b.double(), s.double(), act, 0.0, need_sum)
-            stocks = reference.mm_dact(a, b, s, act, 0.0, need_sum)
+            truths = ops.mm_dact.reference(a.double(), b.double(), s.double(), act, 0.0, need_sum)
+            stocks = ops.mm_dact.reference(a, b, s, act, 0.0, need_sum)
             for y, truth, stock in zip(made, truths, stocks, strict=True):
                 assert y.shape == truth.shape and y.dtype == dtype
                 if y.numel() > 0:

@@ -91,11 +91,11 @@ Tensor map(Type type, Elementwise f, const Tensor& s, const Tensor* g, double pa
 }
 
 Tensor act(Tensor s, std::optional<Tensor> g, std::string name, double param, int64_t order) {
-  require(order >= 0 && order < kOrders && (order > 0 || !g), "act: order must be 0 (without g), 1, 2 or 3, got order ",
-          order, ", g ", g ? "True" : "False");
+  require(order >= 0 && (order > 0 || !g), "act: order must be 0 (without g), 1, 2, ..., got order ", order, ", g ",
+          g ? "True" : "False");
   const Type type = check("act", "s (...), g (...)", {&s, if_any(g)});
   const Activation* a = activation(name);
-  if (a == nullptr) return act_by_reference("act", s, g, name, param, order);
+  if (a == nullptr || order >= kOrders) return act_by_reference("act", s, g, name, param, order);
   return map(type, derivative(*a, order, type), s, g ? &*g : nullptr, param);
 }
 

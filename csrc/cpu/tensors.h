@@ -111,7 +111,7 @@ template <class... Args> Tensor call(const char* name, const Args&... args) {
 inline Tensor act_by_reference(const char* op, const Tensor& s, const std::optional<Tensor>& g, const std::string& act,
                                double param, int64_t order) {
   try {
-    return call("fusegrad::act_nth", s, g, act, param, order);
+    return call("fusegrad::act_reference", s, g, act, param, order);
   } catch (const std::runtime_error&) {  // which does not say why
     throw std::runtime_error(op + (": unknown act '" + act) + "', or one that fails on the reference");
   }

@@ -10,6 +10,7 @@ from torch.autograd import grad
 
 from . import functional
 from .activations import REGISTRY
+from .ops.operands import DTYPES
 
 Fn = Callable[..., Tensor]
 TWICE: dict[str, Fn] = {"hardsigmoid": lambda z: F.relu6(z + 3) / 6}  # torch's own has no second derivative
@@ -52,7 +53,7 @@ def check(device: str = "cpu") -> Iterator[CheckRow]:
     # odd, and so many that the CPU computes them by the ops
     x, w, b = (torch.randn(s, generator=g, dtype=torch.float64) for s in ((2301, 33), (29, 33), (29,)))
     for op, ours, stock, args in _cases(x, w / 7, b):
-        errors = {str(d).removeprefix("torch."): _error(ours, stock, args, d, device) for d in functional.DTYPES}
+        errors = {str(d).removeprefix("torch."): _error(ours, stock, args, d, device) for d in DTYPES}
         yield CheckRow(device, op, errors)
 
 

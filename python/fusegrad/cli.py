@@ -14,10 +14,11 @@ from rich.table import Table
 
 import fusegrad
 
-from . import backends, functional
+from . import backends, routing
 from .activations import REGISTRY
 from .check import check
-from .ops.schema import OPS
+from .ops import OPS
+from .ops.operands import DTYPES
 
 FEW = ("gelu", "relu", "silu", "tanh")  # whose kernels are listed if none is named, in some two minutes
 ARCHS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942", "gfx950")
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     kernels.add_argument(
         "--act", choices=(*REGISTRY, "all"), nargs="+", default=FEW, help=f"{few} if left out; all takes a while"
     )
-    dtypes = [str(d).removeprefix("torch.") for d in functional.DTYPES]
+    dtypes = [str(d).removeprefix("torch.") for d in DTYPES]
     kernels.add_argument("--dtype", choices=dtypes, nargs="+", default=dtypes, help="all if left out")
     kernels.add_argument("--json", action="store_true", help="print a list of objects")
     commands.add_parser("bench", help="the benchmarks against stock torch", add_help=False)
@@ -71,7 +72,7 @@ def _info(console: Console, args: argparse.Namespace) -> int:
     from .benchmarks.machine import facts
 
     table = Table(box=None, show_header=False)
-    extension = backends._C
+    extension = backends.extension
     for name, value in (
         ("fusegrad", fusegrad.__version__),
         ("torch", torch.__version__),
@@ -89,8 +90,8 @@ def _info(console: Console, args: argparse.Namespace) -> int:
     console.print(serves)
     console.print(
         f"\nOn a CPU, outside of compilers and transforms, stock torch runs what is small: tensors of up to "
-        f"{backends.SMALL_TENSOR:,} elements ({backends.SMALL_TENSOR_IN_TRAINING:,} where a gradient is needed), and, "
-        f"where a gradient is needed, layers of up to {backends.SMALL_LAYER:,} multiplications.",
+        f"{routing.SMALL_TENSOR:,} elements ({routing.SMALL_TENSOR_IN_TRAINING:,} where a gradient is needed), and, "
+        f"where a gradient is needed, layers of up to {routing.SMALL_LAYER:,} multiplications.",
         highlight=False,
     )
     return 0
@@ -98,7 +99,7 @@ def _info(console: Console, args: argparse.Namespace) -> int:
 
 def _check(console: Console, args: argparse.Namespace) -> int:
     """A line an op: the error in each dtype, and stock torch's; exit status 1 if any is off."""
-    dtypes = [str(d).removeprefix("torch.") for d in functional.DTYPES]
+    dtypes = [str(d).removeprefix("torch.") for d in DTYPES]
     table = Table("device", "op", *(f"{d} (stock)" for d in dtypes), "", box=None, header_style="bold")
     rows = []
     for device in [args.device] if args.device else _devices():

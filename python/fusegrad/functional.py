@@ -11,9 +11,9 @@ from torch import Tensor
 
 from . import ops
 from .activations import as_float, lookup
-from .backends import route_of_layer, route_of_mlp, route_of_tensor, runs_as_written
-from .internals.autograd import calls_torch, saves_for_backward
-from .ops.operands import DTYPES, NAMES
+from .internals.call import calls_torch, saves_for_backward
+from .ops.arguments import check_alike, check_linear, check_second, check_tensor, is_nested, is_strided, sizes
+from .routing import route_of_layer, route_of_mlp, route_of_tensor, runs_as_written
 
 
 def linear_act(
@@ -54,19 +54,19 @@ def linear_act(
     a = lookup("linear_act", act)
     value = a.default if param is None else a.check("linear_act", param)
     try:
-        way = route_of_layer(x, w, b)
-        if way == "kernel":
+        route = route_of_layer(x, w, b)
+        if route == "kernel":
             return ops.linear_act.kernel(x, w, b, act, value, False)[0]
-        if way == "function":
+        if route == "function":
             return ops.linear_act.apply(x, w, b, act, value, True)[0]
-        if way == "written" or (way == "stock" and a.stock_derives_twice):
+        if route == "written" or (route == "stock" and a.stock_derives_twice):
             return a.value(F.linear(x, w, b), value)
     except RuntimeError:
-        _check_linear("linear_act", x, w, b)  # says what does not fit
+        check_linear("linear_act", x, w, b)  # says what does not fit
         raise
-    if not _is_nested(x):
-        _check_linear("linear_act", x, w, b)
-    if not _is_strided(x, w):
+    if not is_nested(x):
+        check_linear("linear_act", x, w, b)
+    if not is_strided(x, w):
         return a.value(F.linear(x, w, b), value)
     return ops.linear_act(x, w, b, act, value, saves_for_backward(x, w, b))[0]
 
@@ -97,19 +97,19 @@ def linear(
     tensor([4., 4.])
     """
     try:
-        way = route_of_layer(x, w, b)
-        if way == "kernel":
+        route = route_of_layer(x, w, b)
+        if route == "kernel":
             return ops.linear.kernel(x, w, b)
-        if way == "function":
+        if route == "function":
             return ops.linear.apply(x, w, b)
-        if way in ("stock", "written"):
+        if route in ("stock", "written"):
             return F.linear(x, w, b)
     except RuntimeError:
-        _check_linear("linear", x, w, b)
+        check_linear("linear", x, w, b)
         raise
-    if not _is_nested(x):
-        _check_linear("linear", x, w, b)
-    if not _is_strided(x, w):
+    if not is_nested(x):
+        check_linear("linear", x, w, b)
+    if not is_strided(x, w):
         return F.linear(x, w, b)
     return ops.linear(x, w, b)
 
@@ -156,38 +156,38 @@ def mlp(
     """
     a = lookup("mlp", "identity" if act is None else act)
     value = a.default if param is None else a.check("mlp", param)
-    written = runs_as_written(x, w1, w2, b1, b2)
-    if not written and not _is_nested(x):
-        _check_linear("mlp", x, w1, b1, ("x", "w1", "b1"))
-        _check_second("mlp", w1, w2, b2)
-    if written or not _is_strided(x, w1, w2):
+    written = runs_as_written(x, w1, b1, w2, b2)
+    if not written and not is_nested(x):
+        check_linear("mlp", x, w1, b1, ("x", "w1", "b1"))
+        check_second("mlp", w1, w2, b2)
+    if written or not is_strided(x, w1, w2):
         return F.linear(a.value(F.linear(x, w1, b1), value), w2, b2)
-    way = route_of_mlp(x, w1, w2, b1, b2)
-    if way == "function":
-        return ops.mlp.apply(x, w1, w2, b1, b2, a.name, value, True)[0]
-    if way == "op":
-        return ops.mlp(x, w1, w2, b1, b2, a.name, value, saves_for_backward(x, w1, w2, b1, b2))[0]
+    route = route_of_mlp(x, w1, b1, w2, b2)
+    if route == "function":
+        return ops.mlp.apply(x, w1, b1, w2, b2, a.name, value, True)[0]
+    if route == "op":
+        return ops.mlp(x, w1, b1, w2, b2, a.name, value, saves_for_backward(x, w1, b1, w2, b2))[0]
     return linear(linear_act(x, w1, b1, act=a.name, param=param), w2, b2)
 
 
 def act(
     z: Tensor,  # any shape
-    name: str,
+    act: str,
     param: float | None = None,
 ) -> Tensor:  # shape of z
-    """An activation, elementwise: y = name(z).
+    """An activation, elementwise: y = act(z).
 
     Args:
         z: input of any shape, floating point.
-        name: a key of `fusegrad.ACTIVATIONS`.
+        act: name of the activation, a key of `fusegrad.ACTIVATIONS`.
         param: its parameter where it has one; None is torch's default.
 
     Returns:
         y, in the shape and dtype of z (under autocast: in float32 where torch computes the activation in it).
 
     Raises:
-        TypeError: z is no floating-point tensor, or the parameter is no number.
-        ValueError: the name is unknown, or the parameter is not legal.
+        TypeError: z is no floating-point tensor, or `param` is no number.
+        ValueError: `act` is unknown, or `param` is not legal.
 
     Source: the activation of the same name in torch.nn.functional; `fusegrad.activations` has the formulas.
 
@@ -195,15 +195,15 @@ def act(
     >>> fg.act(torch.tensor([-1.0, 2.0]), "leaky_relu", 0.5)
     tensor([-0.5000,  2.0000])
     """
-    a = lookup("act", name)
+    a = lookup("act", act)
     value = a.default if param is None else a.check("act", param)
-    way = route_of_tensor(z)
-    if way == "written":
+    route = route_of_tensor(z)
+    if route == "written":
         return a.value(z, value)
-    _check_tensor("act", "z", z)
-    if z.is_nested or (way == "stock" and a.stock_derives_twice):
+    check_tensor("act", "z", z)
+    if z.is_nested or (route == "stock" and a.stock_derives_twice):
         return a.value(z, value)
-    return ops.act(z, None, name, value, 0)
+    return ops.act(z, None, act, value, 0)
 
 
 def mm(
@@ -236,12 +236,12 @@ def mm(
     """
     if calls_torch(a, b):
         return torch.mm(a.mT if trans_a else a, b.mT if trans_b else b)
-    _check_tensor("mm", "a", a)
-    _check_tensor("mm", "b", b)
-    _check_alike("mm", ("a", a), ("b", b))
+    check_tensor("mm", "a", a)
+    check_tensor("mm", "b", b)
+    check_alike("mm", ("a", a), ("b", b))
     if a.dim() != 2 or b.dim() != 2 or a.shape[0 if trans_a else 1] != b.shape[1 if trans_b else 0]:
         raise ValueError(
-            f"mm: a has shape {_shape(a)}, b has shape {_shape(b)}, trans_a={trans_a}, trans_b={trans_b}; "
+            f"mm: a has shape {sizes(a)}, b has shape {sizes(b)}, trans_a={trans_a}, trans_b={trans_b}; "
             "need two matrices that agree in the inner size"
         )
     return ops.mm(a, b, trans_a, trans_b)
@@ -269,7 +269,7 @@ def mul_constant(
     >>> fg.mul_constant(torch.tensor([2.0, 4.0]), 0.5)
     tensor([1., 2.])
     """
-    _check_tensor("mul_constant", "x", x)
+    check_tensor("mul_constant", "x", x)
     if isinstance(c, (torch.SymInt, torch.SymFloat)) or (
         torch.compiler.is_dynamo_compiling() and type(c) in (int, float)
     ):
@@ -280,105 +280,3 @@ def mul_constant(
     if route_of_tensor(x) != "op":
         return x * number
     return ops.mul_constant(x, number)
-
-
-# --- checks: cheap when all is well; what to say is worked out only when it is not --------------------------------
-
-
-def _shape(t: Tensor) -> tuple[int, ...]:
-    return tuple(t.shape)
-
-
-def _is_strided(*tensors: Tensor) -> bool:
-    """Whether the ops know the layout: what is nested, sparse or MKL-DNN's own takes stock torch's path."""
-    return all(t.layout is torch.strided and not t.is_nested for t in tensors)
-
-
-def _is_nested(x: Tensor) -> bool:
-    """Whether x may have no shape to check: torch says what does not fit."""
-    return isinstance(x, Tensor) and x.is_nested
-
-
-def _check_tensor(op: str, name: str, t: Tensor) -> None:
-    if not isinstance(t, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor, got {type(t).__name__}")
-    if t.dtype not in DTYPES:
-        raise TypeError(f"{op}: {name} has dtype {t.dtype}, shape {_shape(t)}; need one of {', '.join(NAMES)}")
-
-
-def _check_alike(op: str, *named: tuple[str, Tensor]) -> None:
-    """One dtype and one device; under autocast the dtypes may differ, as it makes them one."""
-    first = named[0][1]
-    says = ", ".join(f"{name} {_shape(t)} is {t.dtype} on {t.device}" for name, t in named)
-    if any(t.device != first.device for _, t in named):
-        raise TypeError(f"{op}: {says}; need one device")
-    if any(t.dtype != first.dtype for _, t in named) and not torch.is_autocast_enabled(first.device.type):
-        raise TypeError(f"{op}: {says}; need one dtype")
-
-
-_LAYER = "x", "w", "b"
-
-
-def _check_linear(op: str, x: Tensor, w: Tensor, b: Tensor | None, names: tuple[str, str, str] = _LAYER) -> None:
-    try:
-        dtype, shape = w.dtype, w.shape
-        if (
-            x.dtype == dtype
-            and dtype in DTYPES
-            and x.device == w.device
-            and len(shape) == 2
-            and x.shape[-1] == shape[1]
-            and (b is None or (b.dtype == dtype and b.device == w.device and b.shape == shape[:1]))
-        ):
-            return
-    except (AttributeError, IndexError, TypeError):
-        pass
-    _refuse_linear(op, x, w, b, names)
-
-
-def _refuse_linear(op: str, x: Tensor, w: Tensor, b: Tensor | None, names: tuple[str, str, str]) -> None:
-    x_, w_, b_ = names
-    named = [(x_, x), (w_, w)] + ([] if b is None else [(b_, b)])
-    for name, t in named:
-        _check_tensor(op, name, t)
-    _check_alike(op, *named)
-    if w.dim() != 2:
-        raise ValueError(f"{op}: {w_} has shape {_shape(w)}; need (out_features, in_features)")
-    if x.dim() == 0:
-        raise ValueError(f"{op}: {x_} has shape (); need (..., {w.shape[1]}) for {w_} of shape {_shape(w)}")
-    if x.shape[-1] != w.shape[1]:
-        says = f"{w_} has shape {_shape(w)}, {x_} has shape {_shape(x)}"
-        raise ValueError(f"{op}: {says}; need {w_}.shape[1] == {x_}.shape[-1]")
-    if b is not None and _shape(b) != (w.shape[0],):
-        says = f"{b_} has shape {_shape(b)}, {w_} has shape {_shape(w)}"
-        raise ValueError(f"{op}: {says}; need {b_}.shape == ({w_}.shape[0],)")
-
-
-def _check_second(op: str, w1: Tensor, w2: Tensor, b2: Tensor | None) -> None:
-    """A second layer, which takes what a first one makes."""
-    try:
-        dtype, shape = w2.dtype, w2.shape
-        if (
-            w1.dtype == dtype
-            and w1.device == w2.device
-            and len(shape) == 2
-            and shape[1] == w1.shape[0]
-            and (b2 is None or (b2.dtype == dtype and b2.device == w2.device and b2.shape == shape[:1]))
-        ):
-            return
-    except (AttributeError, TypeError):
-        pass
-    _refuse_second(op, w1, w2, b2)
-
-
-def _refuse_second(op: str, w1: Tensor, w2: Tensor, b2: Tensor | None) -> None:
-    named = [("w2", w2)] + ([] if b2 is None else [("b2", b2)])
-    for name, t in named:
-        _check_tensor(op, name, t)
-    _check_alike(op, ("w1", w1), *named)
-    if w2.dim() != 2 or w2.shape[1] != w1.shape[0]:
-        says = f"w2 has shape {_shape(w2)}, w1 has shape {_shape(w1)}"
-        raise ValueError(f"{op}: {says}; need w2.shape == (out_features, w1.shape[0])")
-    if b2 is not None and _shape(b2) != (w2.shape[0],):
-        says = f"b2 has shape {_shape(b2)}, w2 has shape {_shape(w2)}"
-        raise ValueError(f"{op}: {says}; need b2.shape == (w2.shape[0],)")

@@ -9,8 +9,10 @@ from torch.nn.modules import module as torch_module
 
 from . import functional
 from .activations import lookup
-from .internals.autograd import calls_torch
+from .internals.call import calls_torch
+from .internals.module import is_hooked, stored
 from .internals.stock import as_written, called_as_written, stands_for
+from .ops.operands import DTYPES
 
 
 def _is_device(act: object) -> bool:
@@ -140,13 +142,13 @@ def fits(x: Any, w: Any, b: Any) -> bool:
         len(shape) == 2
         and x.shape[-1:] == shape[1:]
         and x.device == device
-        and (b is None or (b.shape == shape[:1] and b.device == device and b.dtype in functional.DTYPES))
+        and (b is None or (b.shape == shape[:1] and b.device == device and b.dtype in DTYPES))
         and (same or torch.is_autocast_enabled(device.type))
     )
 
 
 def takes_input(input: Tensor) -> bool:
-    return not input.is_nested and input.layout is torch.strided and input.dtype in functional.DTYPES
+    return not input.is_nested and input.layout is torch.strided and input.dtype in DTYPES
 
 
 def why_alone(linear: Any) -> str | None:
@@ -167,50 +169,36 @@ def why_unfit(linear: nn.Linear) -> str | None:
         return "its weight is not initialized"
     if calls_torch(weight):
         return f"its weight is a {type(weight).__name__}"
-    return None if weight.dtype in functional.DTYPES else f"its weight is {weight.dtype}"
+    return None if weight.dtype in DTYPES else f"its weight is {weight.dtype}"
 
 
 def why_called(m: nn.Module) -> str | None:
     """Why a module of ours or of torch's has to be called, and not only what its forward says computed; or None."""
-    if (
-        m._forward_hooks
-        or m._forward_pre_hooks
-        or m._backward_hooks
-        or m._backward_pre_hooks
-        or torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks
-        or torch_module._global_backward_pre_hooks
-    ):
+    if is_hooked(m):
         return "has hooks"
     if "forward" in vars(m) or not as_written(type(m)):
         return "has another forward"
     return None if called_as_written(type(m)) else "has another __call__"
 
 
-def stored(m: nn.Module, name: str) -> Any:
-    """What a module holds under a name, or None, without running what computes it: a property, a parametrization."""
-    return m._parameters.get(name, vars(m).get(name))
-
-
 class Act(nn.Module):
-    """An activation as a module: y = name(z), elementwise. Arguments and errors as `fusegrad.act`.
+    """An activation as a module: y = act(z), elementwise. Arguments and errors as `fusegrad.act`.
 
     >>> import torch, fusegrad as fg
     >>> fg.Act("leaky_relu", param=0.5)(torch.tensor([-1.0, 1.0]))
     tensor([-0.5000,  1.0000])
     """
 
-    def __init__(self, name: str, param: float | None = None) -> None:
+    def __init__(self, act: str, param: float | None = None) -> None:
         super().__init__()
-        lookup("Act", name).check("Act", param)
-        self._name, self._param = name, param
+        lookup("Act", act).check("Act", param)
+        self._act, self._param = act, param
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.act(input, self._name, self._param)
+        return functional.act(input, self._act, self._param)
 
     def extra_repr(self) -> str:
-        return repr(self._name) + ("" if self._param is None else f", param={self._param}")
+        return repr(self._act) + ("" if self._param is None else f", param={self._param}")
 
 
 stands_for(Act, (Act, "forward"))

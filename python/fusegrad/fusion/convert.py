@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from ..nn import Linear, stored, why_called, why_unfit
+from ..internals.module import children, stored
+from ..nn import Linear, why_called, why_unfit
 from . import recognise
 from .classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
 from .find import calls, fused_class_of
@@ -122,7 +123,7 @@ def unfuse(model: nn.Module) -> nn.Module:
 
 def why_not(m: nn.Linear) -> str | None:
     """Why a Linear does not become ours, or None. Runs nothing of it."""
-    if "parametrizations" in m._modules:
+    if "parametrizations" in children(m):
         return "parametrized"
     if type(m) not in (nn.Linear, Linear):
         return f"a subclass, {type(m).__name__}"

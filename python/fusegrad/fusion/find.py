@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from .. import backends
+from .. import routing
 from ..activations import REGISTRY
+from ..internals.module import children
 from ..internals.stock import torchs
 from ..nn import MLP, Linear, why_alone, why_unfit
 from .code import Unreadable, nested
@@ -75,12 +76,12 @@ def _names(function: Any) -> set[str]:
 
 
 def _in_mlp(m: MLP) -> Iterator[Call]:
-    layers: list[Any] = [m._modules.get(name) for name in ("fc1", "fc2")]
+    layers: list[Any] = [children(m).get(name) for name in ("fc1", "fc2")]
     why = next((why for layer in layers if (why := why_alone(layer) or why_unfit(layer))), "")
     for layer in layers:
         if isinstance(layer, Linear):
             hidden = max(1, vars(layers[0]).get("out_features", 1))
-            rows = backends.SMALL_TENSOR_IN_TRAINING // hidden
+            rows = routing.SMALL_TENSOR_IN_TRAINING // hidden
             yield Call(layer, "" if why else f"{_name(m._act or 'identity', m._param)} (its MLP)", why, None, rows)
 
 
@@ -118,7 +119,7 @@ def methods(cls: type) -> Iterator[tuple[str, FunctionType]]:
 
 
 def _in_sequential(m: nn.Module, path: str) -> Iterator[Call]:
-    items = list(m._modules.items())
+    items = list(children(m).items())
     for (_, child), after in zip(items, [*items[1:], None], strict=True):
         if isinstance(child, Linear):
             if after is None:
@@ -176,7 +177,7 @@ def _name(name: str, param: float | None) -> str:
 
 def _linears(m: nn.Module, names: set[str] | None = None) -> Iterator[Linear]:
     """The layers that a module holds, under these names, or any; in lists too."""
-    for name, child in m._modules.items():
+    for name, child in children(m).items():
         if names is not None and name not in names:
             continue
         if isinstance(child, Linear):

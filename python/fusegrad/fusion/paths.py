@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from ..internals.module import children
+
 Step = tuple[str, Any]  # ("attribute", name), ("item", key) or ("each of", slice)
 Path = tuple[Step, ...]  # from the module
 EVERY: Step = ("each of", slice(None))
@@ -100,7 +102,7 @@ def _step(owner: Any, kind: str, key: Any) -> Iterator[tuple[str, Any]]:
         return
     items: list[tuple[str, Any]] = []
     if any(getattr(type(owner), "__getitem__", None) is container.__getitem__ for container in _CONTAINERS):
-        items = list(owner._modules.items())
+        items = list(children(owner).items())
     elif type(owner) in (list, tuple):
         items = [(str(i), value) for i, value in enumerate(owner)]
     if kind == "each of":
@@ -115,7 +117,7 @@ def _attribute(owner: nn.Module, name: str) -> Iterator[tuple[str, Any]]:
     value = inspect.getattr_static(type(owner), name, None)
     if hasattr(type(value), "__set__") or type(owner).__getattribute__ is not object.__getattribute__:
         return  # a property, or another way to look up
-    for held in (vars(owner), owner._modules):
+    for held in (vars(owner), children(owner)):
         if name in held:
             yield name, held[name]
             return

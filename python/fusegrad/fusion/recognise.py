@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..activations import REGISTRY, Activation
-from ..internals.autograd import calls_torch
+from ..internals.call import calls_torch
 from ..internals.stock import as_written, stands_for, torchs
 from ..nn import Act, takes_input
 
@@ -45,7 +45,7 @@ for a in REGISTRY.values():
 def of_module(module: nn.Module) -> Spec | None:
     """The activation of an activation module, None for any other module, a subclass, or options we do not have."""
     if type(module) is Act:
-        return module._name, module._param
+        return module._act, module._param
     return _of_options(type(module), vars(module))
 
 

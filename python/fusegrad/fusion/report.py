@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .. import backends
-from ..internals.autograd import calls_torch
-from ..nn import Linear, stored
+from .. import backends, routing
+from ..internals.call import calls_torch
+from ..internals.module import stored
+from ..nn import Linear
 from .classes import original_class, why_class_stays
 from .convert import check_model, why_not
 from .find import SITES, Call, calls, fused_class_of
@@ -77,7 +78,7 @@ def _row(path: str, m: nn.Linear, found: list[Call]) -> Row:
         return Row(path or "(root)", shape, with_, "torch", why)
     backend = backends.serving("linear_act" if with_ else "linear", weight.device.type)
     limits = (call.one_by_one for call in found if call.one_by_one is not None)
-    return Row(path or "(root)", shape, with_, backend, why, min((backends.stock_rows(weight), *limits)))
+    return Row(path or "(root)", shape, with_, backend, why, min((routing.stock_rows(weight), *limits)))
 
 
 def _as_it_runs(m: nn.Module, call: Call) -> Call:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..activations import REGISTRY
-from ..internals.autograd import calls_torch
+from ..internals.call import calls_torch
 from ..nn import Linear, fits, linear, why_alone, why_called
 from . import recognise
 from .recognise import Spec

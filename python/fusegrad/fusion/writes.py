@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from ..internals.module import children
 from .classes import original_class
 from .code import Unreadable, contents, nested, parse, self_name
 from .find import author_of_forward, is_torchs, methods
@@ -89,7 +90,7 @@ def _writes(m: nn.Module, facts: _Facts) -> bool:
 
 def _held(m: nn.Module, name: str) -> Any:
     """What a module or its class has under a name; None if that cannot be told without running it."""
-    for held in (vars(m), m._modules):
+    for held in (vars(m), children(m)):
         if name in held:
             return held[name]
     return inspect.getattr_static(type(m), name, None)

@@ -13,15 +13,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from ..activations import REGISTRY
-from ..internals.autograd import (
-    AUTOCAST,
-    autocasts_to_float32,
-    outside_transforms,
-    saved_tensor_hooks_work,
-    under_autocast,
-)
-from ..ops import act_jvp, act_vjp, linear, linear_act, linear_act_backward, low_act, mlp, mm, mm_dact
-from ..ops.schema import OPS, library
+from ..internals.call import outside_transforms, saved_tensor_hooks_work
+from ..internals.dispatcher import AUTOCAST, autocasts_to_float32, under_autocast, view_of
+from ..ops import OPS, act, act_jvp, act_vjp, library, linear, linear_act, linear_act_backward, mlp, mm, mm_dact
 
 
 def _cast(device: str, dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -65,8 +59,9 @@ def _cached(w: Tensor, dtype: torch.dtype) -> Tensor:
     with saved_tensors_hooks(pack, lambda t: t):
         F.linear(w.new_empty(0, w.shape[1], dtype=dtype).requires_grad_(), w)
     for t in saved:  # w transposed: a view of the copy
-        if t._base is not None and t._base.dtype == dtype and t._base.shape == w.shape:
-            return t._base
+        base = view_of(t)
+        if base is not None and base.dtype == dtype and base.shape == w.shape:
+            return base
     return w.to(dtype)
 
 
@@ -83,23 +78,23 @@ def _register(key: str, device: str) -> None:
         return cast
 
     def wide_linear_act(x, w, b, name, param):
-        y = low_act(*wide(linear(x, w, b)), None, name, param, 0)
+        y = act(*wide(linear(x, w, b)), None, name, param, 0)
         return y, y.new_empty(0)
 
     def linear_act_cast(x, w, b, name, param, save):
         args = *low(x, w, b), name, param
         return partial(wide_linear_act, *args) if in_float32(name) else partial(linear_act, *args, save)
 
-    def wide_mlp(x, w1, w2, b1, b2, name, param):
+    def wide_mlp(x, w1, b1, w2, b2, name, param):
         y = linear(*low(wide_linear_act(x, w1, b1, name, param)[0], w2, b2))
         return y, y.new_empty(0)
 
-    def mlp_cast(x, w1, w2, b1, b2, name, param, save):
-        args = *low(x, w1, w2, b1, b2), name, param
+    def mlp_cast(x, w1, b1, w2, b2, name, param, save):
+        args = *low(x, w1, b1, w2, b2), name, param
         return partial(wide_mlp, *args) if in_float32(name) else partial(mlp, *args, save)
 
     casts: dict[str, Callable[..., Callable]] = {
-        "act": elementwise(low_act, 2),
+        "act": elementwise(act, 2),
         "act_vjp": elementwise(act_vjp, 3),
         "act_jvp": elementwise(act_jvp, 4),
         "mm": lambda a, b, *flags: partial(mm, *low(a, b), *flags),

@@ -4,7 +4,7 @@ import math
 
 from torch.utils.flop_counter import register_flop_formula
 
-from ..ops.schema import OPS
+from ..ops import OPS
 
 
 @register_flop_formula(OPS["mm"].overloadpacket)
@@ -28,5 +28,5 @@ def _(a_shape, b_shape, *args, **kwargs) -> int:
 
 
 @register_flop_formula(OPS["mlp"].overloadpacket)
-def _(x_shape, w1_shape, w2_shape, *args, **kwargs) -> int:
+def _(x_shape, w1_shape, b1_shape, w2_shape, *args, **kwargs) -> int:
     return 2 * math.prod(x_shape[:-1]) * (math.prod(w1_shape) + math.prod(w2_shape))

@@ -8,7 +8,7 @@ from torch.distributed.tensor import Partial, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 
 from ..activations import REGISTRY
-from ..ops.schema import OPS
+from ..ops import OPS
 
 ALL = Replicate()
 
@@ -17,7 +17,7 @@ def _optional(t, placement):
     return None if t is None else placement
 
 
-@register_sharding([OPS["act"], OPS["act_nth"]])
+@register_sharding([OPS["act"], OPS["act_reference"]])
 def _(s, g, act, param, order):
     options = [ALL, *(Shard(d) for d in range(s.ndim))]
     return [([p], [p, _optional(g, p), None, None, None]) for p in options]
@@ -85,15 +85,15 @@ def _(a, b, s, act, param, need_sum):
 
 
 @register_sharding(OPS["mlp"])
-def _(x, w1, w2, b1, b2, act, param, save):
+def _(x, w1, b1, w2, b2, act, param, save):
     last = x.ndim - 1
 
-    def option(y, saved, x, w1, w2, p1, p2):
-        return [y, saved if save else ALL], [x, w1, w2, _optional(b1, p1), _optional(b2, p2), None, None, None]
+    def option(y, saved, x, w1, p1, w2, p2):
+        return [y, saved if save else ALL], [x, w1, _optional(b1, p1), w2, _optional(b2, p2), None, None, None]
 
     return [
         option(ALL, ALL, ALL, ALL, ALL, ALL, ALL),
         # columns of the first layer, which are rows of the second
-        option(Partial(), Shard(last), ALL, Shard(0), Shard(1), Shard(0), Partial()),
+        option(Partial(), Shard(last), ALL, Shard(0), Shard(0), Shard(1), Partial()),
         *(option(Shard(d), Shard(d), Shard(d), ALL, ALL, ALL, ALL) for d in range(last)),
     ]

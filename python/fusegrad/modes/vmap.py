@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..activations import REGISTRY
 from ..ops import act, act_jvp, act_vjp, linear, linear_act, mlp, mm, mul_constant
-from ..ops.schema import library
+from ..ops.op import library
 
 
 def _vmap(*names: str):
@@ -24,7 +24,7 @@ def front(info, t: Tensor, dim: int | None) -> Tensor:
     return t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
 
 
-@_vmap("act", "act_nth")
+@_vmap("act", "act_reference")
 def _(info, dims, s, g, name, param, order):
     s = front(info, s, dims[0])
     return act(s, None if g is None else front(info, g, dims[1]), name, param, order), 0
@@ -89,18 +89,18 @@ def _(info, dims, a, b, s, name, param, need_sum):
 
 
 @_vmap("mlp")
-def _(info, dims, x, w1, w2, b1, b2, name, param, save):
+def _(info, dims, x, w1, b1, w2, b2, name, param, save):
     if all(dim is None for dim in dims[1:5]):  # the leading dimensions of x are free
-        y, saved = mlp(x.movedim(dims[0], 0), w1, w2, b1, b2, name, param, save)
+        y, saved = mlp(x.movedim(dims[0], 0), w1, b1, w2, b2, name, param, save)
         return (y, saved), (0, 0 if save else None)
-    first = (dims[0], dims[1], dims[3])
+    first = dims[:3]
     if any(dim is not None for dim in first):
         (h, z), _ = _linear_act(info, (0, *first[1:]), front(info, x, dims[0]), w1, b1, name, param, True)
         at = 0
     else:  # one hidden layer, of which many are made
         (h, z), at = linear_act(x, w1, b1, name, param, True), None
     saved = (z if REGISTRY[name].saves_input else h) if save else h.new_empty(0)
-    return (_batched_linear(info, (at, dims[2], dims[4]), h, w2, b2), saved), (0, at if save else None)
+    return (_batched_linear(info, (at, dims[3], dims[4]), h, w2, b2), saved), (0, at if save else None)
 
 
 @_vmap("mul_constant")

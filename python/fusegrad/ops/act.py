@@ -1,19 +1,106 @@
-"""The elementwise ops and their derivatives."""
+"""The activations as ops: D_order(s) times a factor, and its derivatives.
 
+D_0 is the activation, a function of z. D_1, D_2, ... are functions of s, which is what it saves (../activations). From
+D_1 on each is the derivative of the one before, so one rule serves every order.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import vjp
 
 from ..activations import REGISTRY
-from ..internals.autograd import differentiable, wanted
-from .schema import OPS, library
+from ..activations.formulas import wide
+from ..internals.dispatcher import above_autograd
+from ..internals.engine import wanted
+from .op import Op, laid_out_as
 from .terms import present, product, tangents, total
 
 
-def act(s: Tensor, g: Tensor | None, name: str, param: float, order: int) -> Tensor:
-    """g * D_order(s), by the op that serves the order."""
-    return (low_act if order <= 3 else act_nth)(s, g, name, param, order)
+class Act(Op):
+    """y = g D_order(s); without g, D_order(s).
+
+    d(g D_k(s)) = g D_{k+1}(s) ds + D_k(s) dg. At order 0 there is no g, and D_1 is a function of what is saved.
+    """
+
+    schema = "act(Tensor s, Tensor? g, str act, float param, int order) -> Tensor"
+    operands = "s (...), g (...)"
+
+    def check(self, args: Sequence[Any]) -> None:
+        super().check(args)
+        _, g, _, _, order = args
+        if order < 0 or (order == 0 and g is not None):
+            says = f"got order {order}, g {g is not None}"
+            raise ValueError(f"{self.name}: order must be 0 (without g), 1, 2, ..., {says}")
+
+    @staticmethod
+    def fake(s, g, act, param, order):
+        return torch.empty_like(s)
+
+    @staticmethod
+    def reference(
+        s: Tensor,  # any shape: z for order 0, else what the activation saves
+        g: Tensor | None,  # shape of s
+        act: str,
+        param: float,
+        order: int,
+    ) -> Tensor:  # shape of s
+        """Above order 3 torch's derivatives, nested, of D_3.
+
+        By reverse mode, since torch cannot nest forward mode of torch.func in a dual_level of the caller's.
+        """
+        a = REGISTRY[act]
+        if order == 0:
+            return laid_out_as(s, a.value(s, param))
+        if order == 1:
+            return laid_out_as(s, a.first(torch.ones_like(s) if g is None else g, s, param))
+        if order <= 3:
+            return laid_out_as(s, times(s, param, a.second if order == 2 else a.third, g))
+        fn: Callable[[Tensor], Tensor] = lambda s: a.third(s, param)
+        for _ in range(order - 3):
+            fn = _derivative(fn)
+        with above_autograd():
+            return laid_out_as(s, times(s, param, lambda s, _: fn(s), g))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        s, g, ctx.act, ctx.param, ctx.order = inputs
+        if ctx.order == 0:
+            s = s if REGISTRY[ctx.act].saves_input else output
+        ctx.save_for_backward(s, g)
+        ctx.save_for_forward(s, g)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, gy):
+        if gy is None:
+            return None, None, None, None, None
+        s, g = ctx.saved_tensors
+        gs, gg, _ = act_gradients(gy, s, g, ctx.act, ctx.param, ctx.order, (*wanted(ctx, 2), False))
+        return gs, gg, None, None, None
+
+    @staticmethod
+    def jvp(ctx, ts, tg, *_):
+        s, g = ctx.saved_tensors
+        return act_tangents(ts, tg, s, g, ctx.act, ctx.param, ctx.order)[0]
+
+
+class ActReference(Act):
+    """act on the reference: what a kernel calls for an order or an activation that it does not have."""
+
+    schema = Act.schema.replace("act(", "act_reference(")
+
+
+def _derivative(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda s: vjp(fn, s)[1](torch.ones_like(s))[0]
+
+
+@wide
+def times(s: Tensor, param: float, d: Callable[[Tensor, float], Tensor], *factors: Tensor | None) -> Tensor:
+    return reduce(torch.mul, (f for f in factors if f is not None), d(s, param))
 
 
 def act_gradients(
@@ -55,34 +142,18 @@ def act_tangents(
     return total(along_s, None if tg is None else act(s, tg, name, param, order)), y
 
 
-class Act(torch.autograd.Function):
-    """d(g D_k(s)) = g D_{k+1}(s) ds + D_k(s) dg. At order 0 there is no g, and D_1 is a function of what is saved."""
+class _OfAct(Op):
+    """A derivative of act of order 1 or 2, which needs the one above."""
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        s, g, ctx.act, ctx.param, ctx.order = inputs
-        if ctx.order == 0:
-            s = s if REGISTRY[ctx.act].saves_input else output
-        ctx.save_for_backward(s, g)
-        ctx.save_for_forward(s, g)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx, gy):
-        if gy is None:
-            return None, None, None, None, None
-        s, g = ctx.saved_tensors
-        gs, gg, _ = act_gradients(gy, s, g, ctx.act, ctx.param, ctx.order, (*wanted(ctx, 2), False))
-        return gs, gg, None, None, None
-
-    @staticmethod
-    def jvp(ctx, ts, tg, *_):
-        s, g = ctx.saved_tensors
-        return act_tangents(ts, tg, s, g, ctx.act, ctx.param, ctx.order)[0]
+    def check(self, args: Sequence[Any]) -> None:
+        super().check(args)
+        order = next(a for a in args if type(a) is int)
+        if order not in (1, 2):
+            raise ValueError(f"{self.name}: order must be 1 or 2, got {order}")
 
 
-class ActVjp(torch.autograd.Function):
-    """gs = gy g D_{k+1}(s), gg = gy D_k(s), y = g D_k(s).
+class ActVjp(_OfAct):
+    """Of y = g D_k(s) along gy: gs = gy g D_{k+1}(s), gg = gy D_k(s), and y itself; empty where not needed.
 
     Along a, b, c of these, with u = a g, the gradients are those of act: of u D_{k+1} along gy, of gy D_k along b, of
     g D_k along c:
@@ -92,6 +163,36 @@ class ActVjp(torch.autograd.Function):
         b gg     b gy D_{k+1}    b D_k
         c y      c g D_{k+1}                 c D_k
     """
+
+    schema = (
+        "act_vjp(Tensor gy, Tensor s, Tensor g, str act, float param, int order, "
+        "bool need_s, bool need_g, bool need_y) -> (Tensor gs, Tensor gg, Tensor y)"
+    )
+    operands = "gy (...), s (...), g (...)"
+
+    @staticmethod
+    def fake(gy, s, g, act, param, order, *needed):
+        return tuple(torch.empty_like(s) if n else s.new_empty(0) for n in needed)
+
+    @staticmethod
+    def reference(
+        gy: Tensor,  # any shape
+        s: Tensor,  # shape of gy
+        g: Tensor,  # shape of gy
+        act: str,
+        param: float,
+        order: int,
+        need_s: bool,
+        need_g: bool,
+        need_y: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        a = REGISTRY[act]
+        next_ = a.second if order == 1 else a.third
+        return (
+            laid_out_as(s, times(s, param, next_, gy, g)) if need_s else s.new_empty(0),
+            Act.reference(s, gy, act, param, order) if need_g else s.new_empty(0),
+            Act.reference(s, g, act, param, order) if need_y else s.new_empty(0),
+        )
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -131,12 +232,40 @@ class ActVjp(torch.autograd.Function):
         return tangents((t_gs, t_gg, t_y), (s, s, s), ctx.needed)
 
 
-class ActJvp(torch.autograd.Function):
-    """ty = ts g D_{k+1}(s) + tg D_k(s), y = g D_k(s).
+class ActJvp(_OfAct):
+    """Of y = g D_k(s) along ts and tg: ty = ts g D_{k+1}(s) + tg D_k(s), and y itself; empty where not needed.
 
     Along a of ty the gradients are a g D_{k+1} of ts, a D_k of tg, a ts D_{k+1} of g, and of s the tangent of a g
     D_{k+1} along ts and a tg. Those of y are act's.
     """
+
+    schema = (
+        "act_jvp(Tensor ts, Tensor tg, Tensor s, Tensor g, str act, float param, int order, bool need_y) "
+        "-> (Tensor ty, Tensor y)"
+    )
+    operands = "ts (...), tg (...), s (...), g (...)"
+
+    @staticmethod
+    def fake(ts, tg, s, g, act, param, order, need_y):
+        return torch.empty_like(s), torch.empty_like(s) if need_y else s.new_empty(0)
+
+    @staticmethod
+    def reference(
+        ts: Tensor,  # any shape
+        tg: Tensor,  # shape of ts
+        s: Tensor,  # shape of ts
+        g: Tensor,  # shape of ts
+        act: str,
+        param: float,
+        order: int,
+        need_y: bool,
+    ) -> tuple[Tensor, Tensor]:
+        @wide
+        def tangent(ts, tg, s, g):
+            return ts * Act.reference(s, g, act, param, order + 1) + Act.reference(s, tg, act, param, order)
+
+        y = Act.reference(s, g, act, param, order) if need_y else s.new_empty(0)
+        return laid_out_as(s, tangent(ts, tg, s, g)), y
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -174,24 +303,4 @@ class ActJvp(torch.autograd.Function):
         return tangents((t_ty, t_y), (s, s), (True, ctx.need_y))
 
 
-class MulConstant(torch.autograd.Function):
-    """y = c x; c is no tensor and has no gradient."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.c = inputs[1]
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx, gy):
-        return None if gy is None else mul_constant(gy, ctx.c), None
-
-    @staticmethod
-    def jvp(ctx, tx, _):
-        return None if tx is None else mul_constant(tx, ctx.c)
-
-
-bind = lambda name, rule: differentiable(library, OPS[name], rule)
-low_act, act_nth = bind("act", Act), bind("act_nth", Act)
-act_vjp, act_jvp = bind("act_vjp", ActVjp), bind("act_jvp", ActJvp)
-mul_constant = bind("mul_constant", MulConstant)
+act, act_reference, act_vjp, act_jvp = Act(), ActReference(), ActVjp(), ActJvp()

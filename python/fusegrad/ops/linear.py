@@ -1,18 +1,46 @@
 """Matrix products and linear layers, and their derivatives."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..activations import REGISTRY
-from ..internals.autograd import allows_fused_ops, in_plain_eager, outside_transforms, wanted
-from .act import act, act_gradients, act_tangents, bind
+from ..internals.call import allows_fused_ops, in_plain_eager, outside_transforms
+from ..internals.engine import wanted
+from .act import act, act_gradients, act_tangents
+from .op import Op
+from .operands import check
 from .terms import present, rows, tangents, total
 
 
-class MM(torch.autograd.Function):
-    """y = a b, so ga = gy b^T and gb = a^T gy; the flags of the products follow from those of a and b."""
+class MM(Op):
+    """y = a b, each transposed first if asked.
+
+    ga = gy b^T and gb = a^T gy; the flags of these products follow from those of a and b.
+    """
+
+    schema = "mm(Tensor a, Tensor b, bool trans_a, bool trans_b) -> Tensor"
+    operands = "a (m, k), b (k, n)"
+
+    def check(self, args: Sequence[Any]) -> None:
+        _, _, trans_a, trans_b = args
+        check(self.name, f"a {'(k, m)' if trans_a else '(m, k)'}, b {'(n, k)' if trans_b else '(k, n)'}", args)
+
+    @staticmethod
+    def fake(a, b, trans_a, trans_b):
+        return a.new_empty(a.shape[1 if trans_a else 0], b.shape[0 if trans_b else 1])
+
+    @staticmethod
+    def reference(
+        a: Tensor,  # (m, k), or (k, m) if trans_a
+        b: Tensor,  # (k, n), or (n, k) if trans_b
+        trans_a: bool,
+        trans_b: bool,
+    ) -> Tensor:  # (m, n)
+        return torch.mm(a.mT if trans_a else a, b.mT if trans_b else b)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -81,8 +109,23 @@ def linear_jvp(x: Tensor, w: Tensor, tx: Tensor | None, tw: Tensor | None, tb: T
     return total(first, second)
 
 
-class Linear(torch.autograd.Function):
+class Linear(Op):
     """z = x w^T + b."""
+
+    schema = "linear(Tensor x, Tensor w, Tensor? b) -> Tensor"
+    operands = "x (..., k), w (n, k), b (n)"
+
+    @staticmethod
+    def fake(x, w, b):
+        return x.new_empty(*x.shape[:-1], w.shape[0])
+
+    @staticmethod
+    def reference(
+        x: Tensor,  # (..., k)
+        w: Tensor,  # (n, k)
+        b: Tensor | None,  # (n)
+    ) -> Tensor:  # (..., n)
+        return F.linear(x, w, b).contiguous()
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -104,8 +147,34 @@ class Linear(torch.autograd.Function):
         return linear_jvp(x, w, tx, tw, tb)
 
 
-class LinearAct(torch.autograd.Function):
-    """y = act(z), z = x w^T + b. What is saved is an output, so that second derivatives flow through it."""
+class LinearAct(Op):
+    """y = act(z), z = x w^T + b, and z if `save` says so and the activation saves its input; else that is empty.
+
+    What is saved is an output, so that second derivatives flow through it. Without, backward computes it again.
+    """
+
+    schema = "linear_act(Tensor x, Tensor w, Tensor? b, str act, float param, bool save) -> (Tensor y, Tensor saved)"
+    operands = Linear.operands
+
+    @staticmethod
+    def fake(x, w, b, act, param, save):
+        y = Linear.fake(x, w, b)
+        return y, torch.empty_like(y) if save and REGISTRY[act].saves_input else x.new_empty(0)
+
+    @staticmethod
+    def reference(
+        x: Tensor,  # (..., k)
+        w: Tensor,  # (n, k)
+        b: Tensor | None,  # (n)
+        act: str,
+        param: float,
+        save: bool,
+    ) -> tuple[Tensor, Tensor]:  # (..., n) twice
+        z = Linear.reference(x, w, b)
+        a = REGISTRY[act]
+        if a.name == "identity":
+            return z, z.new_empty(0)
+        return a.value(z, param), z if save and a.saves_input else z.new_empty(0)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -146,12 +215,44 @@ class LinearAct(torch.autograd.Function):
         return x, w, s if ctx.has_saved else linear(x, w, b)
 
 
-class LinearActBackward(torch.autograd.Function):
-    """With gz = gy D_1(s): gx = gz w, gw = gz^T x, gb = sum of gz.
+class LinearActBackward(Op):
+    """With gz = gy D_1(s): gx = gz w, gw = gz^T x, gb = sum of gz; empty where not needed.
 
     Of these, along ggx, ggw, ggb, the gradient of gz is G = ggx w^T + x ggw^T + ggb, so that those of the arguments
     are D_1(s) G of gy, gz ggw of x, gz^T ggx of w, and gy D_2(s) G of s.
     """
+
+    schema = (
+        "linear_act_backward(Tensor gy, Tensor x, Tensor w, Tensor s, str act, float param, "
+        "bool need_x, bool need_w, bool need_b) -> (Tensor gx, Tensor gw, Tensor gb)"
+    )
+    operands = "gy (..., n), x (..., k), w (n, k), s (..., n)"
+
+    @staticmethod
+    def fake(gy, x, w, s, act, param, need_x, need_w, need_b):
+        return (
+            x.new_empty(x.shape if need_x else 0),
+            w.new_empty(w.shape if need_w else 0),
+            w.new_empty(w.shape[0] if need_b else 0),
+        )
+
+    @staticmethod
+    def reference(
+        gy: Tensor,  # (..., n)
+        x: Tensor,  # (..., k)
+        w: Tensor,  # (n, k)
+        s: Tensor,  # (..., n): z or y, what the activation saves
+        act: str,
+        param: float,
+        need_x: bool,
+        need_w: bool,
+        need_b: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # of the shapes of x, w and b
+        gz = gy if act == "identity" else REGISTRY[act].first(gy, s, param)
+        gx = torch.mm(rows(gz), w).reshape(x.shape) if need_x else x.new_empty(0)
+        gw = torch.mm(rows(gz).mT, rows(x)) if need_w else w.new_empty(0)
+        gb = rows(gz).sum(0) if need_b else w.new_empty(0)
+        return gx, gw.contiguous(), gb
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -206,5 +307,4 @@ class LinearActBackward(torch.autograd.Function):
         return tangents((t_gx, t_gw, t_gb), (x, w, w.new_empty(w.shape[0])), ctx.needed)
 
 
-mm, linear, linear_act = bind("mm", MM), bind("linear", Linear), bind("linear_act", LinearAct)
-linear_act_backward = bind("linear_act_backward", LinearActBackward)
+mm, linear, linear_act, linear_act_backward = MM(), Linear(), LinearAct(), LinearActBackward()

@@ -4,14 +4,40 @@ import torch
 from torch import Tensor
 
 from ..activations import REGISTRY
-from ..internals.autograd import in_plain_eager, wanted
-from .act import act, act_gradients, act_tangents, bind
-from .linear import layer_backward, linear, linear_jvp, mm
+from ..internals.call import in_plain_eager
+from ..internals.engine import wanted
+from .act import act, act_gradients, act_tangents
+from .linear import layer_backward, linear, linear_act, linear_jvp, mm
+from .op import Op
 from .terms import present, rows, tangents, total
 
 
-class MmDact(torch.autograd.Function):
-    """gz = gy D_1(s) with gy = a b, gb = sum of gz. Along G, the gradient of gz, this is act's of order 1, and MM's."""
+class MmDact(Op):
+    """gz = gy D_1(s) with gy = a b, and gb, the sum of its rows; empty if not needed.
+
+    dgrad of a layer, with a = gz and b = w, makes gz of the layer before it, which saved s. Along the gradient of gz
+    this is act's of order 1, and mm's.
+    """
+
+    schema = "mm_dact(Tensor a, Tensor b, Tensor s, str act, float param, bool need_sum) -> (Tensor gz, Tensor gb)"
+    operands = "a (m, k), b (k, n), s (m, n)"
+
+    @staticmethod
+    def fake(a, b, s, act, param, need_sum):
+        return a.new_empty(s.shape), a.new_empty(s.shape[1] if need_sum else 0)
+
+    @staticmethod
+    def reference(
+        a: Tensor,  # (m, k)
+        b: Tensor,  # (k, n)
+        s: Tensor,  # (m, n): z or y, what the activation saves
+        act: str,
+        param: float,
+        need_sum: bool,
+    ) -> tuple[Tensor, Tensor]:  # (m, n), (n)
+        gy = torch.mm(a, b)
+        gz = gy if act == "identity" else REGISTRY[act].first(gy, s, param).contiguous()
+        return gz, gz.sum(0) if need_sum else gz.new_empty(0)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -52,16 +78,45 @@ class MmDact(torch.autograd.Function):
         return tangents((ty, t_sum), (s, s.new_empty(s.shape[1])), (True, ctx.need_sum))
 
 
-class Mlp(torch.autograd.Function):
-    """y = h w2^T + b2, h = act(z), z = x w1^T + b1. Of z and h one is saved, an output; backward makes h of z again.
+class Mlp(Op):
+    """y = h w2^T + b2, h = act(z), z = x w1^T + b1, and what the activation saves of z and h, if `save` says so.
 
-    gw2 = gy^T h, gz = (gy w2) D_1(s), and the rest is linear_act's.
+    What is saved is an output; backward makes h of z again. gw2 = gy^T h, gz = (gy w2) D_1(s), and the rest is
+    linear_act's.
     """
+
+    schema = (
+        "mlp(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, str act, float param, bool save) "
+        "-> (Tensor y, Tensor saved)"
+    )
+    operands = "x (..., k), w1 (h, k), b1 (h), w2 (n, h), b2 (n)"
+
+    @staticmethod
+    def fake(x, w1, b1, w2, b2, act, param, save):
+        lead = x.shape[:-1]
+        return x.new_empty(*lead, w2.shape[0]), x.new_empty(*lead, w1.shape[0]) if save else x.new_empty(0)
+
+    @staticmethod
+    def reference(
+        x: Tensor,  # (..., k)
+        w1: Tensor,  # (h, k)
+        b1: Tensor | None,  # (h)
+        w2: Tensor,  # (n, h)
+        b2: Tensor | None,  # (n)
+        act: str,
+        param: float,
+        save: bool,
+    ) -> tuple[Tensor, Tensor]:  # (..., n), (..., h)
+        """By the ops of its layers, whatever serves them."""
+        saves_input = REGISTRY[act].saves_input
+        h, z = linear_act.overload(x, w1, b1, act, param, save and saves_input)
+        saved = h.new_empty(0) if not save else z if saves_input else h
+        return linear.overload(h, w2, b2), saved
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, w1, w2, b1, _, ctx.act, ctx.param, ctx.save = inputs
-        ctx.absent = () if b1 is not None else (3,)
+        x, w1, b1, w2, _, ctx.act, ctx.param, ctx.save = inputs
+        ctx.absent = () if b1 is not None else (2,)
         ctx.saved_is_z = REGISTRY[ctx.act].saves_input
         if ctx.save:
             saved = x, w1, w2, output[1], None
@@ -75,7 +130,7 @@ class Mlp(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gy, gsaved):
         x, w1, w2, s = Mlp.saved(ctx)
-        need_x, need_w1, need_w2, need_b1, need_b2 = wanted(ctx, 5, ctx.absent)
+        need_x, need_w1, need_b1, need_w2, need_b2 = wanted(ctx, 5, ctx.absent)
         gsaved = gsaved if ctx.save else None
         gw2 = gb2 = gz = gb1 = None
         if gy is not None:
@@ -95,7 +150,7 @@ class Mlp(torch.autograd.Function):
             gx, gw1 = first[:2]
             gb1 = first[2] if gb1 is None else gb1
             gx = None if gx is None else gx.reshape(x.shape)
-        return gx, gw1, gw2, gb1, gb2, None, None, None
+        return gx, gw1, gb1, gw2, gb2, None, None, None
 
     @staticmethod
     def gz(ctx, gy: Tensor | None, gsaved: Tensor | None, w2: Tensor, s: Tensor) -> Tensor | None:
@@ -108,7 +163,7 @@ class Mlp(torch.autograd.Function):
         return total(gz, gsaved) if ctx.saved_is_z else gz
 
     @staticmethod
-    def jvp(ctx, tx, tw1, tw2, tb1, tb2, *_):
+    def jvp(ctx, tx, tw1, tb1, tw2, tb2, *_):
         x, w1, w2, s = Mlp.saved(ctx)
         tz = linear_jvp(x, w1, tx, tw1, tb1)
         th = None if tz is None else act(s, tz, ctx.act, ctx.param, 1)
@@ -127,4 +182,4 @@ class Mlp(torch.autograd.Function):
         return x, w1, w2, s
 
 
-mm_dact, mlp = bind("mm_dact", MmDact), bind("mlp", Mlp)
+mm_dact, mlp = MmDact(), Mlp()

@@ -1,0 +1,131 @@
+"""In which mode a call is made: plain eager mode, or a compiler, a transform, autocast, a mode, a tensor subclass."""
+
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._C import (
+    _dispatch_tls_is_dispatch_key_included,
+    _is_any_autocast_enabled,
+    _is_torch_function_mode_enabled,
+    _is_tracing,
+    _len_torch_dispatch_stack,
+)
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispatchMode
+
+from .dispatcher import key
+
+_VMAP_MODE = key("VmapMode")  # torch's older vmap: grad(is_grads_batched=True), functional.jacobian
+_NEVER_WRAPPED = frozenset((torch.nn.Parameter, type(None)))
+_TORCHS = _NEVER_WRAPPED | {Tensor}
+_LINEAR = torch._C._nn.linear
+_SELECTIVE_CHECKPOINT = _CachedTorchDispatchMode, _CachingTorchDispatchMode
+
+
+def requires_grad(*tensors: Tensor | None) -> bool:
+    """Whether backward can reach one of the tensors."""
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return True
+    return False
+
+
+def in_plain_eager(*tensors: Tensor | None) -> bool:
+    """Whether this is plain eager mode: no transform, no autocast, and torch's functions mean what they say.
+
+    A dispatch mode sees what would run without it.
+    """
+    return (
+        outside_transforms(*tensors)
+        and not (_is_torch_function_mode_enabled() and _mode_sees_functions())
+        and not (_len_torch_dispatch_stack() > 0 and _in_selective_checkpoint())
+        and not _is_tracing()
+        and not _is_any_autocast_enabled()
+    )
+
+
+def outside_transforms(*tensors: Tensor | None) -> bool:
+    """Whether there is no compiler, torch.func, vmap, forward mode or tensor subclass.
+
+    A tensor of torch.func can outlive its level: what a pullback kept, for one. Only the dispatcher unwraps it.
+    """
+    if is_compiling():
+        return False
+    for t in tensors:
+        kind = type(t)
+        if kind is Tensor:
+            if is_functorch_wrapped_tensor(t):  # type: ignore[arg-type]  # it is a Tensor
+                return False
+        elif kind not in _NEVER_WRAPPED:  # subclasses have ways of their own
+            return False
+    return (
+        peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
+        and not _dispatch_tls_is_dispatch_key_included(_VMAP_MODE)
+    )
+
+
+def in_torch_func() -> bool:
+    return peek_interpreter_stack() is not None
+
+
+def linear_is_replaced() -> bool:
+    """Whether somebody has put a function of their own in the place of torch.nn.functional.linear."""
+    return F.linear is not _LINEAR
+
+
+def calls_torch(*tensors: Tensor | None) -> bool:
+    """Whether torch's own functions are to be called, where this is not plain eager mode.
+
+    A torch-function mode or a tensor subclass may have a meaning of its own for them, the policy of a selective
+    checkpoint names ops of torch, and what a tracer records should run without fusegrad.
+    """
+    for t in tensors:
+        if type(t) not in _TORCHS and isinstance(t, Tensor) and not _takes_ops(type(t)):
+            return True
+    return not is_compiling() and (
+        _is_tracing()
+        or (_is_torch_function_mode_enabled() and _mode_sees_functions())
+        or (_len_torch_dispatch_stack() > 0 and _in_selective_checkpoint())
+    )
+
+
+def _takes_ops(cls: type[Tensor]) -> bool:
+    """Whether tensors of a subclass can go to an op that it has not heard of: torch's distributed and fake ones can."""
+    return cls.__module__.startswith(("torch.distributed.", "torch._subclasses."))
+
+
+def _mode_sees_functions() -> bool:
+    """Whether a torch-function mode is on other than that of torch.set_default_device, which makes no difference."""
+    return any(type(mode) is not DeviceContext for mode in _get_current_function_mode_stack())
+
+
+def _in_selective_checkpoint() -> bool:
+    return any(isinstance(mode, _SELECTIVE_CHECKPOINT) for mode in _get_current_dispatch_mode_stack())
+
+
+def allows_fused_ops(*tensors: Tensor) -> bool:
+    """Whether a rule may call an op that does the work of several, and has fewer modes than they."""
+    return not in_torch_func() and forward_ad._current_level < 0 and not any(map(is_dtensor, tensors))
+
+
+def saves_for_backward(*tensors: Tensor | None) -> bool:
+    """Whether a call should save what a derivative needs. If this is wrong, it is only computed again."""
+    return requires_grad(*tensors) or not (is_compiling() or outside_transforms(*tensors))
+
+
+def saved_tensor_hooks_work() -> bool:
+    return torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]
+
+
+def is_dtensor(t: Tensor) -> bool:
+    dtensor = sys.modules.get("torch.distributed.tensor")
+    return dtensor is not None and isinstance(t, dtensor.DTensor)

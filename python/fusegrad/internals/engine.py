@@ -1,0 +1,28 @@
+"""Which gradients the autograd engine is going to use."""
+
+from collections.abc import Sequence
+
+import torch
+from torch._C import _will_engine_execute_node
+
+
+def wanted(ctx, tensors: int, absent: Sequence[int] = ()) -> list[bool]:
+    """For each of the leading `tensors` arguments: will this very backward pass use its gradient?
+
+    ctx.needs_input_grad was fixed in forward: in grad(u, x) it still asks for the gradients of all weights, which
+    costs a GEMM a layer and order. The engine knows which nodes it is going to run. It has no entry for None: such
+    arguments are `absent`, in order, but for the last.
+    """
+    if torch.compiler.is_dynamo_compiling():  # compiled autograd: no engine is running
+        return list(ctx.needs_input_grad[:tensors])
+    used = [fn is not None and _will_run(fn) for fn, _ in ctx.next_functions]
+    for i in absent:
+        used.insert(i, False)
+    return used + [False] * (tensors - len(used))
+
+
+def _will_run(fn) -> bool:
+    try:
+        return _will_engine_execute_node(fn)
+    except RuntimeError:  # a leaf that grad() was asked for
+        return True

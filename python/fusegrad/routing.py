@@ -1,0 +1,82 @@
+"""Which route a call takes on the CPU: the only file that chooses.
+
+What is so small that the call costs more than the arithmetic goes to stock torch, before any op is called. All else
+goes to an op, by the shortest route that its mode allows. Which kernel then serves the op is the dispatcher's choice
+(backends.py). By which algorithm a kernel computes a product is its own (csrc/cpu/gemm.h, kernels/choice.py).
+"""
+
+import math
+from typing import Literal
+
+from torch import Tensor, strided
+
+from . import backends
+from .internals.call import calls_torch, in_plain_eager, linear_is_replaced, requires_grad
+from .ops.operands import DTYPES
+
+# Up to where stock's forward and backward are as fast as the ops', whose derivatives are called through Python: on two
+# cores of a Zen 3, Python 3.11 (2026-11-23). In plain eager mode only: a compiler or a transform sees the same ops at
+# all sizes.
+SMALL_LAYER = 2**18  # multiplications
+SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
+
+
+# kernel    the op's kernel, with nothing between: plain eager mode, no gradient needed
+# function  the op's autograd.Function: plain eager mode
+# stock     torch's own functions, which are faster here
+# op        the op, in any mode, on any device
+# written   torch's own functions, since somebody has given them another meaning
+#
+# The first three refuse what does not fit.
+Route = Literal["kernel", "function", "stock", "op", "written"]
+
+
+def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Route:
+    """What is best for these arguments, of which nothing is known yet."""
+    if linear_is_replaced():
+        return "written"
+    if not in_plain_eager(x, w, b):
+        return "written" if calls_torch(x, w, b) else "op"
+    if backends.extension is None or x is None or w is None:
+        return "op"
+    if not (x.is_cpu and w.is_cpu and (b is None or b.is_cpu)):
+        return "op"
+    if x.layout is not strided or w.layout is not strided or x.is_nested:
+        return "op"
+    if not requires_grad(x, w, b):
+        return "kernel"
+    if w.dim() != 2 or x.numel() * w.shape[0] > SMALL_LAYER:
+        return "function"
+    # stock takes complex numbers too, and broadcasts and converts a bias
+    fits = w.dtype in DTYPES and (b is None or (b.dim() == 1 and b.numel() == w.shape[0] and b.dtype == w.dtype))
+    return "stock" if fits else "op"
+
+
+def runs_as_written(*tensors: Tensor | None) -> bool:
+    """Whether linear layers of these tensors are torch's own functions, which somebody has given another meaning."""
+    return linear_is_replaced() or (not in_plain_eager(*tensors) and calls_torch(*tensors))
+
+
+def route_of_mlp(
+    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
+) -> Literal["function", "op", "layers"]:
+    """What is best for two layers whose arguments fit: one op, or each by the route of a layer."""
+    if not in_plain_eager(x, w1, b1, w2, b2):
+        return "op"
+    hidden = math.prod(x.shape[:-1]) * w1.shape[0]
+    return "function" if hidden > SMALL_TENSOR_IN_TRAINING and requires_grad(x, w1, b1, w2, b2) else "layers"
+
+
+def stock_rows(w: Tensor) -> int:
+    """How many rows of x stock torch multiplies by w, where a gradient is needed, as fast as the ops."""
+    return max(0, SMALL_LAYER // w.numel()) if backends.extension is not None and w.is_cpu and w.numel() > 0 else 0
+
+
+def route_of_tensor(x: Tensor) -> Literal["stock", "op", "written"]:
+    """What is best for an elementwise function of this tensor."""
+    if not in_plain_eager(x):
+        return "written" if calls_torch(x) else "op"
+    size = x.numel()
+    if size > SMALL_TENSOR_IN_TRAINING or not x.is_cpu:
+        return "op"
+    return "stock" if size <= SMALL_TENSOR or requires_grad(x) else "op"
