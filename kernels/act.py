@@ -92,7 +92,7 @@ def act(s: Tensor, g: Tensor | None, act: str, param: float, order: int) -> Tens
 
 
 @jit
-def act_backward_kernel(
+def act_vjp_kernel(
     gy_ptr,
     s_ptr,
     g_ptr,
@@ -158,7 +158,7 @@ def act_vjp(
     block_m, block_n = blocks(s, rows, columns)
     d = ACTIVATIONS[act]
     with on_device(s):
-        act_backward_kernel[(triton.cdiv(rows, block_m) * triton.cdiv(columns, block_n),)](
+        act_vjp_kernel[(triton.cdiv(rows, block_m) * triton.cdiv(columns, block_n),)](
             *inputs, *outs, param, rows, columns, *(stride for pair in strides for stride in pair), *of_out,
             D=d[order], NEXT=d[order + 1], ORDER=order, NEED_S=need_s, NEED_G=need_g, NEED_Y=need_y,
             BLOCK_M=block_m, BLOCK_N=block_n, **OPTIONS,

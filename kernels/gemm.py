@@ -93,7 +93,7 @@ def linear_act_kernel(
 
 
 @jit
-def mm_gz_kernel(
+def mm_dact_kernel(
     a, b, s_ptr, gz, sums_ptr, param: tl.float64, m, n, k, a_row, b_row, programs,
     D: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
@@ -260,6 +260,6 @@ def mm_dact(
     gz = torch.empty_like(s)
     c = tile_of_gz(family(a.device), a.dtype)
     sums = a.new_empty(triton.cdiv(a.shape[0], c.block_m), b.shape[1], dtype=torch.float32)
-    _launch(mm_gz_kernel, c, a, b, [gz], False, lambda outs: (s, *outs, sums, param), D=ACTIVATIONS[act].first)
+    _launch(mm_dact_kernel, c, a, b, [gz], False, lambda outs: (s, *outs, sums, param), D=ACTIVATIONS[act].first)
     with on_device(a):
         return gz, add_up(sums, a.dtype)

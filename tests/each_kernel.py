@@ -68,12 +68,12 @@ def checks(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: s
             lambda at=at: ops.linear_act_backward.reference(*wide(at, x, w, s), name, 1.0, True, True, True),
         )
 
-    def mm_gz_reference() -> list[Tensor]:
+    def mm_dact_reference() -> list[Tensor]:
         made = ops.act.reference(s.double(), gz.double() @ b_kn.double(), name, 1.0, 1)
         return [made, made.sum(0)]
 
     if dtype != torch.float64:
-        yield "mm_dact", lambda: gemm.mm_dact(gz, b_kn, s, name, 1.0), mm_gz_reference
+        yield "mm_dact", lambda: gemm.mm_dact(gz, b_kn, s, name, 1.0), mm_dact_reference
 
 
 def main(device: str, *options: str) -> int:

@@ -114,8 +114,8 @@ bool right(const Kernels& kernels, const Case& c, std::mt19937& random) {
     for (int64_t j = 0; j < c.n; j++) {
       double z = c.bias ? value(c.type, bias.data(), j) : 0, size = std::fabs(z);
       for (int64_t p = 0; p < c.k; p++) {
-        const double term = value(c.type, a.data(), i * g.a.row + p * g.a.column) *
-                            value(c.type, b.data(), p * g.b.row + j * g.b.column);
+        const double term = value(c.type, a.data(), i * g.a.row_stride + p * g.a.column_stride) *
+                            value(c.type, b.data(), p * g.b.row_stride + j * g.b.column_stride);
         z += term;
         size += std::fabs(term);
       }

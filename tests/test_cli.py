@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import importlib
 import os
 import re
 import subprocess
@@ -14,15 +15,12 @@ import torch
 from conftest import SMALL
 
 import fusegrad as fg
-from fusegrad import backends
+from fusegrad import backends, ops, routing
 from fusegrad.activations import REGISTRY
 from fusegrad.check import check
 from fusegrad.cli import main
 from fusegrad.kernels import choice
 from fusegrad.ops import OPS
-from fusegrad.ops import act as _act
-from fusegrad.ops import linear as _linear
-from fusegrad.ops import mlp as _mlp
 
 from cases import DEVICE, on_cpu
 
@@ -58,12 +56,12 @@ def test_check(capsys):
 def test_check_finds_a_wrong_gradient(monkeypatch):
     """An error of 1e-4 in one derivative turns its lines to WRONG: what is checked is not what stock computes."""
     for name, value in SMALL.items():
-        monkeypatch.setattr(backends, name, value)
+        monkeypatch.setattr(routing, name, value)
     monkeypatch.setattr(fg.check, "REGISTRY", {name: REGISTRY[name] for name in ("silu", "relu")})
-    act = _act.act
+    act = ops.act
     off = lambda s, g, name, param, order: act(s, g, name, param, order) * (1 + 1e-4 * (order == 1 and name == "silu"))
-    for module in (_act, _linear, _mlp):
-        monkeypatch.setattr(module, "act", off)
+    for file in ("act", "linear", "mlp"):
+        monkeypatch.setattr(importlib.import_module(f"fusegrad.ops.{file}"), "act", off)
     assert {row.op for row in check("cpu") if not row.ok} == {"act silu", "linear_act silu", "mlp silu"}
 
 

@@ -16,6 +16,7 @@ from torch.serialization import safe_globals
 
 import fusegrad as fg
 from fusegrad.activations import REGISTRY
+from fusegrad.fusion import convert
 
 from cases import DEFAULTS, DEVICE, Case
 from models import MODELS, Mlp, count_fused, fused_with, inputs, make, nested
@@ -52,8 +53,8 @@ def test_fuse_computes_the_same_and_unfuse_restores(name, dtype):
 def test_gradients_are_the_same(name):
     x = inputs(torch.float64)
     grads = []
-    for convert in (lambda m: m, fg.fuse):
-        model = convert(make(name, torch.float64))
+    for change in (lambda m: m, fg.fuse):
+        model = change(make(name, torch.float64))
         leaf = x.clone().requires_grad_()
         model(leaf).square().sum().backward()
         grads.append({n: p.grad for n, p in model.named_parameters()} | {"x": leaf.grad})
@@ -375,7 +376,7 @@ class Sealed(Counts):
 
 
 def test_an_authors_setattr_is_not_run():
-    assert isinstance(fg.fuse(Sealed()), fg.convert.Fused)
+    assert isinstance(fg.fuse(Sealed()), convert.Fused)
 
 
 @pytest.mark.parametrize("error", (KeyError, KeyboardInterrupt))
@@ -389,12 +390,12 @@ def test_fuse_does_all_or_nothing(monkeypatch, where, error):
 
     model, calls, real = nn.Sequential(make("functional"), make("blocks"), make("nested")), [], lambda *args: True
     if where == "class":
-        real = fg.convert.fused_class
-        monkeypatch.setattr(fg.convert, "fused_class", fails)
+        real = convert.fused_class
+        monkeypatch.setattr(convert, "fused_class", fails)
     elif where == "unfuse":
         fg.fuse(model, lambda m, path: path != "0.a")
-        real = fg.convert.original_class
-        monkeypatch.setattr(fg.convert, "original_class", fails)
+        real = convert.original_class
+        monkeypatch.setattr(convert, "original_class", fails)
     before = snapshot(model)
     with pytest.raises(error):
         fg.unfuse(model) if where == "unfuse" else fg.fuse(model, fails if where == "filter" else None)

@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 import fusegrad as fg
 from fusegrad import ops
+from fusegrad.fusion.classes import Fused
 
 from cases import on_cpu
 
@@ -68,7 +69,7 @@ def fully_sharded(mesh):
     for mine, theirs in zip(model.parameters(), whole.parameters(), strict=True):
         close(mine.grad.full_tensor(), theirs.grad)
     fg.unfuse(model)  # the classes that sharding made stay, on top of torch's
-    assert not any(isinstance(m, (fg.Linear, fg.convert.Fused)) for m in model.modules())
+    assert not any(isinstance(m, (fg.Linear, Fused)) for m in model.modules())
     assert [type(m).__name__ for m in model.modules()] == ["FSDPSequential", "FSDPLinear", "GELU", "FSDPLinear"]
     close(model(x), whole(x))
 

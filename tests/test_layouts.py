@@ -204,7 +204,7 @@ def test_linear_act_backward(data, drawn, case, needed):
 
 @examples()
 @given(st.data(), activations, dtypes, st.booleans())
-def test_mm_gz(data, case, dtype, need_sum):
+def test_mm_dact(data, case, dtype, need_sum):
     m, k, n = (data.draw(sizes) for _ in range(3))
     a, b = (data.draw(tensors(shape, dtype)).make() for shape in ((m, k), (k, n)))
     s = saved(data.draw(tensors((m, n), dtype)), case, 1)

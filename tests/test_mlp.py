@@ -82,8 +82,8 @@ def test_the_op_numerically(act, save):
     """With what is saved, which is an output; and without, where backward computes it again."""
     x, w1, b1, w2, b2 = arguments()
     op = lambda *args: [t for t in OPS["mlp"](*args, act, 0.0, save) if t.numel() > 0]
-    assert gradcheck(op, (x, w1, w2, b1, b2), check_forward_ad=True, check_batched_grad=True)
-    assert gradgradcheck(op, (x, w1, w2, b1, b2), check_fwd_over_rev=True)
+    assert gradcheck(op, (x, w1, b1, w2, b2), check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(op, (x, w1, b1, w2, b2), check_fwd_over_rev=True)
 
 
 @pytest.mark.parametrize("biases", ((False, True), (True, False)), ids=str)
@@ -102,7 +102,7 @@ def test_compiled_autograd(biases):
 @pytest.mark.parametrize("act", ACTS)
 def test_vmap_over_any_argument(act):
     op = lambda *args: OPS["mlp"](*args, act, 0.0, True)
-    composed = lambda x, w1, w2, b1, b2: (
+    composed = lambda x, w1, b1, w2, b2: (
         F.linear(Case(act).stock_linear(x, w1, b1), w2, b2),
         F.linear(x, w1, b1) if act == "silu" else Case(act).stock_linear(x, w1, b1),
     )
@@ -110,7 +110,7 @@ def test_vmap_over_any_argument(act):
     for dims in itertools.product((None, 0, -1), repeat=5):
         if any(dim is not None for dim in dims):
             batched = [
-                t if d is None else torch.stack([t, t + 1], d) for t, d in zip((x, w1, w2, b1, b2), dims, strict=True)
+                t if d is None else torch.stack([t, t + 1], d) for t, d in zip((x, w1, b1, w2, b2), dims, strict=True)
             ]
             torch.testing.assert_close(torch.vmap(op, dims)(*batched), torch.vmap(composed, dims)(*batched))
 

@@ -61,9 +61,9 @@ def samples():
                 yield "act_jvp", (ts, *args, case.name, case.value, order, need_y)
         w2, b2 = torch.rand(2, 4, device=DEVICE), torch.rand(2, device=DEVICE)
         for save in (False, True):
-            yield "mlp", (x, w, w2.requires_grad_(), b, b2.requires_grad_(), case.name, case.value, save)
+            yield "mlp", (x, w, b, w2.requires_grad_(), b2.requires_grad_(), case.name, case.value, save)
             yield "mm_dact", (gy, w, torch.rand(3, 3, device=DEVICE), case.name, case.value, save)
-        yield "mlp", (x.detach(), w.detach(), w2.detach(), None, b2.detach(), case.name, case.value, True)
+        yield "mlp", (x.detach(), w.detach(), None, w2.detach(), b2.detach(), case.name, case.value, True)
         yield "act_reference", (s, torch.rand_like(s).requires_grad_(), case.name, case.value, 4)
 
 
