@@ -77,8 +77,8 @@ struct Kernels {
   // The same for numbers of any one type, on this thread.
   void (*act)(Type, Elementwise, const ElementwiseArgs&, double param);
   void (*differentiate)(Type, Derivative, const DerivativeArgs&, double param);
-  // gz = gy D_1(s), of arguments whose g is gy and whose output is gz, and the sum of its rows in float32 or float64, on
-  // this thread. Without a function gz is gy, and there is neither s nor an output; sum may be nullptr.
+  // gz = gy D_1(s), of arguments whose g is gy and whose output is gz, and the sum of its rows in float32 or float64,
+  // on this thread. Without a function gz is gy, and there is neither s nor an output; sum may be nullptr.
   void (*gz_and_sum)(Type, Elementwise, const ElementwiseArgs&, void* sum, double param);
   // The sum of m rows of n numbers, in float32 or float64, rounded to the type.
   void (*sum_rows)(Type, const void* rows, void* sum, int64_t m, int64_t n);
