@@ -17,8 +17,8 @@ from .code import Unreadable
 from .find import SITES, UNFUSED, Key, is_sequential
 from .own_class import needs_its_own
 from .recognise import ADOPTED, STOCK
-from .rewrite import LATER, NOW, rewrite
-from .runtime import later, now
+from .rewrite import APPLY, DEFER, rewrite
+from .runtime import apply, defer
 
 CONVERTED = "_fusegrad_converted"  # set on a Linear that was torch's
 
@@ -31,8 +31,8 @@ class Fused(nn.Module):
             super().__init_subclass__(**kwargs)
 
 
-setattr(Fused, LATER, staticmethod(later))
-setattr(Fused, NOW, staticmethod(now))
+setattr(Fused, DEFER, staticmethod(defer))
+setattr(Fused, APPLY, staticmethod(apply))
 
 # Modules with the same sites share a class, so that torch.compile compiles it once for all layers of a model.
 _CLASSES: WeakValueDictionary[tuple, type[nn.Module]] = WeakValueDictionary()
@@ -86,13 +86,13 @@ def _while_unchanged(original: type, name: str, seen: FunctionType, fused: Calla
 
 
 def sequential_forward(self: nn.Sequential, input):
-    """The forward of torch.nn.Sequential, with each Linear and what follows it given to `later` and `now`."""
+    """The forward of torch.nn.Sequential, with each Linear and what follows it given to `defer` and `apply`."""
     modules = list(self)
     while modules:
         module, *modules = modules
         if type(module) is Linear and modules:
             after, *modules = modules
-            input = now(after, later(module, input))
+            input = apply(after, defer(module, input))
         else:
             input = module(input)
     return input

@@ -2,7 +2,7 @@
 
 Modules keep their identity: a torch.nn.Linear becomes a fusegrad.Linear by adopting the class, and an activation module
 a fusegrad.Act, so parameters, hooks, state_dict keys, device, dtype and mode stay as they are. A module whose methods
-call a Linear and then its activation adopts a class whose methods do the two as one (_source.py). What the activation
+call a Linear and then its activation adopts a class whose methods do the two as one (rewrite.py). What the activation
 and the Linear compute by themselves is not changed, so whoever else calls them, or replaces them, gets what is written.
 """
 

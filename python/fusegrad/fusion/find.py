@@ -20,7 +20,7 @@ from .code import Unreadable, nested
 from .paths import find, join
 from .recognise import is_activation
 from .rewrite import Method, read
-from .runtime import together
+from .runtime import match
 
 # on a class that fuse made: the class it was made from, and the keys of what was rewritten in it
 UNFUSED, SITES = "_fusegrad_unfused", "_fusegrad_sites"
@@ -154,7 +154,7 @@ def _call(
 ) -> Call:
     if why := why_alone(linear) or why_unfit(linear):
         return Call(linear, "", why, key)
-    found = {at: together(linear, act, args, kwargs) for at, act in acts.items()}
+    found = {at: match(linear, act, args, kwargs) for at, act in acts.items()}
     specs = {at: spec for at, spec in found.items() if isinstance(spec, tuple)}
     if not specs:
         whys = dict.fromkeys(why or _unknown(acts[at], text) for at, why in found.items())

@@ -6,10 +6,10 @@ Two shapes are taken; in both the activation is the very next operation, so that
     x = self.fc(x)                   two statements, one directly after the other: the activation is what the second
     x = self.drop(F.relu(x))         computes first, and all that ever reads what the first stores
 
-Both become `self._fusegrad_now(F.relu, self._fusegrad_later(self.fc, x))`. Every other part of the method stays as it
-was: branches, loops, random numbers, side effects and the meaning of names are the author's, on each call. `later` and
-`now` do as written wherever they are not given a Linear and its activation (_calls.py), so nothing has to be proved of
-the rest of the method.
+Both become `self._fusegrad_apply(F.relu, self._fusegrad_defer(self.fc, x))`. Every other part of the method stays as it
+was: branches, loops, random numbers, side effects and the meaning of names are the author's, on each call. `defer` and
+`apply` do as written wherever they are not given a Linear and its activation (runtime.py), so nothing has to be proved
+of the rest of the method.
 """
 
 import ast
@@ -26,7 +26,7 @@ from . import recognise
 from .code import Unreadable, contents, parse, remake, self_name
 from .paths import Names, Path
 
-LATER, NOW = "_fusegrad_later", "_fusegrad_now"  # methods that the class of the rewritten method must have
+DEFER, APPLY = "_fusegrad_defer", "_fusegrad_apply"  # methods that the class of the rewritten method must have
 _SEE_LOCALS = {"locals", "vars", "dir", "eval", "exec", "breakpoint"}
 
 
@@ -86,7 +86,7 @@ def _replace(site: Site, self_: str) -> None:
     else:
         act.args = [act.func, *act.args]
     linear.args = [linear.func, *linear.args]
-    act.func, linear.func = ast.copy_location(helper(NOW), act), ast.copy_location(helper(LATER), linear)
+    act.func, linear.func = ast.copy_location(helper(APPLY), act), ast.copy_location(helper(DEFER), linear)
 
 
 # --- sites --------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ _STOCK_KEEPS_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "exp"})
 _STOCK_KEEPS_NEITHER = frozenset({"tanhshrink"})
 
 
-class Waiting(NamedTuple):
+class Deferred(NamedTuple):
     """A call of a Linear whose activation is the next operation."""
 
     layer: Linear
@@ -32,26 +32,26 @@ class Waiting(NamedTuple):
     b: Tensor | None
 
 
-def later(layer: Any, x: Any) -> Any:
+def defer(layer: Any, x: Any) -> Any:
     """layer(x), put off if that can be part of a fused call. Its weight is read once, as in torch."""
     if not isinstance(x, Tensor) or why_alone(layer) is not None:
         return layer(x)
     w, b = layer.weight, layer.bias
-    return Waiting(layer, x, w, b) if not calls_torch(x, w, b) and fits(x, w, b) else linear(x, w, b)
+    return Deferred(layer, x, w, b) if not calls_torch(x, w, b) and fits(x, w, b) else linear(x, w, b)
 
 
-def now(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
+def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     """act(z, ...), or the method of that name; with the Linear that z waits for, as one op where they can be."""
-    if type(z) is Waiting:
+    if type(z) is Deferred:
         layer, x, w, b = z
-        spec = together(layer, act, args, kwargs)
+        spec = match(layer, act, args, kwargs)
         if isinstance(spec, tuple) and (not isinstance(act, str) or recognise.is_torchs_method(act, x, w)):
             return functional.linear_act(x, w, b, act=spec[0], param=spec[1])
         z = linear(x, w, b)
     return getattr(z, act)(*args, **kwargs) if isinstance(act, str) else act(z, *args, **kwargs)
 
 
-def together(layer: Linear, act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | str | None:
+def match(layer: Linear, act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | str | None:
     """The activation that a call of `act` is, if it can be fused with the Linear; else why not; None if it is none."""
     if isinstance(act, nn.Module):
         spec = None if args or kwargs else recognise.of_module(act)
