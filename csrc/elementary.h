@@ -1,5 +1,5 @@
 // Elementary functions of vectors. NaN gives NaN, and infinities their limits. The bounds in
-// units in the last place are for float32, 4 for float64; tests/test_kernels.py holds exp, tanh, sigmoid and sin to
+// units in the last place are for float32, 4 for float64; tests/test_elementary.py holds exp, tanh, sigmoid and sin to
 // them over the range of float32.
 #pragma once
 
