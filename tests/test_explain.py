@@ -184,3 +184,23 @@ def test_the_rows_that_go_to_stock_are_told(monkeypatch):
     for count in (rows, rows + 1):
         assert (routing.route_of_layer(x[:count], w, b) == "stock") == (0 < count <= rows)
     assert ("10 rows" in str(fg.explain(layer))) == (rows == 10)
+
+
+def test_a_bias_of_one_number_is_told():
+    """Which torch broadcasts."""
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh()).to(DEVICE)
+    net[0].bias = nn.Parameter(torch.ones(1, device=DEVICE))
+    assert fg.explain(fg.fuse(net))[0].why == "its bias has shape (1,)"
+    torch.testing.assert_close(net(torch.ones(2, 4, device=DEVICE)), fg.unfuse(net)(torch.ones(2, 4, device=DEVICE)))
+
+
+def test_a_replaced_forward_of_sequential_is_told(monkeypatch):
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
+    before = nn.Sequential.forward
+    monkeypatch.setattr(nn.Sequential, "forward", lambda self, x: before(self, x))
+    assert fg.explain(fg.fuse(net))[0].why == "torch.nn.Sequential.forward was replaced"
+
+
+def test_a_wrong_call_of_a_fused_sequential_names_it():
+    with pytest.raises(TypeError, match=r"Sequential\.forward\(\) missing 1 required positional argument: 'input'"):
+        fg.fuse(nn.Sequential(nn.Linear(4, 8), nn.Tanh()))()

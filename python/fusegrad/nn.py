@@ -161,7 +161,7 @@ def why_alone(linear: Any) -> str | None:
 
 
 def why_unfit(linear: nn.Linear) -> str | None:
-    """Why no op takes the weight that a Linear has now, or None."""
+    """Why no op takes the weight and bias that a Linear has now, or None."""
     weight = stored(linear, "weight")
     if not isinstance(weight, Tensor):
         return "it has no weight"
@@ -169,7 +169,12 @@ def why_unfit(linear: nn.Linear) -> str | None:
         return "its weight is not initialized"
     if calls_torch(weight):
         return f"its weight is a {type(weight).__name__}"
-    return None if weight.dtype in DTYPES else f"its weight is {weight.dtype}"
+    if weight.dtype not in DTYPES:
+        return f"its weight is {weight.dtype}"
+    bias = stored(linear, "bias")
+    if isinstance(bias, Tensor) and bias.shape != weight.shape[:1]:
+        return f"its bias has shape {tuple(bias.shape)}"
+    return None
 
 
 def why_called(m: nn.Module) -> str | None:

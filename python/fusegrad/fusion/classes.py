@@ -98,6 +98,9 @@ def sequential_forward(self: nn.Sequential, input):
     return input
 
 
+sequential_forward.__qualname__ = nn.Sequential.forward.__qualname__  # which an error names
+
+
 def original_class(cls: type) -> type:
     """The class before fuse; also where another library has since made a class of its own from ours."""
     if cls is Linear:

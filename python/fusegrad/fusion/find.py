@@ -50,7 +50,9 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
         return
     author = author_of_forward(original)
     if is_torchs(author) and author is not nn.Module:
-        yield from (Call(child, "", f"called by torch's own {author.__name__}") for child in _linears(m))
+        replaced = author is nn.Sequential and nn.Sequential.forward is not _SEQUENTIAL["forward"]
+        why = "torch.nn.Sequential.forward was replaced" if replaced else f"called by torch's own {author.__name__}"
+        yield from (Call(child, "", why) for child in _linears(m))
     unread: dict[tuple[Linear, str], list[str]] = defaultdict(list)  # methods that may call a layer, by why
     for name, function in methods(original):
         if name in vars(m) or function is vars(MLP).get(name):
