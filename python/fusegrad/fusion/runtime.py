@@ -6,6 +6,7 @@ activation with another slope, a dtype that no op takes are obeyed without anyon
 
 from typing import Any, NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
@@ -37,7 +38,9 @@ def defer(layer: Any, x: Any) -> Any:
     if not isinstance(x, Tensor) or why_alone(layer) is not None:
         return layer(x)
     w, b = layer.weight, layer.bias
-    return Deferred(layer, x, w, b) if not calls_torch(x, w, b) and fits(x, w, b) else linear(x, w, b)
+    if calls_torch(x, w, b):
+        return F.linear(x, w, b)
+    return Deferred(layer, x, w, b) if fits(x, w, b) else linear(x, w, b)
 
 
 def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
