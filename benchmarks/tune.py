@@ -149,11 +149,11 @@ def _build(
     s, w_kn, param = fresh(m, n, seed=3), w.mT.contiguous(), REGISTRY[ACT].default
 
     def layer() -> tuple[torch.Tensor, ...]:
-        (y, _), (again, z) = (linear_act.by(algorithm, x, w, b, ACT, param, keep) for keep in (False, True))
+        (y, _), (again, z) = (linear_act.compute(algorithm, x, w, b, ACT, param, save) for save in (False, True))
         return y, again, z
 
     if op == "mm_dact":
-        return Step(lambda: mm_dact.by(algorithm, x, w_kn, s, ACT, param, True), (x, w_kn, s))
+        return Step(lambda: mm_dact.compute(algorithm, x, w_kn, s, ACT, param, True), (x, w_kn, s))
     return Step(layer, (x, w, b))
 
 

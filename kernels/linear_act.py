@@ -28,10 +28,10 @@ def linear_act(
     algorithm: Algorithm = "stock"
     if act != "identity" and 0 not in (m, n, k):
         algorithm = algorithm_for("linear_act", gemm.family(x.device), x.dtype, m, k, n)
-    return by(algorithm, x, w, b, act, param, save)
+    return compute(algorithm, x, w, b, act, param, save)
 
 
-def by(
+def compute(
     algorithm: Algorithm, x: Tensor, w: Tensor, b: Tensor | None, act: str, param: float, save: bool
 ) -> tuple[Tensor, Tensor]:
     """linear_act by an algorithm of choice.py; by cublas what triton can't take."""

@@ -23,10 +23,10 @@ def mm_dact(
     algorithm: Algorithm = "cublas"
     if act != "identity" and 0 not in (m, n, k):
         algorithm = algorithm_for("mm_dact", gemm.family(a.device), a.dtype, m, k, n)
-    return by(algorithm, a, b, s, act, param, need_sum)
+    return compute(algorithm, a, b, s, act, param, need_sum)
 
 
-def by(
+def compute(
     algorithm: Algorithm, a: Tensor, b: Tensor, s: Tensor, act: str, param: float, need_sum: bool
 ) -> tuple[Tensor, Tensor]:
     """mm_dact by an algorithm of choice.py; by cublas what triton can't take."""

@@ -53,10 +53,12 @@ def checks(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: s
             lambda order=order: ops.act_jvp.reference(*wide(gy, s, columns, gy), name, 1.0, order, True),
         )
     yield "mul_constant", lambda: [act.mul_constant(s, 0.5)], lambda: [s.double() * 0.5]
-    for way, (save, bias) in itertools.product(choice.ALGORITHMS[1:], ((False, b), (True, b), (True, None))):
+    for algorithm, (save, bias) in itertools.product(choice.ALGORITHMS[1:], ((False, b), (True, b), (True, None))):
         yield (
-            f"linear_act by {way}{', saved' * save}{', no bias' * (bias is None)}",
-            lambda way=way, save=save, bias=bias: linear_act.by(way, x, w, bias, name, 1.0, save),
+            f"linear_act by {algorithm}{', saved' * save}{', no bias' * (bias is None)}",
+            lambda algorithm=algorithm, save=save, bias=bias: linear_act.compute(
+                algorithm, x, w, bias, name, 1.0, save
+            ),
             lambda save=save, bias=bias: ops.linear_act.reference(
                 *wide(x, w), bias if bias is None else bias.double(), name, 1.0, save
             ),

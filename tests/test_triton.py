@@ -92,7 +92,7 @@ SIZES = ((5, 3, 130), (130, 70, 9), (1, 1, 1), (33, 64, 256), (130, 72, 24))
 
 
 @pytest.fixture(params=("stock", "cublas", "triton"))
-def way(request, monkeypatch):
+def algorithm(request, monkeypatch):
     from fusegrad.kernels import linear_act, mm_dact
 
     for module in (linear_act, mm_dact):
@@ -123,7 +123,7 @@ LAYERS = [*(("gelu", size) for size in SIZES), ("tanh", SIZES[1]), ("tanh", SIZE
 @served
 @pytest.mark.parametrize("act, size", LAYERS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_ways_of_a_layer(way, products, act, dtype, size):
+def test_algorithms_of_a_layer(algorithm, products, act, dtype, size):
     """y and what is saved, with and without a bias."""
     x, w, b = layer(size, dtype)
     for bias in (b, None):
@@ -136,7 +136,7 @@ def test_ways_of_a_layer(way, products, act, dtype, size):
             for t in zip(made, truth, stock, strict=True):
                 if t[1].numel():
                     assert_near(*t)
-    fused = way == "triton" and size in SIZES[-2:] and dtype != torch.float64
+    fused = algorithm == "triton" and size in SIZES[-2:] and dtype != torch.float64
     assert products == [size] * 4 * fused
 
 
@@ -216,7 +216,7 @@ def test_sums_leave_out_what_is_no_number_elsewhere():
 @served
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_ways_of_the_product_that_makes_gz(way, dtype, size, monkeypatch):
+def test_algorithms_of_mm_dact(algorithm, dtype, size, monkeypatch):
     from fusegrad.kernels import gemm
 
     seen, run = [], gemm.mm_dact
@@ -234,7 +234,7 @@ def test_ways_of_the_product_that_makes_gz(way, dtype, size, monkeypatch):
                 if y.numel() > 0:
                     assert_near(y, truth, stock, 2)
     aligned = n * a.element_size() % 16 == a.stride(0) * a.element_size() % 16 == 0
-    assert len(seen) == (3 if way == "triton" and aligned and dtype != torch.float64 else 0)
+    assert len(seen) == (3 if algorithm == "triton" and aligned and dtype != torch.float64 else 0)
 
 
 @served
@@ -261,10 +261,10 @@ def test_the_table_decides(tmp_path, monkeypatch):
     monkeypatch.setattr(choice, "TABLES", tmp_path)
     choice.table.cache_clear(), choice.algorithm_for.cache_clear()
     try:
-        way = lambda dtype, *size: choice.algorithm_for("linear_act", "sm_90", dtype, *size)
-        assert way(torch.bfloat16, 1024, 256, 1024) == way(torch.bfloat16, 2048, 200, 600) == "triton"
-        assert way(torch.bfloat16, 10, 300, 64) == "stock"
-        assert way(torch.bfloat16, 4096, 256, 1024) == way(torch.float16, 1024, 256, 1024) == "cublas"
+        algorithm = lambda dtype, *size: choice.algorithm_for("linear_act", "sm_90", dtype, *size)
+        assert algorithm(torch.bfloat16, 1024, 256, 1024) == algorithm(torch.bfloat16, 2048, 200, 600) == "triton"
+        assert algorithm(torch.bfloat16, 10, 300, 64) == "stock"
+        assert algorithm(torch.bfloat16, 4096, 256, 1024) == algorithm(torch.float16, 1024, 256, 1024) == "cublas"
         assert choice.algorithm_for("linear_act", "sm_80", torch.bfloat16, 1024, 256, 1024) == "cublas"
         assert choice.algorithm_for("mm_dact", "sm_90", torch.bfloat16, 1024, 256, 1024) == "cublas"
     finally:
