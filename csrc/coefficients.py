@@ -46,6 +46,11 @@ def tanh_q(t):
     return (mp.tanh(x) / x - 1) / t
 
 
+def erf_q(t):
+    x = mp.sqrt(t)
+    return (mp.erf(x) / x - 2 / mp.sqrt(mp.pi)) / t
+
+
 def sin_q(t):
     x = mp.sqrt(t)
     return (mp.sin(x) / x - 1) / t
@@ -72,6 +77,10 @@ FITS = {
     "tanh": (
         series(tanh_q, -mp.mpf(1) / 3), (mp.mpf(0), mp.mpf(0.36) ** 2), mp.mpf(0.13),
         "(tanh(x) / x - 1) / x^2 in t = x^2, |x| <= 0.35",
+    ),
+    "erf": (
+        series(erf_q, -2 / (3 * mp.sqrt(mp.pi))), (mp.mpf(0), mp.mpf(1.01)), mp.mpf(1.2),
+        "(erf(x) / x - 2 / sqrt(pi)) / x^2 in t = x^2, |x| <= 1",
     ),
     "sin": (
         series(sin_q, -mp.mpf(1) / 6), (mp.mpf(0), (mp.pi / 4 + 0.001) ** 2), mp.mpf(0.7),

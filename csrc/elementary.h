@@ -30,6 +30,11 @@ template <class V, class C, int N> inline V polynomial(V x, const C (&c)[N]) {
   return terms<0, N>(powers, c);
 }
 
+template <class V> using P = ScalarOf<V>;
+
+// A constant, in the type that a vector has.
+template <class V> constexpr P<V> c(double x) { return P<V>(x); }
+
 template <class V> inline V abs(V x) {
   using I = IntOf<V>;
   return bits<V>(bits<I>(x) & ~bits<I>(all<V>(ScalarOf<V>(-0.0))));
@@ -90,11 +95,59 @@ template <class V> inline V expm1(V x) {
   return scale * e.p + (scale - 1);
 }
 
-// log(1 + x) for 0 <= x <= 1: 2 atanh(s) with s = x / (2 + x); 2 ulp.
-template <class V> inline V log1p(V x) {
-  const V s = x / (2 + x), t = s * s;
+// e^{x/2}: where e^x is no normal number, a product with it twice may be one.
+template <class V> inline V half_exp(V x) { return exp(c<V>(0.5) * x); }
+
+// The same for x <= 0, but 0 where it is no normal number; 1 for others.
+template <class V> inline V half_decay(V x) { return Decay<V>(x > 0 ? V{} : c<V>(0.5) * x).value; }
+
+// 2 atanh(s) for |s| <= 1/3.
+template <class V> inline V twice_atanh(V s) {
+  const V t = s * s;
   return 2 * s + s * t * polynomial(t, Coefficients<ScalarOf<V>>::log1p);
 }
+
+// log(1 + x) for 0 <= x <= 1; 2 ulp.
+template <class V> inline V log1p_unit(V x) { return twice_atanh(x / (2 + x)); }
+
+// log(1 + e^x).
+template <class V> inline V softplus(V x) { return (x > 0 ? x : V{}) + log1p_unit(exp(-abs(x))); }
+
+// x = 2^n m, m between the roots of 1/2 and 2.
+template <class V> inline V log(V x) {
+  using T = Traits<V>;
+  using I = IntOf<V>;
+  const auto small = x < power_of_two<V>(I{} + (2 - T::kBias));  // its exponent may be that of no normal number
+  const I of = bits<I>(small ? x * power_of_two<V>(I{} + T::kBias / 2) : x);
+  const I n = (of - bits<I>(all<V>(c<V>(0.70710678118654752)))) >> T::kMantissa;  // sqrt(1/2)
+  const V m = bits<V>(of - (n << T::kMantissa));
+  const V whole = __builtin_convertvector(small ? n - T::kBias / 2 : n, V);
+  const V y = whole * T::kLn2High + (twice_atanh((m - 1) / (m + 1)) + whole * T::kLn2Low);
+  const V inf = 1 / V{};
+  return x > 0 ? (x < inf ? y : x) : x == 0 ? -inf : x - x + V{} / V{};
+}
+
+// log(1 + x), by what 1 + x has lost.
+template <class V> inline V log1p(V x) {
+  const V u = 1 + x, lost = (x - (u - 1)) / u;
+  return log(u) + ((lost == lost) & (u > 0) ? lost : V{});
+}
+
+template <class V> inline V sqrt(V x) {
+  for (int i = 0; i < kLanes<V>; i++) {
+    if constexpr (sizeof(ScalarOf<V>) == sizeof(float)) x[i] = __builtin_sqrtf(x[i]);
+    if constexpr (sizeof(ScalarOf<V>) == sizeof(double)) x[i] = __builtin_sqrt(x[i]);
+  }
+  return x;
+}
+
+// sqrt(x^2 + w), w > 0, also where x^2 would overflow.
+template <class V> inline V sqrt_of_squares(V x, ScalarOf<V> w) {
+  const V a = abs(x), m = a < 1 ? all<V>(1) : a;
+  return m * sqrt((a < 1 ? x * x : all<V>(1)) + w / m / m);
+}
+
+template <class V> inline V sign(V x) { return x > 0 ? all<V>(1) : x < 0 ? all<V>(-1) : x; }
 
 // tanh |x| = e / (e + 2) with e = exp(2 |x|) - 1, and a polynomial near 0; 2 ulp.
 template <class V> inline V tanh(V x) {
@@ -110,30 +163,63 @@ template <class V> inline V sigmoid(V x) {
   return (x < 0 ? e : all<V>(1)) / (1 + e);
 }
 
-// sigmoid(2x) sigmoid(-2x) 4 = 1 - tanh(x)^2: no cancellation in the tails.
-template <class V> inline V bell(V x) {
-  const V e = exp(-2 * abs(x)), d = 1 + e;
-  return 4 * e / (d * d);
+// s = sigmoid(x), c = sigmoid(-x), root^2 = s c, r = c - s: all right in both tails, and r near 0; v is x, clamped.
+// Multiplied by the root twice, results are right where its square alone is no normal number.
+template <class V> struct Logistic {
+  V v, s, c, root, r;
+  inline explicit Logistic(V x) : v(clamp(x, -1000, 1000)) {
+    const Decay<V> half(-abs(x) / 2);
+    const V e = half.value * half.value, d = 1 / (1 + e), ed = e * d;
+    s = x < 0 ? ed : d;
+    c = x < 0 ? d : ed;
+    root = half.value * d;
+    r = copysign(half.lost * (1 + half.value) * d, -x);
+  }
+};
+
+// The normal distribution at x: e = root^2 = e^{-x^2 / 2}, its density e kDensityAt0, and below x is step + tail e;
+// step is 1 above 0, else 0. Multiplied by the root twice, results are right where e alone is no normal number.
+constexpr double kDensityAt0 = 0.39894228040143268;  // 1 / sqrt(2 pi)
+constexpr double kInvSqrtPi = 0.56418958354775629;   // 1 / sqrt(pi)
+template <class V> struct Normal {
+  V root, step, tail;
+  inline explicit Normal(V x) {
+    using S = ScalarOf<V>;
+    const V t = 1 / (1 + abs(x) * S(0.3 * 0.70710678118654752));  // 0.3 sqrt(1/2)
+    root = Decay<V>(S(-0.25) * x * x).value;
+    const V ratio = S(0.5) * t * polynomial(t, Coefficients<S>::erfcx);
+    step = x > 0 ? all<V>(1) : V{};
+    tail = x > 0 ? -ratio : ratio;
+  }
+};
+
+template <class V> inline V erf(V x) {
+  const V t = x * x;
+  const V near = c<V>(2 * kInvSqrtPi) * x + x * t * polynomial(t, Coefficients<ScalarOf<V>>::erf);
+  const Normal<V> n(c<V>(1.4142135623730951) * abs(x));  // sqrt(2)
+  return t < 1 ? near : copysign(1 + 2 * n.tail * n.root * n.root, x);
 }
 
-// The normal distribution: with e = root^2 = e^{-z^2 / 2}, e kDensityAt0 is its density at z, and e ratio what is
-// above |z|, at most 1/2. Multiplied by the root twice, both are right where e alone is no normal number.
-constexpr double kDensityAt0 = 0.39894228040143268;  // 1 / sqrt(2 pi)
-template <class V> struct Normal {
-  V root, ratio;
-  inline explicit Normal(V z) {
-    using S = ScalarOf<V>;
-    const V t = 1 / (1 + abs(z) * S(0.3 * 0.70710678118654752));  // 0.3 sqrt(1/2)
-    root = Decay<V>(S(-0.25) * z * z).value;
-    ratio = S(0.5) * t * polynomial(t, Coefficients<S>::erfcx);
+// t = tanh(log(1 + e^x)), s = sigmoid(x), c = sigmoid(-x), b w = s (1 - t^2), r = c - 2 t s; v is x, clamped. With
+// e = e^x and n = e (e + 2): t = n / (n + 2), 1 - t^2 = 4 (1 + e)^2 / (n + 2)^2. Above 0 divided through by e^2 and
+// e^4, so that all are made of w = e^{-|x|} and keep their precision in both tails. b and w as the root of Logistic.
+template <class V> struct TanhSoftplus {
+  V v, t, s, c, b, w, r;
+  inline explicit TanhSoftplus(V x) : v(clamp(x, -1000, 1000)), w(exp(-abs(x))) {
+    const V d = 1 / (x < 0 ? 2 + w * (2 + w) : 1 + w * (2 + 2 * w)), half = 1 / (1 + w);
+    t = (x < 0 ? w * (2 + w) : 1 + 2 * w) * d;
+    s = x < 0 ? w * half : half;
+    c = x < 0 ? half : w * half;
+    b = 4 * (1 + w) * d * d * (x < 0 ? all<V>(1) : w);
+    r = (x < 0 ? 2 + w * (2 - w * (3 + 2 * w)) : w * (w * (2 + 2 * w) - 3) - 2) * half * d;
   }
 };
 
 // x = n pi/2 + r, |r| <= pi/4; r is rounded once, from float64 for float32.
-inline F64 less_quarters(F64 x, F64 n) {
+inline F64 reduce_pio2(F64 x, F64 n) {
   return ((x - n * 0x1.921fb544p0) - n * 0x1.0b4611a6p-34) - n * 0x1.3198a2e037073p-69;
 }
-inline F32 less_quarters(F32 x, F32 n) {
+inline F32 reduce_pio2(F32 x, F32 n) {
   typedef double Wide __attribute__((vector_size(2 * FUSEGRAD_VECTOR_BYTES)));
   const Wide turns = __builtin_convertvector(n, Wide);
   const Wide r = (__builtin_convertvector(x, Wide) - turns * 0x1.921fb544p0) - turns * 0x1.0b4611a62633ap-34;
@@ -148,7 +234,7 @@ template <class V> inline V sin_from(V x, int quarters) {
   const auto large = abs(x) > S(1 << 20);  // false for NaN
   const V near = large ? V{} : x;
   const V shifted = near * S(0.63661977236758134) + Traits<V>::kRound;  // 2 / pi
-  const V r = less_quarters(near, shifted - Traits<V>::kRound), t = r * r;
+  const V r = reduce_pio2(near, shifted - Traits<V>::kRound), t = r * r;
   const V s = r + r * t * polynomial(t, C::sin);
   const V c = 1 - t / 2 + t * t * polynomial(t, C::cos);
   const I quadrant = bits<I>(shifted) + quarters;

@@ -10,7 +10,8 @@ from triton import jit
 
 from fusegrad import ops
 
-from .activations import ACTIVATIONS, scale
+from .activations import ACTIVATIONS
+from .elementary import scale
 from .launch import OPTIONS, blocks, on_device, sheet_of
 
 

@@ -8,7 +8,7 @@ import math
 import triton.language as tl
 from triton import jit
 
-from .coefficients import cos_series, erfcx_series, exp_series, log1p_series, sin_series, tanh_series
+from .coefficients import cos_series, erf_series, erfcx_series, exp_series, log1p_series, sin_series, tanh_series
 
 
 def _hex(digits: str) -> tl.constexpr:
@@ -23,7 +23,37 @@ LN2_HIGH_F32, LN2_LOW_F32 = _hex("0x1.62e4p-1"), _hex("0x1.7f7d1cp-20")
 QUARTER_1, QUARTER_2 = _hex("0x1.921fb544p0"), _hex("0x1.0b4611a6p-34")
 QUARTER_3 = _hex("0x1.3198a2e037073p-69")
 TWO_BY_PI = tl.constexpr(2 / math.pi)
-SQRT_HALF, DENSITY_AT_0 = tl.constexpr(math.sqrt(0.5)), tl.constexpr(1 / math.sqrt(2 * math.pi))
+SQRT_2, SQRT_HALF = tl.constexpr(math.sqrt(2)), tl.constexpr(math.sqrt(0.5))
+DENSITY_AT_0, INV_SQRT_PI = tl.constexpr(1 / math.sqrt(2 * math.pi)), tl.constexpr(1 / math.sqrt(math.pi))
+
+
+@jit
+def full(x, c):
+    return tl.full(x.shape, c, x.dtype)
+
+
+@jit
+def zero(s, p):
+    return full(s, 0.0)
+
+
+@jit
+def scale(x, c):
+    """No activation: what mul_constant computes."""
+    return c * x
+
+
+@jit
+def sign(x):
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))
+
+
+@jit
+def sqrt(x):
+    if x.dtype == tl.float64:
+        return tl.sqrt(x)
+    else:
+        return tl.sqrt_rn(x)
 
 
 @jit
@@ -103,11 +133,58 @@ def decay(x):
 
 
 @jit
-def log1p(x):
-    """log(1 + x) for 0 <= x <= 1: 2 atanh(s) with s = x / (2 + x)."""
-    s = x / (2 + x)
+def half_exp(x):
+    """e^{x/2}: where e^x is no normal number, a product with it twice may be one."""
+    return exp(0.5 * x)
+
+
+@jit
+def half_decay(x):
+    """The same for x <= 0, but 0 where it is no normal number; 1 for others."""
+    root, _ = decay(tl.where(x > 0, 0.0, 0.5 * x))
+    return root
+
+
+@jit
+def twice_atanh(s):
+    """2 atanh(s) for |s| <= 1/3."""
     t = s * s
     return 2 * s + s * t * log1p_series(t)
+
+
+@jit
+def log1p_unit(x):
+    """log(1 + x) for 0 <= x <= 1."""
+    return twice_atanh(x / (2 + x))
+
+
+@jit
+def softplus(x):
+    """log(1 + e^x)."""
+    return tl.where(x > 0, x, 0.0) + log1p_unit(exp(-tl.abs(x)))
+
+
+@jit
+def log(x):
+    """Triton's own, but near 1, where in float32 it is off by many ulp."""
+    s = (x - 1) / (x + 1)
+    return tl.where(tl.abs(s) < 0.17, twice_atanh(clamp(s, -0.2, 0.2)), tl.log(x))
+
+
+@jit
+def log1p(x):
+    """log(1 + x), by what 1 + x has lost."""
+    u = 1 + x
+    lost = (x - (u - 1)) / u
+    return log(u) + tl.where((lost == lost) & (u > 0), lost, 0.0)
+
+
+@jit
+def sqrt_of_squares(x, w):
+    """√(x² + w), w > 0, also where x² would overflow."""
+    a = tl.abs(x)
+    m = tl.where(a < 1, 1.0, a)
+    return m * sqrt(tl.where(a < 1, x * x, 1.0) + w / m / m)
 
 
 @jit
@@ -131,19 +208,52 @@ def sigmoid(x):
 
 
 @jit
-def bell(x):
-    """1 - tanh(x)^2: no cancellation in the tails."""
-    e = exp(-2 * tl.abs(x))
-    d = 1 + e
-    return 4 * e / (d * d)
+def logistic(x):
+    """v, s, c, root, r: v is x, clamped, s = σ(x), c = σ(-x), root² = s c, r = c - s, right in both tails and near 0.
+
+    Multiplied by the root twice, results are right where its square alone is no normal number.
+    """
+    half, lost = decay(-0.5 * tl.abs(x))
+    e = half * half
+    d = 1 / (1 + e)
+    ed = e * d
+    r = lost * (1 + half) * d
+    v = clamp(x, -1000.0, 1000.0)
+    return v, tl.where(x < 0, ed, d), tl.where(x < 0, d, ed), half * d, tl.where(x < 0, r, -r)
 
 
 @jit
-def normal(z):
-    """root and ratio: with e = root^2 = e^{-z^2 / 2}, of the normal distribution, e DENSITY_AT_0 is the density at z
-    and e ratio what is above |z|. Multiplied by the root twice, both are right where e alone is no normal number."""
-    t = 1 / (1 + tl.abs(z) * (0.3 * SQRT_HALF))
-    return exp(-0.25 * z * z), 0.5 * t * erfcx_series(t)
+def normal(x):
+    """root, step, tail of the normal distribution: with e = root² = e^{-x² / 2} its density at x is e DENSITY_AT_0, and
+    below x is step + tail e; step is 1 above 0, else 0. To be multiplied by the root twice, as that of logistic."""
+    t = 1 / (1 + tl.abs(x) * (0.3 * SQRT_HALF))
+    ratio = 0.5 * t * erfcx_series(t)
+    return exp(-0.25 * x * x), tl.where(x > 0, full(x, 1.0), 0.0), tl.where(x > 0, -ratio, ratio)
+
+
+@jit
+def erf(x):
+    t = x * x
+    root, _, tail = normal(tl.abs(x) * SQRT_2)
+    near = x * (2 * INV_SQRT_PI) + x * t * erf_series(t)
+    return tl.where(t < 1, near, copysign(1 + 2 * tail * root * root, x))
+
+
+@jit
+def tanh_softplus(x):
+    """v, t, s, c, b, w, r: v is x, clamped, t = tanh(log(1 + e^x)), s = σ(x), c = σ(-x), b w = s (1 - t²), r = c - 2ts.
+
+    With e = e^x and n = e (e + 2): t = n / (n + 2), 1 - t² = 4 (1 + e)² / (n + 2)². Above 0 divided through by e² and
+    e⁴, so that all are made of w = e^{-|x|} and keep their precision in both tails. b and w as the root of logistic.
+    """
+    w = exp(-tl.abs(x))
+    d = 1 / tl.where(x < 0, 2 + w * (2 + w), 1 + w * (2 + 2 * w))
+    half = 1 / (1 + w)
+    t = tl.where(x < 0, w * (2 + w), 1 + 2 * w) * d
+    b = 4 * (1 + w) * d * d * tl.where(x < 0, 1.0, w)
+    r = tl.where(x < 0, 2 + w * (2 - w * (3 + 2 * w)), w * (w * (2 + 2 * w) - 3) - 2) * d * half
+    v = clamp(x, -1000.0, 1000.0)
+    return v, t, tl.where(x < 0, w * half, half), tl.where(x < 0, half, w * half), b, w, r
 
 
 @jit

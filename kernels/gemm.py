@@ -1,7 +1,7 @@
 """Matrix products with an epilogue: what is done with a tile of the product while it is in registers.
 
 linear_act     y = act(x w^T + b), and z = x w^T + b if that is saved
-mm_dact          gz = (a b) D_1(s) and the sum of its rows: dgrad of a layer makes gz of the layer before it
+mm_dact        gz = (a b) D_1(s) and the sum of its rows: dgrad of a layer makes gz of the layer before it
 
 Programs are persistent: each computes tiles until none is left, and loads for the next while it finishes one. Tiles are
 taken in groups of rows, which share what they read of b in L2. Operands come by descriptors (TMA) where the GPU has
@@ -17,6 +17,8 @@ import triton.language as tl
 from torch import Tensor
 from triton import jit
 from triton.tools.tensor_descriptor import TensorDescriptor
+
+from fusegrad.activations.definitions import DEFINITIONS
 
 from .act import apply
 from .activations import ACTIVATIONS
@@ -168,11 +170,26 @@ def config_of(family: str, dtype: torch.dtype) -> Config:
     return CONFIGS[family][16 if dtype.itemsize == 2 else precision(family, dtype)]
 
 
-def tile_of_gz(family: str, dtype: torch.dtype) -> Config:
-    """Of mm_dact: s takes registers too, and with 128 columns silu spills on sm_90, with 255 of them mish on sm_80."""
+# Their values take so many registers that linear_act would spill with 128 columns. What a user has defined may be one.
+WIDE_VALUES = {"snake", "squareplus"}
+
+
+def tile_of_act(family: str, dtype: torch.dtype, act: str) -> Config:
+    """Of linear_act."""
+    c = config_of(family, dtype)
+    return c._replace(block_n=min(c.block_n, 64)) if act in WIDE_VALUES or act not in DEFINITIONS else c
+
+
+# With 255 registers mm_dact spills none of these on sm_80; of others, mish say, only if the assembler chooses.
+LIMITED_SLOPES = {"softplus", "shifted_softplus", "logsigmoid", "tanhshrink"}
+
+
+def tile_of_dact(family: str, dtype: torch.dtype, act: str) -> Config:
+    """Of mm_dact: s takes registers too, and with 128 columns silu spills on sm_90."""
     c = config_of(family, dtype)
     on_matrix_units = dtype != torch.float32 or precision(family, dtype) == "tf32"
-    return c._replace(block_n=min(c.block_n, 64), registers=None if on_matrix_units else c.registers)
+    limited = not on_matrix_units or act in LIMITED_SLOPES
+    return c._replace(block_n=min(c.block_n, 64), registers=c.registers if limited else None)
 
 
 def rows_are_aligned(*matrices: Tensor) -> bool:
@@ -237,7 +254,7 @@ def linear_act(
     y = x.new_empty(x.shape[0], w.shape[0])
     saved = torch.empty_like(y) if save else y
     bias = y if b is None else b.contiguous()
-    c = config_of(family(x.device), x.dtype)
+    c = tile_of_act(family(x.device), x.dtype, act)
     _launch(
         linear_act_kernel, c, x, w, [y, saved], True, lambda outs: (bias, *outs, param),
         D=ACTIVATIONS[act].value, HAS_BIAS=b is not None, SAVE=save,
@@ -258,7 +275,7 @@ def mm_dact(
     being written. float32, bfloat16 or float16; sizes > 0.
     """
     gz = torch.empty_like(s)
-    c = tile_of_gz(family(a.device), a.dtype)
+    c = tile_of_dact(family(a.device), a.dtype, act)
     sums = a.new_empty(triton.cdiv(a.shape[0], c.block_m), b.shape[1], dtype=torch.float32)
     _launch(mm_dact_kernel, c, a, b, [gz], False, lambda outs: (s, *outs, sums, param), D=ACTIVATIONS[act].first)
     with on_device(a):

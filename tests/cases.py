@@ -1,5 +1,6 @@
 """What the tests run over: activations with their stock counterpart, and the ways to compute a layer."""
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,41 +12,51 @@ from torch import Tensor
 
 import fusegrad as fg
 from fusegrad.activations import REGISTRY
-from fusegrad.activations.formulas import QUICK_K
 
 DEVICE = os.environ.get("FUSEGRAD_TEST_DEVICE", "cpu")
 on_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="no GPU takes part")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-# what a user of stock torch writes
-STOCK: dict[str, Callable[[Tensor, float], Tensor]] = {
+# what a user of stock torch writes, of those that are no function of torch's
+WRITTEN: dict[str, Callable[[Tensor, float], Tensor]] = {
     "identity": lambda z, _: z,
-    "relu": lambda z, _: F.relu(z),
-    "relu6": lambda z, _: F.relu6(z),
     "relu_squared": lambda z, _: F.relu(z).square(),
-    "leaky_relu": lambda z, slope: F.leaky_relu(z, slope),
-    "elu": lambda z, alpha: F.elu(z, alpha),
-    "selu": lambda z, _: F.selu(z),
-    "celu": lambda z, alpha: F.celu(z, alpha),
-    "gelu": lambda z, _: F.gelu(z),
-    "gelu_tanh": lambda z, _: F.gelu(z, approximate="tanh"),
-    "quick_gelu": lambda z, _: z * torch.sigmoid(QUICK_K * z),
-    "silu": lambda z, _: F.silu(z),
-    "mish": lambda z, _: F.mish(z),
-    "softplus": lambda z, beta: F.softplus(z, beta),
-    "softsign": lambda z, _: F.softsign(z),
-    "sigmoid": lambda z, _: torch.sigmoid(z),
-    "logsigmoid": lambda z, _: F.logsigmoid(z),
-    "tanh": lambda z, _: torch.tanh(z),
-    "tanhshrink": lambda z, _: F.tanhshrink(z),
-    "hardswish": lambda z, _: F.hardswish(z),
-    "hardsigmoid": lambda z, _: F.relu6(z + 3) / 6,  # F.hardsigmoid cannot be differentiated twice
-    "hardtanh": lambda z, _: F.hardtanh(z),
+    "quick_gelu": lambda z, _: z * torch.sigmoid(1.702 * z),
+    "swish": lambda z, beta: z * torch.sigmoid(beta * z),
+    "shifted_softplus": lambda z, _: F.softplus(z) - math.log(2),
+    "squareplus": lambda z, b: _squareplus(z, torch.hypot(z, torch.full_like(z, math.sqrt(b))), b),
     "sin": lambda z, omega: torch.sin(omega * z),
-    "exp": lambda z, _: torch.exp(z),
-    "square": lambda z, _: torch.square(z),
+    "snake": lambda z, a: z + torch.sin(a * z).square() / a,
+    "morlet": lambda z, omega: torch.cos(omega * z) * torch.exp(-z.square() / 2),
+    "gaussian": lambda z, _: torch.exp(-z.square()),
+    "hardsigmoid": lambda z, _: F.relu6(z + 3) / 6,  # F.hardsigmoid cannot be differentiated twice
 }
-OTHER_PARAMS = {"leaky_relu": (0.3, 0.0), "elu": (0.5,), "celu": (2.0,), "softplus": (100.0, 0.5), "sin": (30.0,)}
+
+
+def _squareplus(z: Tensor, root: Tensor, b: float) -> Tensor:
+    """(z + root) / 2, without cancellation."""
+    return torch.where(z > 0, z + root, b / (root - z.clamp(max=0))) / 2
+
+
+def _stock(name: str) -> Callable[[Tensor, float], Tensor]:
+    a = REGISTRY[name]
+    if name in WRITTEN:
+        return WRITTEN[name]
+    return lambda z, param: a.functions[0](z, *([param] if a.param else []), **a.options)
+
+
+STOCK = {name: _stock(name) for name in REGISTRY}
+OTHER_PARAMS = {
+    "leaky_relu": (0.3, 0.0),
+    "elu": (0.5,),
+    "celu": (2.0,),
+    "softplus": (100.0, 0.5),
+    "sin": (30.0,),
+    "swish": (-1.7, 0.0),
+    "snake": (5.0,),
+    "squareplus": (0.1,),
+    "morlet": (1.0,),
+}
 
 
 @dataclass(frozen=True)

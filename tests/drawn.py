@@ -18,6 +18,10 @@ PARAMETERS = {
     "celu": st.floats(0.25, 4),
     "softplus": st.floats(0.25, 100),
     "sin": st.floats(-30, 30, allow_subnormal=False),
+    "swish": st.floats(-4, 4, allow_subnormal=False),
+    "snake": st.floats(0.25, 10),
+    "squareplus": st.floats(0.1, 10),
+    "morlet": st.floats(-10, 10, allow_subnormal=False),
 }
 
 

@@ -1,4 +1,4 @@
-"""The registry: values, derivatives of every order, limits, and what each activation keeps."""
+"""The registry: values, derivatives of every order, limits, and what each activation saves."""
 
 import math
 
@@ -106,7 +106,7 @@ def test_error_is_at_most_twice_that_of_stock(case, dtype):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_each_derivative_is_that_of_the_one_below(case):
-    """D_{k+1} = dD_k/ds in what is kept, by forward mode on the reference, to order 5."""
+    """D_{k+1} = dD_k/ds in what is saved, by forward mode on the reference, to order 5."""
     z = torch.linspace(-3.1, 3.1, 21, dtype=torch.float64, device=DEVICE) / max(1.0, case.value / 3)
     a = REGISTRY[case.name]
     s = z if a.saves_input else case.stock(z)

@@ -165,7 +165,7 @@ def test_product_with_derivative(traffic, dtype):
     results = gemm.mm_dact(a, b, s, "gelu", 1.0)
     assert traffic.times("create_masked_load", s).max() <= 1
     assert traffic.times("create_masked_load", results[0]).max() == 0
-    assert_tiles(traffic, gemm.tile_of_gz("sm_90", dtype), a, b, [], results)
+    assert_tiles(traffic, gemm.tile_of_dact("sm_90", dtype, "gelu"), a, b, [], results)
 
 
 def assert_tiles(traffic, tile, a, b, rows, results):

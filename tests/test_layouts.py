@@ -41,8 +41,9 @@ def layers(draw, count, dtypes=dtypes):
 def scale(case: Case, order: int, dtype: torch.dtype) -> float:
     """The size of the terms that D_order is made of, at numbers of size 1."""
     v = abs(case.value)
-    power = {"sin": order, "celu": 1 - order, "softplus": order - 1}.get(case.name, 1 if v else 0)
-    return max(1.0, v**power, STEPS.get(case.name, 0.0) / torch.finfo(dtype).eps)
+    powers = {"sin": order, "morlet": order, "celu": 1 - order, "squareplus": 1 - order}
+    powers |= dict.fromkeys(("softplus", "swish", "snake"), order - 1)
+    return max(1.0, v ** (powers.get(case.name, 1) if v else 0), STEPS.get(case.name, 0.0) / torch.finfo(dtype).eps)
 
 
 def value(z: Near, case: Case, dtype: torch.dtype) -> Near:
