@@ -5,6 +5,7 @@
 
 #include "cpu/capability.h"
 #include "cpu/peak.h"
+#include "cpu/registry.h"
 #include "cpu/runtime.h"
 
 namespace py = pybind11;
@@ -30,6 +31,13 @@ PYBIND11_MODULE(_C, m) {
         return saves_input;
       },
       "The activations that the kernels know, and whether each keeps its input for backward, or its output.");
+  m.def("know_activation", &fusegrad::know_activation, py::arg("name"), py::arg("saves_input"),
+        "Note what a new activation, of which there are no kernels, keeps for backward: its input, or its output.");
+  m.def("load_activation", &fusegrad::load_activation, py::arg("path"), py::call_guard<py::gil_scoped_release>(),
+        "Take the kernels of a new activation from a shared object that was compiled from csrc/cpu/own.h.");
+  m.def(
+      "has_activation", [](const std::string& name) { return fusegrad::activation(name) != nullptr; }, py::arg("name"),
+      "Whether the kernels that run compute this activation.");
   m.def(
       "peak_gflops", &fusegrad::peak_gflops, py::arg("dtype"), py::arg("threads"), py::arg("seconds") = 0.2,
       py::call_guard<py::gil_scoped_release>(),

@@ -1,11 +1,12 @@
 """GPU kernels in Triton, without autograd, each op in the file of its name. Importing this imports no Triton.
 
 elementary, coefficients    exp, tanh, ... of blocks
-activations                 every activation, orders 0 to 3
+activations                 every activation, orders 0 to 3 (made by fusegrad.activations.generate)
+own                         adds those that a user defined
 act                         elementwise passes; launch: over tensors of any layout, on their device
 passes                      what follows a matrix product, and what comes before its derivatives
 gemm                        matrix products with an epilogue
-linear_act, mm_dact           a layer, its backward and that of the layer before, by cuBLAS and a pass or by gemm
+linear_act, mm_dact         a layer, its backward and that of the layer before, by cuBLAS and a pass or by gemm
 choice, tables/             which of them, measured by `python -m fusegrad tune`
 interpreter                 the same on CPU tensors, without a GPU
 offline                     compiles all of it for any GPU, and says what each kernel takes

@@ -7,6 +7,8 @@ import triton
 from torch import Tensor
 from triton.runtime import driver
 
+from fusegrad.ops.op import laid_out_as
+
 WARPS = 4
 # Sums are fused multiply-adds on every GPU; without the option Triton 3.10 turns them off.
 OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": True}
@@ -56,11 +58,6 @@ def sheet(*tensors: Tensor) -> tuple[int, int, list[tuple[int, int]]] | None:
         sizes.insert(0, 1)
         strides.insert(0, [0] * len(tensors))
     return sizes[0], sizes[1], list(zip(*strides, strict=True))
-
-
-def laid_out_as(out: Tensor, t: Tensor) -> Tensor:
-    """t in the layout of out."""
-    return t if t.stride() == out.stride() else torch.empty_like(out).copy_(t)
 
 
 def sheet_of(out: Tensor, *inputs: Tensor) -> tuple[int, int, list[tuple[int, int]], tuple[Tensor, ...]]:

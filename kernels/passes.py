@@ -38,7 +38,7 @@ def bias_act_kernel(
 def bias_act(z: Tensor, b: Tensor, act: str, param: float) -> Tensor:
     """act(z + b) in the place of a z that nothing else refers to: (..., n) and contiguous, b (n).
 
-    A z + b that is kept comes from the product instead: written here it would be one pass of bytes more.
+    Where z + b is saved the product makes it instead: to write it here would be one more pass over memory.
     """
     if z.numel() > 0:
         rows, columns = z.numel() // z.shape[-1], z.shape[-1]

@@ -42,7 +42,8 @@ def use(path, tmp_path, code):
     """Run code against the unpacked wheel, nothing else of ours on the path."""
     site = tmp_path / "site"
     zipfile.ZipFile(path).extractall(site)
-    done = run(sys.executable, "-c", code, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)})
+    env = {"PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = run(sys.executable, "-c", code, cwd=tmp_path, env=os.environ | env)
     return done.stdout, done.stderr
 
 
@@ -58,6 +59,13 @@ x = torch.ones(2, 3, requires_grad=True)
 fg.linear_act(x, torch.ones(4, 3), act="gelu").sum().backward()
 assert x.grad.shape == (2, 3)
 print(fg.__file__, fg.backends.extension is not None, len([w for w in caught if "fusegrad" in str(w.message)]))
+"""
+
+# with the headers of the wheel
+OWN = """
+from fusegrad.activations.compile import csrc
+fg.activation("own", lambda z: z * fg.tanh(z))
+print(csrc(), fg.backends.extension.has_activation("own"))
 """
 
 
@@ -82,9 +90,10 @@ def test_wheel(tmp_path, compiled):
         compiler.chmod(0o755)
         env = {"CC": str(compiler), "CXX": str(compiler), "BUILT_BEFORE": backends.extension.__file__}
     path, _ = wheel(tmp_path, **env)
-    out, _ = use(path, tmp_path, CODE)
-    where, built, warned = out.split()
+    out, _ = use(path, tmp_path, CODE + OWN)
+    where, built, warned, headers, compiled = out.split()
     assert where.startswith(str(tmp_path)) and (built, warned) == ("True", "0")
+    assert headers.startswith(str(tmp_path)) and compiled == "True"
 
 
 def test_wheel_without_a_compiler(tmp_path):

@@ -51,6 +51,7 @@ USED = {
     "torch._C._autograd._saved_tensors_hooks_is_enabled": "tells whether saved-tensor hooks are forbidden",
     "torch._VF._unpack_dual": "takes the tangents off what a rule saved; torch.autograd.forward_ad.unpack_dual does "
     "nothing inside a compiled graph",
+    "torch.compiler.config._config": "tells all threads with which rules a graph was compiled; else it is set for one",
     "torch._check_value": "tells torch.export that two sizes are one",
     "torch._decomp.register_decomposition": "lets ONNX export what the ops are made of",
     "torch._ops.OpOverload": "what torch.ops gives, for type checkers",
@@ -67,8 +68,8 @@ ROOT = Path(call.__file__).parents[1]
 FILES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in ROOT.rglob("*.py")}
 # a file imports from its own room and from those before it
 ROOMS = (
-    "internals", "activations", "ops", "modes", "backends", "routing", "functional", "nn", "fusion", "check", "cli",
-    "__init__", "__main__",
+    "internals", "activations", "ops", "modes", "backends", "routing", "functional", "nn", "fusion", "own", "check",
+    "cli", "__init__", "__main__",
 )  # fmt: skip
 
 

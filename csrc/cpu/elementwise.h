@@ -91,7 +91,7 @@ template <class... As> struct Table<List<As...>> {
   static constexpr Activation kEntries[] = {kernels_of<As>()...};
 };
 
-void act(Type type, Elementwise f, const ElementwiseArgs& args, double param) {
+inline void act(Type type, Elementwise f, const ElementwiseArgs& args, double param) {
   if (type == Type::f32 || type == Type::f64) return f(args, param);
   with_type(type, [&](auto t) {
     using T = decltype(t);
@@ -111,7 +111,7 @@ void act(Type type, Elementwise f, const ElementwiseArgs& args, double param) {
 }
 
 // Whole vectors of float32 and float64 are read in place; the last few of a row, and all 16-bit numbers, by blocks.
-void differentiate(Type type, Derivative f, const DerivativeArgs& args, double param) {
+inline void differentiate(Type type, Derivative f, const DerivativeArgs& args, double param) {
   with_type(type, [&](auto t) {
     using T = decltype(t);
     constexpr int64_t kVector = kLanes<VectorFor<T>>, kSize = sizeof(T) == 2 ? kBlock : kVector;
@@ -139,7 +139,7 @@ void differentiate(Type type, Derivative f, const DerivativeArgs& args, double p
 }
 
 // The sums are made by blocks of columns that stay in L1. What is summed is gz as it is stored.
-void gz_and_sum(Type type, Elementwise f, const ElementwiseArgs& args, void* sum_, double param) {
+inline void gz_and_sum(Type type, Elementwise f, const ElementwiseArgs& args, void* sum_, double param) {
   with_type(type, [&](auto t) {
     using T = decltype(t);
     using V = VectorFor<T>;
@@ -172,7 +172,7 @@ void gz_and_sum(Type type, Elementwise f, const ElementwiseArgs& args, void* sum
   });
 }
 
-void sum_rows(Type type, const void* rows_, void* sum_, int64_t m, int64_t n) {
+inline void sum_rows(Type type, const void* rows_, void* sum_, int64_t m, int64_t n) {
   with_type(type, [&](auto t) {
     using T = decltype(t);
     using S = ScalarFor<T>;

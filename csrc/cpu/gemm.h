@@ -1,4 +1,4 @@
-// Which way a product is computed.
+// By which algorithm a product is computed.
 #pragma once
 
 #include "skinny.h"

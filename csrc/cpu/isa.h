@@ -1,13 +1,17 @@
 // The kernels of one instruction set. Each isa_*.cpp names it, sets its target, and includes this file.
 #pragma once
 
+#define FUSEGRAD_STRING(x) #x
+#define FUSEGRAD_NAME(x) FUSEGRAD_STRING(x)
+
+#if defined(FUSEGRAD_OWN)
+#include "own.h"
+#else
 #include "gemm.h"
 
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
-#define FUSEGRAD_STRING(x) #x
-#define FUSEGRAD_NAME(x) FUSEGRAD_STRING(x)
 // constexpr, so that no code of this instruction set runs before the processor was asked whether it has it.
 constexpr Kernels kKernels = {FUSEGRAD_NAME(FUSEGRAD_ISA),
                               gemm,
@@ -22,3 +26,4 @@ constexpr Kernels kKernels = {FUSEGRAD_NAME(FUSEGRAD_ISA),
 
 }  // namespace FUSEGRAD_ISA
 }  // namespace fusegrad
+#endif

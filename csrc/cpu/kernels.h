@@ -52,6 +52,16 @@ struct Activation {
   Derivative jvp_float32[kDerivativeOrders], jvp_float64[kDerivativeOrders];
 };
 
+// An activation of a user's, compiled by itself for one instruction set (own.h), as it is found in a shared object.
+struct OwnActivation {
+  int64_t interface;  // kInterface of the headers that it was compiled with
+  const char* isa;
+  Activation activation;
+};
+// What has to agree between a shared object and who loads it; the first number counts changes that keep all sizes.
+constexpr int64_t kInterface = (((int64_t(1) << 16 | sizeof(OwnActivation)) << 16) | sizeof(ElementwiseArgs)) << 8 |
+                               kOrders << 4 | kDerivativeOrders;
+
 struct Operand {  // a matrix of any strides, in elements
   const void* data;
   int64_t row_stride, column_stride;

@@ -52,7 +52,7 @@ std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor w, std::optional<Tensor> 
   const Activation* a = activation(act);
   if (a == nullptr || torch_multiplies_faster()) {
     const Tensor z = linear(x, w, b);
-    const Tensor saved = save && (a == nullptr || a->saves_input) ? z : empty(x, {0});
+    const Tensor saved = save && saves_input(act) ? z : empty(x, {0});
     if (act == "identity") return {z, saved};
     return {a ? call("fusegrad::act", z, std::optional<Tensor>(), act, param, int64_t(0))
               : act_by_reference("linear_act", z, std::nullopt, act, param, 0),

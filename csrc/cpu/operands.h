@@ -1,5 +1,5 @@
-// What an op needs of its operands, checked before anything is computed: python/fusegrad/operands.py does the same for
-// the other backends, in the same words.
+// What an op needs of its operands, checked before anything is computed: python/fusegrad/ops/operands.py does the same
+// for the other backends, in the same words.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

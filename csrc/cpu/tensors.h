@@ -12,6 +12,7 @@
 
 #include "capability.h"
 #include "operands.h"
+#include "registry.h"
 
 namespace fusegrad {
 
@@ -83,13 +84,6 @@ inline Operand matrix(const Tensor& t, bool transposed) {
 }
 inline Operand transposed(const Operand& o) { return {o.data, o.column_stride, o.row_stride}; }
 
-// nullptr for one that Python knows and the kernels don't.
-inline const Activation* activation(const std::string& name) {
-  const Kernels& all = kernels();
-  for (int i = 0; i < all.count; i++)
-    if (name == all.activations[i].name) return &all.activations[i];
-  return nullptr;
-}
 inline Elementwise derivative(const Activation& a, int64_t order, Type type) {
   return (type == Type::f64 ? a.float64 : a.float32)[order];
 }

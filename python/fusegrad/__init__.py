@@ -1,19 +1,48 @@
 """fusegrad: fused linear and elementwise layers for PyTorch, differentiable as often as you like, in every mode."""
 
+from typing import Any
+
 from . import backends  # first, as it may tell Triton to interpret, and modes.flops imports what imports Triton
 
 # isort: split
 from . import modes, nn  # noqa: F401  (modes registers)
 from .activations import REGISTRY
+from .activations.primitives import (  # noqa: F401  (what an activation of one's own is written with)
+    abs,
+    clamp,
+    cos,
+    erf,
+    exp,
+    expm1,
+    log,
+    log1p,
+    maximum,
+    minimum,
+    sigmoid,
+    sign,
+    sin,
+    softplus,
+    sqrt,
+    tanh,
+    where,
+)
 from .backends import empty_cache
 from .functional import act, linear, linear_act, mlp, mm, mul_constant
 from .fusion.convert import fuse, unfuse
 from .fusion.report import explain
 from .nn import MLP, Act, Linear
+from .own import activation
 
 __version__ = "0.1.0"
 
-ACTIVATIONS: tuple[str, ...] = tuple(REGISTRY)
+ACTIVATIONS: tuple[str, ...]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ACTIVATIONS":  # with those that a user has defined since
+        return tuple(REGISTRY)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "ACTIVATIONS",
@@ -21,6 +50,7 @@ __all__ = [
     "Act",
     "Linear",
     "act",
+    "activation",
     "backends",
     "empty_cache",
     "explain",

@@ -77,6 +77,7 @@ def _kernels(op: str) -> tuple[Callable, dict[str, Any]]:
     get = lambda module: importlib.import_module(f"fusegrad.kernels.{module}")
     if INTERPRETED:
         get("interpreter").repair()
+    get("own")
     return getattr(get(SERVED[op]), op), get("activations").ACTIVATIONS
 
 

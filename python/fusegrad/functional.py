@@ -126,8 +126,8 @@ def mlp(
 ) -> Tensor:  # (..., n)
     """Two linear layers with an activation between them: y = act(x w1^T + b1) w2^T + b2.
 
-    Of the hidden layer only what the activation keeps is kept for backward, (..., h) once: its input z, of which
-    backward makes act(z) again, or its output. Two layers of their own keep both where the activation keeps z.
+    Of the hidden layer only what the activation saves is saved for backward, (..., h) once: its output, or its input z,
+    from which backward computes act(z) again. Two layers of their own save both where the activation saves z.
 
     Args:
         x: input, (..., k), of any rank >= 1.

@@ -36,7 +36,7 @@ class MisfitValue(ValueError, RuntimeError):
 
 
 class MisfitType(TypeError, RuntimeError):
-    """The same, of a dtype or a device."""
+    """The same for a dtype or a device."""
 
 
 class Linear(nn.Linear):
@@ -87,6 +87,10 @@ class Linear(nn.Linear):
         if self._fusegrad_act is not None:
             return functional.linear_act(input, w, b, act=self._fusegrad_act, param=self._fusegrad_param)
         return linear(input, w, b)
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        _check_act("Linear", self._fusegrad_act, self._fusegrad_param)
 
     def extra_repr(self) -> str:
         shown = super().extra_repr()
@@ -202,6 +206,10 @@ class Act(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return functional.act(input, self._act, self._param)
 
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        _check_act("Act", vars(self).get("_act"), vars(self).get("_param"))  # which what fuse made lacks
+
     def extra_repr(self) -> str:
         return repr(self._act) + ("" if self._param is None else f", param={self._param}")
 
@@ -213,7 +221,7 @@ class MLP(nn.Module):
     """Two linear layers with an activation between them: y = act(x w1^T + b1) w2^T + b2.
 
     The layers are `fc1` and `fc2`, each a `fusegrad.Linear`, as in the MLP of a vision transformer in timm, whose
-    state_dict it takes. They run as one op, `fusegrad.mlp`, which keeps the hidden layer once for backward. A layer
+    state_dict it takes. They run as one op, `fusegrad.mlp`, which saves the hidden layer once for backward. A layer
     that is hooked, parametrized or replaced is called by itself.
 
     Args:
@@ -263,6 +271,10 @@ class MLP(nn.Module):
             if fits(input, *weights[:2]):
                 return functional.mlp(input, *weights, act=self._act, param=self._param)
         return fc2(functional.act(fc1(input), self._act or "identity", self._param))
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        _check_act("MLP", self._act, self._param)
 
     def extra_repr(self) -> str:
         return f"act={self._act!r}" + ("" if self._param is None else f", param={self._param}")

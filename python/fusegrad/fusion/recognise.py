@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..activations import REGISTRY, Activation
+from ..activations.definition import Facts
 from ..internals.call import calls_torch
-from ..internals.stock import as_written, stands_for, torchs
-from ..nn import Act, takes_input
+from ..internals.stock import as_written, stands_for, stands_for_what_it_is, torchs
+from ..nn import MLP, Act, Linear, takes_input
 
 Spec = tuple[str, float | None]  # name and parameter of an activation
 
@@ -40,6 +41,46 @@ for a in REGISTRY.values():
     for m in a.methods:
         _BY_METHOD[m].append(a)
         _METHOD[m] = torchs(Tensor, m)
+
+
+def add(a: Activation, target: Any) -> None:
+    """A class of modules, or a function, that computes an activation of a user's own. Not to be adopted."""
+    known = (_BY_MODULE if isinstance(target, type) else _BY_FUNCTION)[target]
+    if a in known:
+        return
+    known[:] = [a]
+    _DEFAULTS.setdefault(a.name, {a.param: a.default} if a.param else {})
+    if isinstance(target, type):
+        stands_for_what_it_is(target)
+
+
+# of torch's classes that are no activations of the registry, those that a user's own may be
+_ELEMENTWISE = (nn.Hardshrink, nn.Softshrink)
+_LAYERS = (Act, Linear, MLP, nn.Linear, nn.Bilinear, nn.PReLU)
+
+
+def why_not_for(a: Facts, target: Any) -> str | None:
+    """Why a class or a function is none that `add` takes, or None."""
+    known = (*_BY_MODULE.get(target, ()), *_BY_FUNCTION.get(target, ()))
+    if taken := [k.name for k in known if k.name != a.name]:
+        return f"is taken for {taken[0]!r} already"
+    if isinstance(target, type):
+        if not issubclass(target, nn.Module):
+            return "is no class of modules"
+        if issubclass(target, _LAYERS) or (target.__module__.startswith("torch.nn.") and target not in _ELEMENTWISE):
+            return "is no activation: it has weights, or does more than compute y = f(z) of each element"
+        return None
+    if not inspect.isroutine(target):
+        return "is neither a class nor a function"
+    try:
+        given = inspect.signature(target).parameters
+    except ValueError:  # of a function of torch's that says nothing
+        return f"does not say what it takes as {a.param}" if a.param else None
+    if list(given)[1:] != ([a.param] if a.param else []):
+        return f"takes ({', '.join(given)}); need (z{f', {a.param}' if a.param else ''})"
+    if a.param and given[a.param].default not in (a.default, inspect.Parameter.empty):
+        return f"takes {a.param}={given[a.param].default!r} where none is given; need {a.default}"
+    return None
 
 
 def of_module(module: nn.Module) -> Spec | None:

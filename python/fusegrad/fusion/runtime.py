@@ -18,10 +18,10 @@ from .recognise import Spec
 
 LEFT_OUT = "_fusegrad_left_out"  # set on a module that filter_fn refused
 IN_PLACE = "_fusegrad_in_place"  # set on the Linears of a model that writes in place
-# torch keeps the output of these for backward too, so that writing to it fails with and without fuse
-_STOCK_KEEPS_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "exp"})
-# torch keeps neither input nor output of z - tanh z, but tanh z
-_STOCK_KEEPS_NEITHER = frozenset({"tanhshrink"})
+# torch saves the output of these for backward too, so that writing to it fails with and without fuse
+_STOCK_SAVES_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "exp"})
+# torch saves neither input nor output of z - tanh z, but tanh z
+_STOCK_SAVES_NEITHER = frozenset({"tanhshrink"})
 
 
 class Deferred(NamedTuple):
@@ -66,13 +66,13 @@ def match(layer: Linear, act: Any, args: tuple = (), kwargs: dict[str, Any] | No
         spec = recognise.of_call(act, args, kwargs)
     if spec is None:
         return None
-    if IN_PLACE in vars(layer) and _only_ours_keeps_output(spec[0]):
-        return f"the model writes in place, and {spec[0]} keeps its output for backward"
+    if IN_PLACE in vars(layer) and _only_ours_saves_output(spec[0]):
+        return f"the model writes in place, and {spec[0]} saves its output for backward"
     return spec
 
 
-def _only_ours_keeps_output(name: str) -> bool:
-    return not REGISTRY[name].saves_input and name not in _STOCK_KEEPS_OUTPUT
+def _only_ours_saves_output(name: str) -> bool:
+    return not REGISTRY[name].saves_input and name not in _STOCK_SAVES_OUTPUT
 
 
 def adopts(act: nn.Module, in_place: bool) -> bool:
@@ -80,4 +80,4 @@ def adopts(act: nn.Module, in_place: bool) -> bool:
     spec = recognise.of_module(act)
     if spec is None or LEFT_OUT in vars(act) or why_called(act) or vars(act).get("inplace"):
         return False
-    return not in_place or not (_only_ours_keeps_output(spec[0]) or spec[0] in _STOCK_KEEPS_NEITHER)
+    return not in_place or not (_only_ours_saves_output(spec[0]) or spec[0] in _STOCK_SAVES_NEITHER)

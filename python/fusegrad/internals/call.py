@@ -55,7 +55,7 @@ def in_plain_eager(*tensors: Tensor | None) -> bool:
 def outside_transforms(*tensors: Tensor | None) -> bool:
     """Whether there is no compiler, torch.func, vmap, forward mode or tensor subclass.
 
-    A tensor of torch.func can outlive its level: what a pullback kept, for one. Only the dispatcher unwraps it.
+    A tensor of torch.func can outlive its level: what a pullback saved, for one. Only the dispatcher unwraps it.
     """
     if is_compiling():
         return False
@@ -113,12 +113,12 @@ def _in_selective_checkpoint() -> bool:
 
 
 def allows_fused_ops(*tensors: Tensor) -> bool:
-    """Whether a rule may call an op that does the work of several, and has fewer modes than they."""
+    """Whether a rule may call an op that does the work of several. Some modes have rules for these only."""
     return not in_torch_func() and forward_ad._current_level < 0 and not any(map(is_dtensor, tensors))
 
 
 def saves_for_backward(*tensors: Tensor | None) -> bool:
-    """Whether a call should save what a derivative needs. If this is wrong, it is only computed again."""
+    """Whether a call should save what a derivative needs. Where the answer is no, a derivative computes it again."""
     return requires_grad(*tensors) or not (is_compiling() or outside_transforms(*tensors))
 
 

@@ -31,7 +31,7 @@ _DEFAULT_OFF = keys(*AUTOCAST)
 
 
 def above_autograd():
-    """A context for the inside of a kernel: derivatives can be taken again, of what is computed there.
+    """A context for the inside of a kernel: what is computed in it can be differentiated.
 
     It gives the thread the dispatch keys that it has outside of all kernels, modes and autocast.
     """
@@ -82,7 +82,7 @@ def view_of(t: Tensor) -> Tensor | None:
 
 
 def is_one_size(a: int, b: int) -> bool:
-    """Whether two sizes are one. Where torch.export cannot know, it is told so, and checks it when the program runs."""
+    """Whether two sizes are equal. Where torch.export cannot know, it takes them to be, and checks it at run time."""
     if isinstance(a, SymInt) or isinstance(b, SymInt):
         torch._check_value(a == b, lambda: f"the sizes {a} and {b} must be one")
         return True

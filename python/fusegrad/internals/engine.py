@@ -10,8 +10,8 @@ def wanted(ctx, tensors: int, absent: Sequence[int] = ()) -> list[bool]:
     """For each of the leading `tensors` arguments: will this very backward pass use its gradient?
 
     ctx.needs_input_grad was fixed in forward: in grad(u, x) it still asks for the gradients of all weights, which
-    costs a GEMM a layer and order. The engine knows which nodes it is going to run. It has no entry for None: such
-    arguments are `absent`, in order, but for the last.
+    costs a GEMM a layer and order. The engine knows which nodes it is going to run. An argument that is None has no
+    entry there: `absent` gives the places of those, in order; at the end they may be left out.
     """
     if torch.compiler.is_dynamo_compiling():  # compiled autograd: no engine is running
         return list(ctx.needs_input_grad[:tensors])

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import vjp
 
 from ..activations import REGISTRY
-from ..activations.formulas import wide
+from ..activations.elementary import opmath
 from ..internals.dispatcher import above_autograd
 from ..internals.engine import wanted
 from .op import Op, laid_out_as
@@ -98,7 +98,7 @@ def _derivative(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda s: vjp(fn, s)[1](torch.ones_like(s))[0]
 
 
-@wide
+@opmath
 def times(s: Tensor, param: float, d: Callable[[Tensor, float], Tensor], *factors: Tensor | None) -> Tensor:
     return reduce(torch.mul, (f for f in factors if f is not None), d(s, param))
 
@@ -260,7 +260,7 @@ class ActJvp(_OfAct):
         order: int,
         need_y: bool,
     ) -> tuple[Tensor, Tensor]:
-        @wide
+        @opmath
         def tangent(ts, tg, s, g):
             return ts * Act.reference(s, g, act, param, order + 1) + Act.reference(s, tg, act, param, order)
 

@@ -18,12 +18,12 @@ def total(*terms: Tensor | None) -> Tensor | None:
 
 
 def present(grads, needed) -> tuple[Tensor | None, ...]:
-    """The gradients that were asked for: an op returns an empty tensor for another."""
+    """The gradients that are needed, else None: for those the op returned an empty tensor."""
     return tuple(g if n else None for g, n in zip(grads, needed, strict=True))
 
 
 def tangents(found, like, needed) -> tuple[Tensor | None, ...]:
-    """Those of an op with several outputs, zeros where none was found: torch fails on None for one that is there."""
+    """The tangents of an op with several outputs: zeros for None where the output is needed, as torch fails on None."""
     triples = zip(found, like, needed, strict=True)
     return tuple(torch.zeros_like(t) if f is None and n else f for f, t, n in triples)
 
