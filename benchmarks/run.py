@@ -34,8 +34,6 @@ def main(argv: list[str]) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         console.print(f"bench: torch {torch.__version__} sees no CUDA device here; use --device cpu")
         return 1
-    if args.threads:
-        torch.set_num_threads(args.threads)
     out = args.out or _default_out(args.smoke)
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -57,8 +55,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}, all if none is given; or {', '.join(SWEEPS)}"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads; torch's default if not given")
-    parser.add_argument("--rounds", type=int, help=f"at most so many samples per provider (default {ROUNDS})")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, nothing compiled, over in seconds: for CI")
     parser.add_argument(
         "--out",
@@ -70,9 +66,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     unknown = [name for name in args.names if name not in NAMES + SWEEPS]
     if unknown:
         parser.error(f"unknown benchmark {', '.join(unknown)}; there are {', '.join(NAMES + SWEEPS)}")
-    for option in ("threads", "rounds"):
-        if getattr(args, option) is not None and getattr(args, option) < 1:
-            parser.error(f"--{option} must be 1 or more, got {getattr(args, option)}")
     return args
 
 
@@ -93,7 +86,6 @@ def _run(name: str, args: argparse.Namespace, out: Path, console: Console, faile
     smoke = Budget(rounds=2, seconds=0.1, compile_seconds={})
     full = Budget(ROUNDS, SECONDS[args.device], dict(COMPILE_SECONDS[args.device]))
     budget = smoke if args.smoke else full
-    budget.rounds = args.rounds or budget.rounds
     budget.seconds = min(budget.seconds, getattr(module, "SECONDS", budget.seconds))
     csv = out / f"{name}_{args.device}.csv"
     results: list[Result] = []
