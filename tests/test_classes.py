@@ -235,7 +235,7 @@ def test_torchs_tools_read_a_fused_model():
 @pytest.mark.parametrize("act", [a.name for a in REGISTRY.values() if a.module is not None])
 @pytest.mark.parametrize("after", ("module", "operator"))
 def test_writing_to_the_output_works_as_in_torch(act, after):
-    """Where torch keeps the input of an activation for backward, its output may be written to."""
+    """Where torch saves the input of an activation for backward, its output may be written to."""
 
     class Adds(nn.Sequential):
         def forward(self, x):

@@ -30,13 +30,13 @@ ROUTES = {
     "act_of_linear": lambda case: lambda x, w, b: fg.act(fg.linear(x, w, b), case.name, case.param),
     "module": through_module,
 }
-KINDS = KEEPS_INPUT, KEEPS_OUTPUT, TAKES_A_PARAMETER = Case("silu"), Case("tanh"), Case("softplus", 2.0)
+KINDS = SAVES_INPUT, SAVES_OUTPUT, TAKES_A_PARAMETER = Case("silu"), Case("tanh"), Case("softplus", 2.0)
 # compilers see one op, whatever called it, and a module as a module
 COMPILED_KINDS = (
-    ("linear_act", KEEPS_INPUT),
-    ("linear_act", KEEPS_OUTPUT),
+    ("linear_act", SAVES_INPUT),
+    ("linear_act", SAVES_OUTPUT),
     ("act_of_linear", TAKES_A_PARAMETER),
-    ("module", KEEPS_INPUT),
+    ("module", SAVES_INPUT),
 )
 
 

@@ -28,8 +28,10 @@ def _cast(device: str, dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Ten
 
 
 def _alike(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors in the widest of their dtypes, as torch promotes them: a gradient may come from outside of autocast,
-    what is kept from inside."""
+    """The tensors in the widest of their dtypes, as torch promotes them.
+
+    A gradient may come from outside of autocast, and what was saved from inside.
+    """
     dtype = reduce(torch.promote_types, (t.dtype for t in tensors if t is not None))
     return tuple(None if t is None else t.to(dtype) for t in tensors)
 
@@ -49,7 +51,7 @@ def _is_cached(t: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _cached(w: Tensor, dtype: torch.dtype) -> Tensor:
-    """w in dtype, from torch's cache. Python cannot ask for it, so a product with no rows shows what it saves of w."""
+    """w in dtype, from torch's cache. Python cannot ask for it, so a product without rows is made, which saves it."""
     saved: list[Tensor] = []
 
     def pack(t: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def _(a, b, trans_a, trans_b):
 
 
 def _linear(x, b):
-    """Placements of z and (x, w, b) that hold for a nonlinear function of z too."""
+    """Placements of z and of (x, w, b) that are right for any function of z too: z is nowhere a partial sum."""
     last = x.ndim - 1
     whole = (ALL, [ALL, ALL, _optional(b, ALL)])
     columns = (Shard(last), [ALL, Shard(0), _optional(b, Shard(0))])

@@ -1,4 +1,4 @@
-"""How the ops run under vmap: a batch becomes leading dimensions where those are free, else one of bmm's."""
+"""How the ops run under vmap. The batch becomes a leading dimension of x where it can, else the op is made of bmm."""
 
 import math
 
@@ -20,7 +20,7 @@ def _vmap(*names: str):
 
 
 def front(info, t: Tensor, dim: int | None) -> Tensor:
-    """t with the batch as its first dimension, made up where it has none."""
+    """t with the batch as its first dimension; expanded, if it has no batch."""
     return t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
 
 
