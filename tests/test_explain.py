@@ -204,3 +204,11 @@ def test_a_replaced_forward_of_sequential_is_told(monkeypatch):
 def test_a_wrong_call_of_a_fused_sequential_names_it():
     with pytest.raises(TypeError, match=r"Sequential\.forward\(\) missing 1 required positional argument: 'input'"):
         fg.fuse(nn.Sequential(nn.Linear(4, 8), nn.Tanh()))()
+
+
+def test_a_weight_that_is_a_buffer_is_told():
+    layer = nn.Linear(4, 8)
+    weight = layer.weight.detach()
+    del layer.weight
+    layer.register_buffer("weight", weight)
+    assert fg.explain(fg.fuse(nn.Sequential(layer, nn.Tanh())))[0].why == "its weight is a Tensor"

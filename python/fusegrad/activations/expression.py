@@ -13,9 +13,8 @@ This imports sympy: it is for who derives, and `import fusegrad` does without.
 
 from collections.abc import Callable
 
-from sympy import And, Expr, Function, Or, S, Symbol, sympify
-from sympy.core.relational import Relational
-from sympy.logic.boolalg import Boolean, BooleanFunction
+from sympy import And, Expr, Function, S, Symbol, sympify
+from sympy.logic.boolalg import BooleanFunction
 
 
 class Primitive(Function):
@@ -274,14 +273,6 @@ class Inner(Function):
     def fdiff(self, argindex=3):
         number, n, z = self.args
         return Inner(number, n + 1, z)
-
-
-def is_expression(x: object) -> bool:
-    return isinstance(x, Expr)
-
-
-def is_condition(x: object) -> bool:
-    return isinstance(x, (Relational, And, Or)) or (isinstance(x, Boolean) and not isinstance(x, Symbol))
 
 
 FUNCTIONS: dict[str, Callable] = {

@@ -161,7 +161,7 @@ def _reduce(m: nn.Module, protocol: int = 2) -> Any:
     if not (UNFUSED in vars(cls) or STOCK in vars(cls) or (cls is Linear and CONVERTED in vars(m))):
         return reduced  # the user's own, or a class that another library made from ours
     make, (_, *new), *state = reduced
-    args, kwargs = new if make is copyreg.__newobj_ex__ else (tuple(new), {})  # type: ignore[attr-defined]
+    args, kwargs = new if make is copyreg.__newobj_ex__ else (tuple(new), {})  # type: ignore[attr-defined]  # typeshed lacks it
     return restore, (original_class(cls), tuple(sorted(vars(cls).get(SITES, ()))), args, kwargs), *state
 
 

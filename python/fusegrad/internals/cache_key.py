@@ -25,7 +25,7 @@ def _tell() -> None:
     """Put the tag after what the user has set: where that is for this thread, and in what all threads fall back to."""
     global _tag
     tag = " ".join((f" fusegrad {_rules.hexdigest()}", *(f"{k} {v}" for k, v in sorted(_formulas.items()))))
-    entry = config._config["cache_key_tag"]  # type: ignore[attr-defined]
+    entry = config._config["cache_key_tag"]  # type: ignore[attr-defined]  # not in torch's stubs
     for source in ("default", "env_value_default"):
         if isinstance(given := getattr(entry, source, None), str):
             setattr(entry, source, given.replace(_tag, "") + tag)

@@ -123,7 +123,7 @@ def saves_for_backward(*tensors: Tensor | None) -> bool:
 
 
 def saved_tensor_hooks_work() -> bool:
-    return torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]
+    return torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]  # not in the stubs
 
 
 def is_dtensor(t: Tensor) -> bool:

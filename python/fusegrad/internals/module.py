@@ -27,4 +27,4 @@ def children(m: nn.Module) -> dict[str, nn.Module | None]:
 
 def stored(m: nn.Module, name: str) -> Any:
     """What a module holds under a name, or None, without running what computes it: a property, a parametrization."""
-    return m._parameters.get(name, vars(m).get(name))
+    return m._parameters.get(name, m._buffers.get(name, vars(m).get(name)))

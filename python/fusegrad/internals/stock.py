@@ -44,4 +44,4 @@ def as_written(cls: type) -> bool:
 
 def called_as_written(cls: type) -> bool:
     """Whether a call of a module of this class is torch's own: hooks, then forward."""
-    return cls.__call__ is _CALL and cls._call_impl is _CALL_IMPL  # type: ignore[attr-defined]
+    return cls.__call__ is _CALL and cls._call_impl is _CALL_IMPL  # type: ignore[attr-defined]  # of nn.Module
