@@ -276,7 +276,7 @@ def computed_option(self, x):
     return F.leaky_relu(self.a(x), float(torch.rand(())))
 
 
-@forward(0)
+@forward(1)
 @torch.no_grad()
 def no_grad(self, x):
     return torch.tanh(self.a(x))

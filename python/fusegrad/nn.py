@@ -155,16 +155,21 @@ def takes_input(input: Tensor) -> bool:
     return not input.is_nested and input.layout is torch.strided and input.dtype in DTYPES
 
 
+def is_ours(m: Any) -> bool:
+    """Whether this is a Linear of ours; torch's parametrizations derive a class from it."""
+    return type(m) is Linear or (isinstance(m, Linear) and type(m).forward is Linear.forward)
+
+
 def why_alone(linear: Any) -> str | None:
     """Why a Linear cannot be part of any fused call, whatever its weight is, or None. Reads no weight."""
-    if type(linear) is not Linear:
+    if not is_ours(linear):
         return f"its class is {type(linear).__name__}"
     if linear._fusegrad_act is not None:
         return "it has an activation of its own"
     return why_called(linear)
 
 
-def why_unfit(linear: nn.Linear) -> str | None:
+def why_unfit(linear: nn.Module) -> str | None:
     """Why no op takes the weight and bias that a Linear has now, or None."""
     weight = stored(linear, "weight")
     if not isinstance(weight, Tensor):

@@ -4,8 +4,8 @@ import copyreg
 import functools
 import secrets
 from abc import ABCMeta
-from collections.abc import Callable, Iterable
-from types import FunctionType
+from collections.abc import Iterable
+from types import FunctionType, MethodType
 from typing import Any, Generic
 from weakref import WeakValueDictionary
 
@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from ..nn import Linear
+from . import runtime, wrapped
 from .code import Unreadable
-from .find import SITES, UNFUSED, Key, is_sequential
+from .find import SITES, UNFUSED, Key, is_layer, is_sequential
 from .own_class import needs_its_own
 from .recognise import ADOPTED, STOCK
-from .rewrite import APPLY, DEFER, rewrite
-from .runtime import apply, defer
+from .rewrite import rewrite
+from .runtime import Later, apply, later, now
 
 CONVERTED = "_fusegrad_converted"  # set on a Linear that was torch's
 
@@ -31,9 +32,6 @@ class Fused(nn.Module):
             super().__init_subclass__(**kwargs)
 
 
-setattr(Fused, DEFER, staticmethod(defer))
-setattr(Fused, APPLY, staticmethod(apply))
-
 # Modules with the same sites share a class, so that torch.compile compiles it once for all layers of a model.
 _CLASSES: WeakValueDictionary[tuple, type[nn.Module]] = WeakValueDictionary()
 
@@ -43,17 +41,21 @@ def fused_class(original: type[nn.Module], sites: Iterable[Key]) -> type[nn.Modu
     sites = frozenset(sites)
     names = {"forward"} if is_sequential(original) else {name for name, _ in sites}
     functions = {name: getattr(original, name) for name in sorted(names) if hasattr(original, name)}
-    key = original, sites, *functions.values(), *(f.__code__ for f in functions.values())
+    try:
+        wrappers = {name: wrapped.layers(function) for name, function in functions.items()}
+    except Unreadable:
+        return original
+    key = original, sites, *(part for found in wrappers.values() for f in found for part in (f, f.__code__))
     made = _CLASSES.get(key)
     if made is not None:
         return made
     members: dict[str, Any] = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
     members |= {UNFUSED: original, SITES: sites, "__reduce_ex__": _reduce}
     try:
-        for name, function in functions.items():
+        for name, found in wrappers.items():
             chosen = frozenset(k for at, k in sites if at == name)
-            fused = sequential_forward if is_sequential(original) else rewrite(function, chosen)
-            members[name] = _while_unchanged(original, name, function, fused)
+            fused: Any = sequential_forward if is_sequential(original) else rewrite(found[-1], chosen, runtime)
+            members[name] = _while_unchanged(original, name, found, fused)
     except Unreadable:
         return original
     bases = (Fused, original) if _has_the_layout_of_a_module(original) else (original, Fused)
@@ -73,9 +75,11 @@ def _has_the_layout_of_a_module(cls: type) -> bool:
     return cls.__base__ is object
 
 
-def _while_unchanged(original: type, name: str, seen: FunctionType, fused: Callable) -> Callable:
+def _while_unchanged(original: type, name: str, found: list[FunctionType], fused: FunctionType) -> Any:
     """The fused method, until someone sets another one on the original class."""
-    code = seen.__code__
+    seen, code = found[0], found[0].__code__
+    if len(found) > 1:
+        return _Wrapped(original, name, found, wrapped.rewrapped(found, fused))
 
     @functools.wraps(seen)
     def method(self, *args, **kwargs):
@@ -85,17 +89,30 @@ def _while_unchanged(original: type, name: str, seen: FunctionType, fused: Calla
     return method
 
 
+class _Wrapped:
+    """The same for a method in wrappers, which may ask whether they are the method of the class."""
+
+    def __init__(self, original: type, name: str, found: list[FunctionType], fused: FunctionType) -> None:
+        self.original, self.name, self.found, self.fused = original, name, found, fused
+        self.codes = [f.__code__ for f in found]
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        live = getattr(self.original, self.name)
+        same = live is self.found[0] and [f.__code__ for f in self.found] == self.codes
+        function = self.fused if same and wrapped.are_as_they_were(self.found) else live
+        return function if instance is None else MethodType(function, instance)
+
+
 def sequential_forward(self: nn.Sequential, input):
-    """The forward of torch.nn.Sequential, with each Linear and what follows it given to `defer` and `apply`."""
-    modules = list(self)
-    while modules:
-        module, *modules = modules
-        if type(module) is Linear and modules:
-            after, *modules = modules
-            input = apply(after, defer(module, input))
+    """The forward of torch.nn.Sequential, with each layer noted, and applied by what follows it."""
+    for module in self:
+        if is_layer(module):
+            input = later(module, now(input))
+        elif type(input) is Later:
+            input = apply(module, input)
         else:
             input = module(input)
-    return input
+    return now(input)
 
 
 sequential_forward.__qualname__ = nn.Sequential.forward.__qualname__  # which an error names

@@ -1,7 +1,7 @@
-"""Between the source of a method and its code, both ways.
+"""Between the source of a function and its code, both ways.
 
-What is compiled anew must be the source that runs: it must give an equal code object, or the method is left alone. The
-new code keeps the file and the lines of the old, so that a traceback shows the author's own source.
+What is compiled anew must be the source that runs: it must give an equal code object, or the function is left alone.
+The new code keeps the file and the lines of the old, so that a traceback shows the author's own source.
 """
 
 import __future__
@@ -15,50 +15,64 @@ from collections.abc import Iterator
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
+HELPERS = "_fusegrad"  # what new code calls the file of the functions that it calls, runtime.py
+
 _FUTURE = sum({getattr(__future__, name).compiler_flag for name in __future__.all_feature_names})
-_PLACE = ("co_name", "co_qualname", "co_firstlineno")
+_AROUND = "_"  # a function around the new code, whose variable HELPERS is
+
+Definition = ast.FunctionDef | ast.Lambda
 
 
 class Unreadable(Exception):
-    """Why a method is left alone."""
+    """Why a function is left alone."""
 
 
-def parse(function: FunctionType, code: CodeType) -> tuple[ast.Module, ast.FunctionDef]:
-    """The imports of the file and the statement that holds the method, and in that the method."""
+def parse(function: FunctionType, code: CodeType) -> tuple[ast.Module, Definition]:
+    """The imports of the file and the statement that holds the function, and in that the function."""
     lines = linecache.getlines(code.co_filename, function.__globals__)
     body, imports = _tree("".join(lines))
     tops = [s for s in body if _line(s) <= code.co_firstlineno <= (s.end_lineno or 0)]
     if not tops:
         raise Unreadable("its source cannot be found")
-    if code not in _compiled(ast.Module([*imports, tops[0]], []), code):
+    if code not in _compiled(ast.Module([*imports, tops[0]], []), code, ""):
         raise Unreadable("its source is not what runs")
     top = copy.deepcopy(tops[0])
-    at = [n for n in ast.walk(top) if isinstance(n, ast.FunctionDef) and _line(n) == code.co_firstlineno]
-    if len(at) != 1 or at[0].name != code.co_name:
+    name = "<lambda>" if code.co_name == "<lambda>" else code.co_name
+    at = [n for n in ast.walk(top) if isinstance(n, Definition) and _line(n) == code.co_firstlineno]
+    if len(at) != 1 or getattr(at[0], "name", "<lambda>") != name:
         raise Unreadable("its source has more than one of its name")
     return ast.Module([*imports, top], []), at[0]
 
 
-def remake(function: FunctionType, module: ast.Module) -> FunctionType:
-    """The function with the code that it has in a module, `parse` of it with changes."""
+def remake(function: FunctionType, module: ast.Module, helpers: Any) -> FunctionType:
+    """The function with the code that it has in a module, `parse` of it with changes that call HELPERS."""
     code = function.__code__
-    compiled = _compiled(ast.fix_missing_locations(module), code)
-    if len(compiled) != 1 or set(compiled[0].co_freevars) != set(code.co_freevars):
+    *imports, top = module.body
+    around = ast.parse(f"def {_AROUND}({HELPERS}): pass").body[0]
+    assert isinstance(around, ast.FunctionDef)
+    around.body = [*([ast.Global(bound)] if (bound := sorted(_bound(top))) else []), top]
+    compiled = _compiled(ast.fix_missing_locations(ast.Module([*imports, around], [])), code, f"{_AROUND}.<locals>.")
+    if len(compiled) != 1 or {*compiled[0].co_freevars} - {HELPERS} != {*code.co_freevars}:
         raise Unreadable("its source has more than one of its name")
-    cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
-    closure = tuple(cells[name] for name in compiled[0].co_freevars)
-    made = FunctionType(compiled[0], function.__globals__, function.__name__, function.__defaults__, closure)
+    cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True)) | {HELPERS: CellType(helpers)}
+    return with_code(function, compiled[0], cells)
+
+
+def with_code(function: FunctionType, code: CodeType, cells: dict[str, CellType]) -> FunctionType:
+    """The function with another code, and these variables of enclosing functions."""
+    closure = tuple(cells[name] for name in code.co_freevars)
+    made = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
     made.__kwdefaults__ = function.__kwdefaults__
     return made
 
 
-def self_name(method: ast.FunctionDef) -> str:
-    """What the method calls its module, throughout."""
-    arguments = [*method.args.posonlyargs, *method.args.args]
+def self_name(definition: Definition) -> str:
+    """What a function calls its first argument, throughout: the module, where it is a method."""
+    arguments = [*definition.args.posonlyargs, *definition.args.args]
     if not arguments:
         raise Unreadable("it has no argument")
     name = arguments[0].arg
-    for n in ast.walk(method):
+    for n in ast.walk(definition):
         if isinstance(n, ast.arg) and n.arg == name and n is not arguments[0]:
             raise Unreadable(f"it uses the name {name} twice")
         if isinstance(n, ast.Name) and n.id == name and not isinstance(n.ctx, ast.Load):
@@ -77,17 +91,45 @@ def _tree(source: str) -> tuple[list[ast.stmt], list[ast.stmt]]:
     return body, [n for s in outside for n in ast.walk(s) if isinstance(n, (ast.Import, ast.ImportFrom))]
 
 
-def _line(node: ast.stmt) -> int:
+def _line(node: ast.stmt | ast.expr) -> int:
     """The first line, as a code object counts: that of the first decorator."""
     return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
 
 
-def _compiled(module: ast.Module, like: CodeType) -> list[CodeType]:
-    """The code objects in a module that have the name and the place of the given one."""
+def _bound(top: ast.stmt) -> set[str]:
+    """The names that a statement of a file gives to the file."""
+    bound: set[str] = set()
+    todo: list[ast.AST] = [top]
+    while todo:
+        node = todo.pop()
+        match node:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                bound.add(name)
+                continue
+            case ast.Lambda() | ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
+                continue
+            case ast.Name(id=name, ctx=ast.Store()):
+                bound.add(name)
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                bound |= {(alias.asname or alias.name).split(".")[0] for alias in names}
+        todo += ast.iter_child_nodes(node)
+    return bound
+
+
+def _compiled(module: ast.Module, like: CodeType, prefix: str) -> list[CodeType]:
+    """The code objects in a module that have the name, but for the prefix, and the place of the given one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the author's own source
-        code = compile(module, like.co_filename, "exec", flags=like.co_flags & _FUTURE, dont_inherit=True)
-    return [c for c in nested(code) if all(getattr(c, k, None) == getattr(like, k, None) for k in _PLACE)]
+        try:
+            code = compile(module, like.co_filename, "exec", flags=like.co_flags & _FUTURE, dont_inherit=True)
+        except SyntaxError:
+            return []
+    return [c for c in nested(code) if _place(c, prefix) == _place(like, "")]
+
+
+def _place(code: CodeType, prefix: str) -> tuple[str, str, int]:
+    qualified = getattr(code, "co_qualname", "")  # from Python 3.11 on
+    return code.co_name, qualified.removeprefix(prefix), code.co_firstlineno
 
 
 def nested(code: CodeType) -> Iterator[CodeType]:

@@ -15,7 +15,7 @@ from ..internals.module import children, stored
 from ..nn import Linear, why_called, why_unfit
 from . import recognise
 from .classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
-from .find import calls, fused_class_of
+from .find import calls, fused_class_of, is_layer
 from .recognise import ADOPTED, STOCK, AdoptedAct
 from .runtime import IN_PLACE, LEFT_OUT, adopts
 from .writes import writes_in_place
@@ -58,7 +58,7 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     with _all_or_nothing(model):
         in_place = writes_in_place(model)
         for path, m in list(model.named_modules()):
-            if isinstance(m, nn.Linear) or recognise.of_module(m) is not None:
+            if is_linear(m) or recognise.of_module(m) is not None:
                 _convert(m, filter_fn is not None and not filter_fn(m, path), in_place)
         for m in model.modules():
             if fused_class_of(m) not in (None, type(m)):
@@ -79,7 +79,7 @@ def _convert(m: nn.Module, left_out: bool, in_place: bool) -> None:
     if not left_out and type(m) is nn.Linear and why_not(m) is None:
         vars(m)[CONVERTED] = True
         set_class(m, Linear)
-    if type(m) is Linear and in_place:
+    if in_place and (type(m) is Linear or is_linear(m)):
         vars(m)[IN_PLACE] = True
     stock: type[nn.Module] = vars(type(m)).get(STOCK, type(m))
     if stock in ADOPTED:
@@ -119,6 +119,11 @@ def unfuse(model: nn.Module) -> nn.Module:
             for mark in _MARKS:
                 vars(m).pop(mark, None)
     return model
+
+
+def is_linear(m: nn.Module) -> bool:
+    """Whether a module is a linear layer: torch's or ours, one that returns what one gives, or calls F.linear."""
+    return isinstance(m, nn.Linear) or is_layer(m) or any(call.linear is m for call in calls(m))
 
 
 def why_not(m: nn.Linear) -> str | None:

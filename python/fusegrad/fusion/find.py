@@ -10,17 +10,20 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from torch import nn
+from torch.compiler import is_compiling
 
 from .. import routing
 from ..activations import REGISTRY
-from ..internals.module import children
+from ..internals.module import children, stored
 from ..internals.stock import torchs
-from ..nn import MLP, Linear, why_alone, why_unfit
+from ..nn import MLP, Linear, is_ours, why_alone, why_unfit
+from . import opened, recognise, wrapped
 from .code import Unreadable, nested
-from .paths import find, join
-from .recognise import is_activation
-from .rewrite import Method, read
-from .runtime import match
+from .paths import Path, find, join
+from .recognise import Spec, is_activation
+from .rewrite import Method, Site, read
+from .runtime import LEFT_OUT, match
+from .terms import Act, Gate, Term, Variable, layers
 
 # on a class that fuse made: the class it was made from, and the keys of what was rewritten in it
 UNFUSED, SITES = "_fusegrad_unfused", "_fusegrad_sites"
@@ -49,7 +52,7 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
         yield from _in_sequential(m, path)
         return
     author = author_of_forward(original)
-    if is_torchs(author) and author is not nn.Module:
+    if is_torchs(author) and author is not nn.Module and not issubclass(original, nn.Linear):
         replaced = author is nn.Sequential and nn.Sequential.forward is not _SEQUENTIAL["forward"]
         why = "torch.nn.Sequential.forward was replaced" if replaced else f"called by torch's own {author.__name__}"
         yield from (Call(child, "", why) for child in _linears(m))
@@ -58,7 +61,8 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
         if name in vars(m) or function is vars(MLP).get(name):
             continue
         try:
-            method = read(function, function.__code__)
+            inner = wrapped.layers(function)[-1]
+            method = read(inner, inner.__code__)
         except Unreadable as e:
             for child in _linears(m, None if name == "forward" else _names(function)):
                 unread[child, str(e)].append(name)
@@ -120,10 +124,19 @@ def methods(cls: type) -> Iterator[tuple[str, FunctionType]]:
             seen.add(name)
 
 
+def is_layer(m: Any) -> bool:
+    """Whether a module is a layer that can be part of a fused call: a Linear, or one that returns what one gives."""
+    if is_ours(m):
+        return True
+    if is_compiling() or not isinstance(m, nn.Module) or LEFT_OUT in vars(m):
+        return False
+    return opened.giving(m) is not None
+
+
 def _in_sequential(m: nn.Module, path: str) -> Iterator[Call]:
     items = list(children(m).items())
     for (_, child), after in zip(items, [*items[1:], None], strict=True):
-        if isinstance(child, Linear):
+        if isinstance(child, nn.Module) and is_layer(child):
             if after is None:
                 yield Call(child, "", "the last of its Sequential")
             else:
@@ -132,21 +145,71 @@ def _in_sequential(m: nn.Module, path: str) -> Iterator[Call]:
 
 def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[Call]:
     for k, site in enumerate(method.sites):
-        acts = {join(path, at): act for at, act in find(m, site.act).items()}
-        acts = acts if site.act else {"called as a function": site.target}
         plain = all(find(m, paths) for paths in site.passed if paths)
-        for linear in find(m, site.linear).values():
-            if isinstance(linear, Linear):
-                found = acts if plain else {}
-                yield _call(linear, found, site.text, join(path, site.text), (name, k), site.args, site.kwargs)
+        for act in site.reads:
+            if isinstance(act, Gate):
+                yield from _in_gate(m, path, act, plain, (name, k))
+                continue
+            acts = _acts(m, path, act) if plain else {}
+            for layer in layers(act):
+                for linear in _held(m, layer.paths):
+                    yield _call(linear, acts, act.text, join(path, act.text), (name, k), act.args, act.kwargs)
     for paths, why in method.alone:
-        for linear in find(m, paths).values():
-            if isinstance(linear, Linear):
-                yield Call(linear, "", why)
+        for linear in _held(m, paths):
+            yield Call(linear, "", why)
+
+
+def _held(m: nn.Module, paths: tuple[Path, ...]) -> Iterator[nn.Module]:
+    """The layers that a module holds at these places, or is itself where it calls torch's function."""
+    if not paths:
+        if LEFT_OUT not in vars(m):
+            yield m
+        return
+    yield from (linear for linear in find(m, paths).values() if is_layer(linear))
+
+
+def _acts(m: nn.Module, path: str, act: Act) -> dict[str, Any]:
+    """What may be called after a layer, by where it stands."""
+    if any(act.paths):
+        return {join(path, at): held for at, held in find(m, act.paths).items()}
+    return {"called as a function": act.target}
+
+
+def _in_gate(m: nn.Module, path: str, gate: Gate, plain: bool, key: Key) -> Iterator[Call]:
+    """The calls of the two layers of a gate, or of the one that is halved."""
+    sides = gate.left, gate.right
+    act = next(act for side in sides if (act := _act_of(side)))
+    matched = {at: match(m, a, act.args, act.kwargs) for at, a in _acts(m, path, act).items()}
+    found = {at: spec for at, spec in matched.items() if isinstance(spec, tuple)}
+    if not plain or not found or act.method:
+        return  # another site is that of the activation
+    names = " or ".join(dict.fromkeys(_name(*spec) for spec in found.values()))
+    places = join(path, act.text) if len(found) > 1 else next(iter(found))
+    gates, ups = ([*_of(m, side)] for side in (act, next(side for side in sides if _act_of(side) is not act)))
+    for linear in dict.fromkeys((*gates, *ups)):
+        if why := _why_alone(linear):
+            yield Call(linear, "", why, key)
+        elif gates and ups:
+            part = f"{names}, the gate" if linear in gates else f"times {names} of the gate"
+            yield Call(linear, f"{part} ({places})", "", key)
+
+
+def _act_of(term: Term) -> Act | None:
+    match term:
+        case Act():
+            return term
+        case Variable(held=held) if held is not None:
+            return _act_of(held)
+    return None
+
+
+def _of(m: nn.Module, term: Term) -> Iterator[nn.Module]:
+    for layer in layers(term):
+        yield from _held(m, layer.paths)
 
 
 def _call(
-    linear: Linear,
+    linear: nn.Module,
     acts: dict[str, Any],  # what may be called next, by where it stands
     text: str,  # what the author calls it
     several: str = "",  # where they stand if there are several
@@ -154,9 +217,9 @@ def _call(
     args: tuple = (),
     kwargs: dict[str, Any] | None = None,
 ) -> Call:
-    if why := why_alone(linear) or why_unfit(linear):
+    if why := _why_alone(linear):
         return Call(linear, "", why, key)
-    found = {at: match(linear, act, args, kwargs) for at, act in acts.items()}
+    found = {at: _match(linear, act, args, kwargs) for at, act in acts.items()}
     specs = {at: spec for at, spec in found.items() if isinstance(spec, tuple)}
     if not specs:
         whys = dict.fromkeys(why or _unknown(acts[at], text) for at, why in found.items())
@@ -165,12 +228,37 @@ def _call(
     return Call(linear, f"{names} ({several if len(acts) > 1 else next(iter(specs))})", "", key)
 
 
+def _why_alone(linear: nn.Module) -> str | None:
+    """Why a layer cannot be part of a fused call, as far as that is known before the call, or None."""
+    why = why_alone(linear) if isinstance(linear, Linear) else None
+    is_stored = isinstance(linear, nn.Linear) and stored(linear, "weight") is not None
+    return why or (why_unfit(linear) if is_stored else None)
+
+
+def _match(linear: nn.Module, act: Any, args: tuple, kwargs: dict[str, Any] | None) -> Spec | str | None:
+    """As `match`, and of an activation that is gone into: what it applies first."""
+    spec = match(linear, act, args, kwargs)
+    if spec is None and recognise.of_glu(act, args, kwargs or {}) is not None:
+        return "glu", None
+    if spec is not None or args or kwargs or opened.taking(act) is None:
+        return spec
+    owner, site = opened.applied_first(act) or (None, None)
+    for a in site.reads if isinstance(site, Site) else ():
+        assert isinstance(a, Act)
+        held = [*find(owner, a.paths).values()] if isinstance(owner, nn.Module) and any(a.paths) else [a.target]
+        for first in held:
+            if (spec := _match(linear, first, a.args, a.kwargs)) is not None:
+                return spec
+    return None
+
+
 def _unknown(act: Any, text: str) -> str:
-    """Why what is called after a Linear is not fused with it."""
-    if not isinstance(act, nn.Module):
-        return f"read by {text}"
-    lacks = "whose options fusegrad does not have" if is_activation(type(act)) else "which is no activation of fusegrad"
-    return f"followed by {type(act).__name__}, {lacks}"
+    """Why what is called after a layer is not fused with it."""
+    if isinstance(act, nn.Module):
+        has = is_activation(type(act))
+        lacks = "whose options fusegrad does not have" if has else "which is no activation of fusegrad"
+        return f"followed by {type(act).__name__}, {lacks}"
+    return f"read by {text}"
 
 
 def _name(name: str, param: float | None) -> str:

@@ -1,14 +1,17 @@
 """What an expression in a method stands for, among what the module holds: self.fc, or layer in a loop over self.ls."""
 
 import ast
+import functools
 import inspect
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from types import FunctionType, MethodType
 from typing import Any
 
 from torch import nn
 
-from ..internals.module import children
+from ..internals.module import children, holds, stored
+from .code import Unreadable, parse
 
 Step = tuple[str, Any]  # ("attribute", name), ("item", key) or ("each of", slice)
 Path = tuple[Step, ...]  # from the module
@@ -21,11 +24,12 @@ _CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 class Names:
     """What the local names of a method stand for, as far as that can be read off its loops and assignments."""
 
-    def __init__(self, method: ast.FunctionDef, self_: str, owner: str) -> None:
+    def __init__(self, method: ast.FunctionDef | ast.Lambda, self_: str, owner: str) -> None:
         self.owner = owner.lstrip("_")
         self.paths: dict[str, list[tuple[range, tuple[Path, ...]]]] = defaultdict(list)  # with the lines they hold in
         self.lines = range(method.lineno, 1 + (method.end_lineno or 0))
-        self._bind(ast.Name(self_), ((),))
+        if self_:
+            self._bind(ast.Name(self_), ((),))
         whole = self.lines
         for node in ast.walk(method):  # outer loops first
             if isinstance(node, (ast.For, ast.comprehension)):
@@ -55,6 +59,8 @@ class Names:
                         return ()
                     step = EVERY
                 return tuple((*p, step) for p in self.of(value))
+            case ast.IfExp(body=body, orelse=orelse):
+                return (*self.of(body), *self.of(orelse))
         return ()
 
     def _bind(self, target: ast.expr, paths: tuple[Path, ...]) -> None:
@@ -97,8 +103,7 @@ def find(module: nn.Module, paths: Iterable[Path]) -> dict[str, Any]:
 
 def _step(owner: Any, kind: str, key: Any) -> Iterator[tuple[str, Any]]:
     if kind == "attribute":
-        if isinstance(owner, nn.Module):
-            yield from _attribute(owner, key)
+        yield from _attribute(owner, key)
         return
     items: list[tuple[str, Any]] = []
     if any(getattr(type(owner), "__getitem__", None) is container.__getitem__ for container in _CONTAINERS):
@@ -113,18 +118,44 @@ def _step(owner: Any, kind: str, key: Any) -> Iterator[tuple[str, Any]]:
         yield from (item for item in items if item[0] == key)
 
 
-def _attribute(owner: nn.Module, name: str) -> Iterator[tuple[str, Any]]:
+def _attribute(owner: Any, name: str) -> Iterator[tuple[str, Any]]:
     value = inspect.getattr_static(type(owner), name, None)
-    if hasattr(type(value), "__set__") or type(owner).__getattribute__ is not object.__getattribute__:
-        return  # a property, or another way to look up
-    for held in (vars(owner), children(owner)):
-        if name in held:
-            yield name, held[name]
-            return
-    if isinstance(value, staticmethod):
+    if type(owner).__getattribute__ is not object.__getattribute__:
+        return  # another way to look up
+    if isinstance(value, property) and (at := stored_by(value)):
+        yield from _attribute(owner, at)
+        return
+    if hasattr(type(value), "__set__"):
+        return
+    if isinstance(owner, nn.Module) and holds(owner, name):
+        yield name, children(owner).get(name, stored(owner, name))
+    elif name in getattr(owner, "__dict__", ()):
+        yield name, vars(owner)[name]
+    elif isinstance(value, staticmethod):
         yield name, value.__func__
-    elif inspect.isbuiltin(value):  # torch.tanh; a Python function would be a method
+    elif isinstance(value, FunctionType):
+        yield name, MethodType(value, owner)
+    elif value is not None and not hasattr(type(value), "__get__"):
         yield name, value
+    elif inspect.isbuiltin(value):  # torch.tanh
+        yield name, value
+
+
+@functools.lru_cache(maxsize=256)
+def stored_by(value: property) -> str | None:
+    """The attribute that a property gives as it is stored, or None: `return self._beta`."""
+    getter = value.fget
+    if not isinstance(getter, FunctionType):
+        return None
+    try:
+        definition = parse(getter, getter.__code__)[1]
+    except Unreadable:
+        return None
+    body = [s for s in getattr(definition, "body", []) if not isinstance(s, ast.Expr)]
+    match body:
+        case [ast.Return(value=ast.Attribute(value=ast.Name(id=owner), attr=at))]:
+            return at if [owner] == [a.arg for a in definition.args.args] else None
+    return None
 
 
 def join(path: str, name: str) -> str:

@@ -1,5 +1,6 @@
 """Which activation of the registry a stock module or function stands for; the classes that stock modules adopt."""
 
+import functools
 import inspect
 from collections import defaultdict
 from collections.abc import Callable
@@ -101,6 +102,8 @@ def _of_options(cls: type, options: dict[str, Any]) -> Spec | None:
 
 def of_call(target: object, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | None:
     """The activation of a call of a function, or of a Tensor method by name, with arguments after the tensor."""
+    if type(target) is functools.partial and not target.args:
+        return of_call(target.func, args, target.keywords | (kwargs or {}))
     if isinstance(target, str):
         known = _BY_METHOD.get(target, ())
     else:
@@ -113,6 +116,22 @@ def of_call(target: object, args: tuple = (), kwargs: dict[str, Any] | None = No
         if set(given) <= set(names) and (spec := _spec(a, given)):
             return spec
     return None
+
+
+_GLU = torchs(F, "glu")
+
+
+def of_glu(act: Any, args: tuple, kwargs: dict[str, Any]) -> int | None:
+    """The dimension that torch's GLU halves, whose second half is the gate; None for all else."""
+    if type(act) is nn.GLU and nn.GLU.forward is _GLU_FORWARD:
+        return None if args or kwargs else act.dim
+    if act is F.glu and act is _GLU and len(args) + len(kwargs) <= 1:
+        dim = kwargs.get("dim", *args) if args or kwargs else -1
+        return dim if isinstance(dim, int) else None
+    return None
+
+
+_GLU_FORWARD = torchs(nn.GLU, "forward")
 
 
 def is_torchs_method(name: str, *tensors: Tensor) -> bool:

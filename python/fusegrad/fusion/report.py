@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from .. import backends, routing
 from ..internals.call import calls_torch
@@ -64,21 +64,30 @@ def explain(model: nn.Module) -> Explanation:
     for path, m in model.named_modules():
         for call in calls(m, path):
             found.setdefault(call.linear, []).append(_as_it_runs(m, call))
-    return Explanation(_row(path, m, found.get(m, [])) for path, m in model.named_modules() if isinstance(m, nn.Linear))
+    return Explanation(
+        _row(path, m, found.get(m, []))
+        for path, m in model.named_modules()
+        if isinstance(m, nn.Linear) or any(call.fused_with for call in found.get(m, ()))
+    )
 
 
-def _row(path: str, m: nn.Linear, found: list[Call]) -> Row:
+def _row(path: str, m: nn.Module, found: list[Call]) -> Row:
     with_, why = _became(m, found)
-    shape = f"{m.in_features} -> {m.out_features}"
-    if not isinstance(m, Linear):
-        return Row(path or "(root)", shape, with_, "torch", why)
     weight = stored(m, "weight")
     weight = next(m.parameters(), None) if weight is None else weight  # one that a parametrization makes it of
-    if weight is None or calls_torch(weight):
-        return Row(path or "(root)", shape, with_, "torch", why)
+    if not (with_ or isinstance(m, Linear)) or weight is None or calls_torch(weight):
+        return Row(path or "(root)", _shape(m), with_, "torch", why)
     backend = backends.serving("linear_act" if with_ else "linear", weight.device.type)
     limits = (call.one_by_one for call in found if call.one_by_one is not None)
-    return Row(path or "(root)", shape, with_, backend, why, min((routing.stock_rows(weight), *limits)))
+    return Row(path or "(root)", _shape(m), with_, backend, why, min((routing.stock_rows(weight), *limits)))
+
+
+def _shape(m: nn.Module) -> str:
+    """in -> out of a layer."""
+    sizes = [vars(m).get(name) for name in ("in_features", "out_features")]
+    if None in sizes and isinstance(weight := stored(m, "weight"), Tensor) and weight.dim() == 2:
+        sizes = [*weight.shape] if type(m).__name__ == "Conv1D" else [*reversed(weight.shape)]
+    return " -> ".join("?" if size is None else str(size) for size in sizes)
 
 
 def _as_it_runs(m: nn.Module, call: Call) -> Call:
@@ -86,19 +95,23 @@ def _as_it_runs(m: nn.Module, call: Call) -> Call:
     if not call.fused_with or call.one_by_one is not None:
         return call
     cls = fused_class_of(m)
+    if cls is None and (why := why_class_stays(original_class(type(m)))) is None:
+        return Call(call.linear, "", "not rewritten: call fuse")
     if cls is None or (call.key is not None and call.key not in vars(cls)[SITES]):
         why = why_class_stays(original_class(type(m))) or f"{type(m).__name__} has changed since: call fuse again"
         return Call(call.linear, "", why)
     return call
 
 
-def _became(m: nn.Linear, found: list[Call]) -> tuple[str, str]:
-    """What a Linear is fused with, or why it is not."""
-    if not isinstance(m, Linear):
-        left_out = "filter_fn left it alone" if LEFT_OUT in vars(m) else None
-        return "", why_not(m) or left_out or "not converted: call fuse"
-    if m._fusegrad_act is not None:
+def _became(m: nn.Module, found: list[Call]) -> tuple[str, str]:
+    """What a linear layer is fused with, or why it is not."""
+    if isinstance(m, Linear) and m._fusegrad_act is not None:
         return f"{m._fusegrad_act} (its own)", ""
-    with_ = ", ".join(call.fused_with for call in found if call.fused_with)
-    whys = dict.fromkeys(call.why for call in found) or ["no method that was read calls it"]
-    return with_, "" if with_ else "; ".join(whys)
+    if with_ := ", ".join(call.fused_with for call in found if call.fused_with):
+        return with_, ""
+    if LEFT_OUT in vars(m):
+        return "", "filter_fn left it alone"
+    kept = why_not(m) if isinstance(m, nn.Linear) and not isinstance(m, Linear) else None
+    if type(m) is nn.Linear:
+        return "", kept or "not converted: call fuse"
+    return "", "; ".join(dict.fromkeys(call.why for call in found)) or kept or "no method that was read calls it"

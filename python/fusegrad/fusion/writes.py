@@ -18,7 +18,7 @@ from torch import nn
 
 from ..internals.module import children
 from .classes import original_class
-from .code import Unreadable, contents, nested, parse, self_name
+from .code import Definition, Unreadable, contents, nested, parse, self_name
 from .find import author_of_forward, is_torchs, methods
 
 _HARMLESS = {"requires_grad_"}  # writes no values
@@ -151,7 +151,7 @@ def _looks_like_writing(code: CodeType) -> bool:
 class _Reader:
     """The writes in the source of a function."""
 
-    def __init__(self, function: FunctionType, tree: ast.FunctionDef) -> None:
+    def __init__(self, function: FunctionType, tree: Definition) -> None:
         self.writes, self.augments, self.fills, self.calls = False, set[str](), set[str](), set[str]()
         self.function, self.self_ = function, _first_argument(tree)
         everything = list(ast.walk(tree))
@@ -170,7 +170,7 @@ class _Reader:
                     said = {k.arg: getattr(k.value, "value", True) for k in keywords}
                     self.writes |= said.get("inplace", False) is not False or said.get("out") is not None
 
-    def _bind(self, tree: ast.FunctionDef, everything: list[ast.AST]) -> None:
+    def _bind(self, tree: Definition, everything: list[ast.AST]) -> None:
         given: dict[ast.AST, ast.expr] = {}
         for node in everything:
             if isinstance(node, (ast.Assign, ast.AnnAssign)):
@@ -221,7 +221,7 @@ def _writes_by_name(name: str) -> bool:
     return name.endswith("_") and not name.endswith("__") and name not in _HARMLESS
 
 
-def _first_argument(tree: ast.FunctionDef) -> str:
+def _first_argument(tree: Definition) -> str:
     """What a method calls its module; "" where it gives that name to something else too."""
     try:
         return self_name(tree)

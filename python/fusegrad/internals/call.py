@@ -73,6 +73,10 @@ def outside_transforms(*tensors: Tensor | None) -> bool:
     )
 
 
+def autocasts() -> bool:
+    return _is_any_autocast_enabled()
+
+
 def in_torch_func() -> bool:
     return peek_interpreter_stack() is not None
 
@@ -80,6 +84,11 @@ def in_torch_func() -> bool:
 def linear_is_replaced() -> bool:
     """Whether somebody has put a function of their own in the place of torch.nn.functional.linear."""
     return F.linear is not _LINEAR
+
+
+def is_linear(f: object) -> bool:
+    """Whether this is torch.nn.functional.linear, torch's own or what somebody has put in its place."""
+    return f is _LINEAR or f is F.linear
 
 
 def calls_torch(*tensors: Tensor | None) -> bool:

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules import module as torchs
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 
 def is_hooked(m: nn.Module) -> bool:
@@ -28,3 +30,29 @@ def children(m: nn.Module) -> dict[str, nn.Module | None]:
 def stored(m: nn.Module, name: str) -> Any:
     """What a module holds under a name, or None, without running what computes it: a property, a parametrization."""
     return m._parameters.get(name, m._buffers.get(name, vars(m).get(name)))
+
+
+def holds(m: nn.Module, name: str) -> bool:
+    """Whether a module itself, and not its class, has something under a name."""
+    return any(name in held for held in (vars(m), m._modules, m._parameters, m._buffers))
+
+
+def computes_weights_before(m: nn.Module) -> bool:
+    """Whether the hooks of a module are those of torch's older weight_norm or spectral_norm, and no others."""
+    hooks = m._forward_pre_hooks
+    return (
+        bool(hooks)
+        and all(type(hook) in _COMPUTE_WEIGHTS for hook in hooks.values())
+        and not (m._forward_hooks or m._backward_hooks or m._backward_pre_hooks)
+        and not (torchs._global_forward_hooks or torchs._global_forward_pre_hooks)
+        and not (torchs._global_backward_hooks or torchs._global_backward_pre_hooks)
+    )
+
+
+_COMPUTE_WEIGHTS = WeightNorm, SpectralNorm
+
+
+def run_pre_hooks(m: nn.Module, args: tuple) -> None:
+    """Lets the hooks of `computes_weights_before` compute the weights."""
+    for hook in tuple(m._forward_pre_hooks.values()):
+        hook(m, args)

@@ -35,7 +35,9 @@ def stands_for_what_it_is(cls: type) -> None:
 
 
 def as_written(cls: type) -> bool:
-    """Whether the forward of a class is still made of what was noted."""
+    """Whether the forward of a class, which may be inherited, is still made of what was noted."""
+    if cls not in _WRITTEN:
+        cls = next(base for base in cls.__mro__ if base in _WRITTEN)
     for owner, name, value in _WRITTEN[cls]:
         if getattr(owner, name) is not value:
             return False

@@ -1,0 +1,309 @@
+"""Recognises an activation by the formula in the source of a function or a module, without running it.
+
+    def forward(self, input):
+        return input * torch.sigmoid(1.702 * input)         is quick_gelu
+
+The source is evaluated here, in float64, by torch's own functions, at numbers of all sizes, at infinity and around
+every constant that it mentions. It is taken for an activation of the registry if it gives the same numbers. That is a
+proof for what is allowed in it: elementary functions, of which only relu has a kink, and constants.
+
+What it computes is settled by its code and by the values of the names in it, which are looked up on each call. They
+must be plain numbers and functions of torch: all else is not recognised.
+"""
+
+import ast
+import math
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..activations import REGISTRY
+from ..internals.call import autocasts
+from ..internals.module import holds, is_hooked
+from ..internals.stock import called_as_written, torchs
+from .code import Unreadable, contents, parse
+
+Spec = tuple[str, float | None]
+
+_NAMES = (
+    "add sub mul div neg pow square sqrt rsqrt exp expm1 log log1p sin cos tanh sigmoid erf relu reciprocal cosh sinh"
+).split()
+_METHODS = {name: torchs(Tensor, name) for name in _NAMES}
+_OF_TENSORS = {torchs(torch, name) for name in _NAMES}
+_OF_TENSORS |= {torchs(F, name) for name in ("relu", "silu", "gelu", "mish", "softplus", "sigmoid", "tanh", "elu")}
+_OF_TENSORS |= {torchs(F, name) for name in ("selu", "celu", "logsigmoid", "softsign", "tanhshrink")}
+_OF_TENSORS |= {torchs(torch.special, name) for name in ("expit", "erf", "exp2", "log1p", "expm1")}
+_OF_NUMBERS = {math.sqrt, math.exp, math.log, math.tanh, math.erf, math.cos, math.sin, math.pow, float}
+_BINARY: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+    ast.Pow: lambda a, b: a**b,
+}
+_PLAIN = int, float, bool, str, type(None)
+
+_PROBES = torch.cat(
+    [torch.linspace(-12, 12, 193, dtype=torch.float64), torch.tensor([0.0, math.inf, -math.inf, math.nan])]
+)
+_SIZES = torch.tensor([1e-9, 1e-5, 1e-3, 17.3, 31.7, 88.1, 301.3, 1e3, 1e4, 1e6], dtype=torch.float64)
+_EPS = 2.0**-48  # of the steps of a formula, in float64
+
+
+class _Unknown(Exception):
+    """Why a formula is not recognised."""
+
+
+def of(act: Any) -> Spec | None:
+    """The activation that a call of a function, or of a module without state, computes; None if it is not known."""
+    if torch.compiler.is_compiling() or autocasts():  # which converts at some steps of a formula
+        return None
+    function, owner = act, None
+    if isinstance(act, nn.Module):
+        cls = type(act)
+        if not called_as_written(cls) or "forward" in vars(act) or is_hooked(act):
+            return None
+        function, owner = getattr(cls, "forward", None), act
+    elif isinstance(act, MethodType) and isinstance(act.__self__, nn.Module):
+        function, owner = act.__func__, act.__self__
+    if not isinstance(function, FunctionType):
+        return None
+    names = _names(function.__code__, function, owner is not None)
+    if names is None:
+        return None
+    try:
+        values = tuple(_look_up(name, function, owner) for name in names)
+    except _Unknown:
+        return None
+    defaults = function.__defaults__ or ()
+    if not all(isinstance(v, _PLAIN) for v in defaults) or function.__kwdefaults__:
+        return None
+    key = function.__code__, defaults, tuple(map(_identity, values)), len(REGISTRY)
+    if key not in _SPECS:
+        _SPECS[key] = _recognise(function, owner is not None, dict(zip(names, values, strict=True)))
+    return _SPECS[key]
+
+
+_SPECS: dict[tuple, Spec | None] = {}
+_NAMES_OF: dict[tuple[CodeType, bool], tuple[str, ...] | None] = {}
+
+
+def _identity(value: Any) -> Any:
+    return (type(value), value) if isinstance(value, _PLAIN) else id(value)  # functions of torch and of math live on
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+def _names(code: CodeType, function: FunctionType, method: bool) -> tuple[str, ...] | None:
+    """The names that a formula looks up, dotted; None if its source is no formula."""
+    key = code, method
+    if key not in _NAMES_OF:
+        try:
+            _NAMES_OF[key] = tuple(dict.fromkeys(_mentioned(parse(function, code)[1], method)))
+        except (_Unknown, Unreadable):
+            _NAMES_OF[key] = None
+    return _NAMES_OF[key]
+
+
+def _parameters(definition: ast.FunctionDef | ast.Lambda, method: bool) -> tuple[str, list[str]]:
+    """What a function calls its module, "" for none, and its other parameters."""
+    arguments = definition.args
+    names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
+    if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or len(names) <= method:
+        raise _Unknown
+    return (names[0], names[1:]) if method else ("", names)
+
+
+def _mentioned(definition: ast.FunctionDef | ast.Lambda, method: bool) -> Iterator[str]:
+    self_, parameters = _parameters(definition, method)
+    body = definition.body if isinstance(definition, ast.FunctionDef) else [ast.Expr(definition.body)]
+    local = set(parameters)
+    for statement in body:
+        for n in ast.walk(statement):
+            if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store):
+                local.add(n.id)
+            elif not isinstance(n, _GRAMMAR):
+                raise _Unknown
+    todo: list[ast.AST] = list(body)
+    while todo:
+        node = todo.pop()
+        root, dotted = _chain(node)
+        if root is None:
+            todo += ast.iter_child_nodes(node)
+        elif root not in local:
+            if root == self_ and "." not in dotted:
+                raise _Unknown
+            yield dotted
+
+
+_GRAMMAR = (
+    *(ast.Return, ast.Assign, ast.If, ast.IfExp, ast.Expr, ast.Constant, ast.Name, ast.Attribute, ast.BinOp),
+    *(ast.UnaryOp, ast.Call, ast.keyword, ast.operator, ast.unaryop, ast.expr_context, ast.Compare, ast.cmpop),
+)
+
+
+def _chain(node: ast.AST) -> tuple[str | None, str]:
+    """The first of the names in a.b.c, and all of them."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name):
+        return None, ""
+    return node.id, ".".join([node.id, *reversed(names)])
+
+
+def _look_up(dotted: str, function: FunctionType, owner: nn.Module | None) -> Any:
+    """What a name stands for now: a number or a function of torch's. Raises _Unknown."""
+    root, *rest = dotted.split(".")
+    free = function.__code__.co_freevars
+    if owner is not None and root == function.__code__.co_varnames[0]:
+        name, *rest = rest
+        value = vars(owner).get(name, _Unknown)
+        if value is _Unknown and not holds(owner, name):
+            value = next((vars(c)[name] for c in type(owner).__mro__ if name in vars(c)), _Unknown)
+        elif hasattr(type(getattr(type(owner), name, None)), "__set__"):
+            raise _Unknown  # a property
+    elif root in free:
+        value = contents((function.__closure__ or ())[free.index(root)])
+    elif root in function.__globals__:
+        value = function.__globals__[root]
+    else:
+        value = getattr(__import__("builtins"), root, _Unknown)
+    for name in rest:
+        if not isinstance(value, ModuleType) or name not in vars(value):
+            raise _Unknown
+        value = vars(value)[name]
+    if type(value) in _PLAIN or (callable(value) and _is_known(value)):
+        return value
+    raise _Unknown
+
+
+def _is_known(value: Any) -> bool:
+    try:
+        return value in _OF_TENSORS or value in _OF_NUMBERS
+    except TypeError:  # is not hashable
+        return False
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+def _recognise(function: FunctionType, method: bool, values: dict[str, Any]) -> Spec | None:
+    definition = parse(function, function.__code__)[1]
+    _, (argument, *others) = _parameters(definition, method)
+    defaults = function.__defaults__ or ()
+    if len(defaults) < len(others):
+        return None
+    given = dict(zip(others, defaults[len(defaults) - len(others) :], strict=True))
+    numbers = {abs(float(v)) for v in (*values.values(), *given.values()) if type(v) in (int, float)}
+    constants = (n.value for n in ast.walk(definition) if isinstance(n, ast.Constant))
+    numbers |= {abs(float(value)) for value in constants if isinstance(value, (int, float))}
+    around = [c * f + d for c in sorted(numbers) for f in (1.0, 0.5, 1.5, 100.0) for d in (-0.3, 0.0, 0.3)]
+    near = torch.tensor(around, dtype=torch.float64)
+    z = torch.cat([_PROBES, _SIZES, -_SIZES, near, -near])
+    try:
+        y = _Evaluation(values, given | {argument: z}).run(definition)
+    except (_Unknown, ArithmeticError, ValueError, TypeError, RuntimeError):
+        return None
+    if not isinstance(y, Tensor) or y.shape != z.shape:
+        return None
+    for a in REGISTRY.values():
+        params: list[float] = [a.default]
+        if a.param:
+            params += [p for p in sorted(numbers | {1 / n for n in numbers if n}) if a.accepts(p) and p != a.default]
+        for p in params:
+            if a.name != "identity" and torch.allclose(y, a.value(z, p), rtol=_EPS, atol=_EPS, equal_nan=True):
+                return (a.name, p if a.param else None) if _same_scale(y, a.value(z, p), z) else None
+    return None
+
+
+def _same_scale(y: Tensor, value: Tensor, z: Tensor) -> bool:
+    return torch.equal(y.isnan(), value.isnan()) and torch.equal(y.isinf(), value.isinf())
+
+
+class _Evaluation:
+    """The value of a formula, of one tensor."""
+
+    def __init__(self, values: dict[str, Any], local: dict[str, Any]) -> None:
+        self.values, self.local = values, local
+
+    def run(self, definition: ast.FunctionDef | ast.Lambda) -> Any:
+        if isinstance(definition, ast.Lambda):
+            return self.of(definition.body)
+        returned = self._block(definition.body)
+        if returned is None:
+            raise _Unknown
+        return returned[0]
+
+    def _block(self, body: list[ast.stmt]) -> tuple[Any] | None:
+        for statement in body:
+            match statement:
+                case ast.Return(value=ast.expr() as e):
+                    return (self.of(e),)
+                case ast.Assign(targets=[ast.Name(id=name)], value=e):
+                    self.local[name] = self.of(e)
+                case ast.Expr(value=ast.Constant()):
+                    pass
+                case ast.If(test=test, body=then, orelse=other):
+                    if (returned := self._block(then if self._decides(test) else other)) is not None:
+                        return returned
+                case _:
+                    raise _Unknown
+        return None
+
+    def _decides(self, test: ast.expr) -> bool:
+        match test:
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                return not self._decides(operand)
+            case ast.Compare(left=left, ops=[ast.Is() | ast.IsNot() as op], comparators=[ast.Constant(value=None)]):
+                return (self.of(left) is None) == isinstance(op, ast.Is)
+        value = self.of(test)
+        if type(value) not in _PLAIN:
+            raise _Unknown
+        return bool(value)
+
+    def of(self, e: ast.expr) -> Any:
+        match e:
+            case ast.Constant(value=value) if type(value) in _PLAIN:
+                return value
+            case ast.Name(id=name) if name in self.local:
+                return self.local[name]
+            case ast.Name() | ast.Attribute() if (dotted := _chain(e)[1]) in self.values:
+                return self.values[dotted]
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+                return _BINARY[type(op)](self._number(left), self._number(right))
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -self._number(operand)
+            case ast.IfExp(test=test, body=then, orelse=other):
+                return self.of(then if self._decides(test) else other)
+            case ast.Call(func=func, args=args, keywords=keywords):
+                return self._call(func, [self.of(a) for a in args], {k.arg: self.of(k.value) for k in keywords})
+        raise _Unknown
+
+    def _number(self, e: ast.expr) -> Any:
+        value = self.of(e)
+        if type(value) not in (int, float, Tensor):
+            raise _Unknown
+        return value
+
+    def _call(self, func: ast.expr, args: list[Any], kwargs: dict[str | None, Any]) -> Any:
+        if None in kwargs or "out" in kwargs or kwargs.pop("inplace", False) not in (False, None):
+            raise _Unknown
+        options: Any = kwargs
+        if isinstance(func, ast.Attribute) and _chain(func)[1] not in self.values:
+            of = self.of(func.value)
+            known = _METHODS.get(func.attr)
+            if type(of) is not Tensor or known is None or getattr(Tensor, func.attr) is not known:
+                raise _Unknown
+            return known(of, *args, **options)
+        function = self.of(func)
+        tensors = any(isinstance(a, Tensor) for a in args)
+        if not callable(function) or function not in (_OF_TENSORS if tensors else _OF_NUMBERS):
+            raise _Unknown
+        return function(*args, **options)

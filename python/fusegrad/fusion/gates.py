@@ -1,0 +1,86 @@
+"""Gates that are written in several statements: a run of them stores terms, and the last multiplies them first."""
+
+import ast
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .terms import Gate, Terms, Variables, put_off, reads_of, run_gate, variables_of
+
+_MOST = 5  # statements
+
+Swaps = dict[ast.AST, Callable[[], Any]]  # what stands in the place of a node, or of a statement
+
+
+def gate_in(
+    statements: list[ast.stmt],
+    terms: Terms,
+    may_hold: Callable[[str], bool],  # whether a variable may hold a term
+    loads: Mapping[str, int],  # how often the function reads its variables
+) -> tuple[list[Gate], Swaps] | None:
+    """The gate that begins with the first of these statements: one, or one in each branch of an expression."""
+    variables: Variables = {}
+    swaps: Swaps = {}
+    order: list[str] = []  # in which they were stored
+    for n, statement in enumerate(statements[:_MOST]):
+        if variables and (gates := _multiplied(statements[:n], statement, variables, terms, loads)):
+            return gates, swaps | {g.node: functools.partial(run_gate, g, list(order)) for g in gates}
+        match statement:
+            case ast.Assign(targets=[ast.Name() as target], value=value):
+                term, stored = terms.factor(value, variables, calm=bool(variables)), [target]
+            case ast.Assign(targets=[ast.Tuple(elts=[ast.Name() as a, ast.Name() as b])], value=value):
+                term, stored = terms.halves(value, variables), [a, b]
+            case _:
+                return None
+        if term is None:
+            return None
+        for name in [v.node.id for v in variables_of(term)]:
+            variables.pop(name, None)
+            order = [o for o in order if o != name]
+        for target in stored:
+            if not may_hold(target.id) or target.id in variables:
+                return None
+            variables[target.id] = term
+            order.append(target.id)
+        swaps[value] = functools.partial(put_off, term)
+    return None
+
+
+def _multiplied(
+    before: list[ast.stmt], statement: ast.stmt, variables: Variables, terms: Terms, loads: Mapping[str, int]
+) -> list[Gate]:
+    """The gates that a statement computes first, if they alone read the variables."""
+    match statement:
+        case ast.Assign(targets=[target, *_], value=e):
+            stored = ast.unparse(target)
+        case ast.Return(value=ast.expr() as e):
+            stored = ""
+        case _:
+            return []
+    for name in variables:
+        reads = sum(reads_of(s, name) for s in (*before, statement))
+        if stored and stored != name and loads[name] != reads:
+            return []
+    found = _first(e, variables, terms)
+    for gate in found:
+        if {v.node.id for v in variables_of(gate)} != set(variables):
+            return []
+    in_gates = sum(reads_of(gate.node, name) for gate in found for name in variables)
+    return found if in_gates == sum(reads_of(statement, name) for name in variables) else []
+
+
+def _first(e: ast.expr, variables: Variables, terms: Terms) -> list[Gate]:
+    """The gate that an expression begins with, or that of each of its branches."""
+    while True:
+        if gate := terms.gate(e, variables):
+            return [gate]
+        match e:
+            case ast.IfExp(test=test, body=then, orelse=other) if terms.calm(test, variables):
+                gates = [gate for branch in (then, other) if (gate := terms.gate(branch, variables))]
+                return gates if len(gates) == 2 else []
+            case ast.Call(func=func, args=[first, *_]) if terms.is_plain(func):
+                e = first
+            case ast.Call(func=ast.Attribute(value=first)) | ast.BinOp(left=first):
+                e = first
+            case _:
+                return []

@@ -1,0 +1,127 @@
+"""Functions and modules that are gone into: an activation that takes a layer put off, a layer that gives one.
+
+    def shifted_softplus(x):                        is called with the layer put off: softplus is applied to it first,
+        return F.softplus(x) - math.log(2)          as one op with the layer, and the rest is as written
+
+    class WeightNormLinear(nn.Module):              is called, and gives the layer put off, whose weight is computed
+        def forward(self, x):
+            return F.linear(x, self.g * self.v, self.bias)
+
+What runs is the author's code, with these calls rewritten, and the author's variables; only code is kept.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import CellType, CodeType, FunctionType, MethodType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from ..internals.module import computes_weights_before, is_hooked
+from ..internals.stock import called_as_written
+from .code import HELPERS, Unreadable, with_code
+from .paths import stored_by
+from .rewrite import Site, gives_later, takes_later
+
+
+@dataclass(frozen=True)
+class _Opened:
+    code: CodeType
+    site: Site | None  # what is applied first
+    looked_up: WeakKeyDictionary[type, bool] = field(default_factory=WeakKeyDictionary)
+
+
+def _helpers() -> Any:
+    return sys.modules[f"{__package__}.runtime"]
+
+
+_TAKES: dict[tuple[CodeType, int], _Opened | None] = {}
+_GIVES: dict[CodeType, _Opened | None] = {}
+
+
+def taking(act: Any) -> Callable[[Any], Any] | None:
+    """What computes act(z) of a layer z that was put off; None if act cannot be gone into."""
+    function, owner = _function_of(act)
+    if function is None:
+        return None
+    opened = _taking(function, 0 if owner is None else 1)
+    if opened is None or opened.site is None or (owner is not None and not _looks_up(type(owner), opened, opened.site)):
+        return None
+    made = _bound(function, opened)
+    return made if owner is None else MethodType(made, owner)
+
+
+def applied_first(act: Any) -> tuple[Any, Site] | None:
+    """What taking(act) applies first, and the module that its names are looked up in."""
+    function, owner = _function_of(act)
+    if function is None:
+        return None
+    try:
+        made = takes_later(function, 0 if owner is None else 1, _helpers())  # anew: its variables may hold others now
+    except Unreadable:
+        return None
+    return made and (owner, made[1])
+
+
+def giving(layer: nn.Module) -> Callable[[Any], Any] | None:
+    """What gives the layer that a module returns the result of, put off; None if it returns none."""
+    function, owner = _function_of(layer)
+    if function is None or owner is None:
+        return None
+    code = function.__code__
+    if code not in _GIVES:
+        try:
+            made = gives_later(function, _helpers())
+        except Unreadable:
+            made = None
+        _GIVES[code] = made and _Opened(made.__code__, None)
+    opened = _GIVES[code]
+    return None if opened is None else MethodType(_bound(function, opened), owner)
+
+
+def _taking(function: FunctionType, argument: int) -> _Opened | None:
+    key = function.__code__, argument
+    if key not in _TAKES:
+        try:
+            made = takes_later(function, argument, _helpers())
+        except Unreadable:
+            made = None
+        _TAKES[key] = made and _Opened(made[0].__code__, made[1])
+    return _TAKES[key]
+
+
+def _function_of(f: Any) -> tuple[FunctionType | None, Any]:
+    """The function that a call of f is, and what it gets as its first argument, if any."""
+    if isinstance(f, nn.Module):
+        cls = type(f)
+        function = getattr(cls, "forward", None)
+        called = (
+            called_as_written(cls) and "forward" not in vars(f) and (not is_hooked(f) or computes_weights_before(f))
+        )
+        return (function, f) if called and isinstance(function, FunctionType) else (None, None)
+    if isinstance(f, MethodType) and isinstance(f.__func__, FunctionType):
+        return f.__func__, f.__self__
+    return (f if isinstance(f, FunctionType) else None), None
+
+
+def _bound(function: FunctionType, opened: _Opened) -> FunctionType:
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    return with_code(function, opened.code, cells | {HELPERS: CellType(_helpers())})
+
+
+def _looks_up(cls: type, opened: _Opened, site: Site) -> bool:
+    """Whether what is looked up between the two calls is stored as it is by the instances of a class."""
+    if cls not in opened.looked_up:
+        names = {path[0][1] for paths in site.passed for path in paths if path}
+        plain = all(len(path) <= 1 for paths in site.passed for path in paths)
+        opened.looked_up[cls] = plain and all(_is_stored(inspect.getattr_static(cls, name, None)) for name in names)
+    return opened.looked_up[cls]
+
+
+def _is_stored(value: Any) -> bool:
+    if isinstance(value, property):
+        return stored_by(value) is not None
+    return not hasattr(type(value), "__set__")

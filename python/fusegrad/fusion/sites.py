@@ -1,0 +1,245 @@
+"""Finds, in the source of a function, each place that applies an activation to a layer.
+
+    torch.tanh(self.fc(x))               one expression
+    x = self.fc(x)                       two statements, one directly after the other: the activation is what the second
+    x = self.drop(F.relu(x))             computes first, and all that ever reads what the first stores
+    if self.act is not None:             or in a branch that is decided by what is only looked up
+        x = self.act(x)
+    self.act(self.gate(x)) * self.up(x)  a gate, in one expression or in statements, of two layers or of one in halves
+
+The layer is not called there, but noted: `_fusegrad.later(self.fc, x)`. What reads it next is rewritten too:
+`_fusegrad.apply(F.relu, x)` computes both as one op if they are a layer and its activation when the line is reached,
+and else makes the two calls (runtime.py). So nothing has to be proved of them. That nothing else is computed between
+the two is proved here. Every other part of the function stays as it was: branches, loops, random numbers, side effects
+and the meaning of names are the author's, on each call.
+"""
+
+import ast
+import functools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+from .code import Definition
+from .gates import Swaps, gate_in
+from .paths import Path
+from .terms import (
+    Act,
+    Gate,
+    Layer,
+    Product,
+    Term,
+    Terms,
+    Variables,
+    layers,
+    put_off,
+    reads_of,
+    run_act,
+    run_gate,
+    run_variable,
+)
+
+_SEE_LOCALS = {"locals", "vars", "dir", "eval", "exec", "breakpoint"}
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Where an activation may be applied to a layer: that depends on what the module holds."""
+
+    reads: tuple[Act | Gate, ...]  # what may read the layer next: one in each branch
+    passed: tuple[tuple[Path, ...], ...]  # what is looked up between the calls, which must be plain attributes
+    swaps: Swaps
+
+
+class Reader:
+    """The sites of one function."""
+
+    def __init__(self, function: FunctionType, definition: Definition, self_: str) -> None:
+        self.code, self.definition = function.__code__, definition
+        self.terms = Terms(function, definition, self_)
+        everything = list(ast.walk(definition))
+        self.loads = Counter(n.id for n in everything if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
+        self.loads.update(
+            n.target.id for n in everything if isinstance(n, ast.AugAssign) if isinstance(n.target, ast.Name)
+        )
+        self.everything = everything
+
+    @functools.cached_property
+    def sites(self) -> list[Site]:
+        return [*self._gates(), *self._nested(), *self._in_statements()]
+
+    def alone(self) -> Iterator[tuple[tuple[Path, ...], str]]:
+        parents = {child: parent for parent in self.everything for child in ast.iter_child_nodes(parent)}
+        in_sites = {layer.node for site in self.sites for read in site.reads for layer in layers(read)}
+        for call in self.everything:
+            if isinstance(call, ast.Call) and call not in in_sites and (paths := self.terms.names.of(call.func)):
+                yield paths, self._why(call, parents[call])
+
+    def _why(self, call: ast.Call, parent: ast.AST) -> str:
+        if not isinstance(self.terms.layer(call, {}), Layer):
+            return "called with more than its input"
+        match parent:
+            case ast.Return():
+                return "returned as it is"
+            case ast.Assign():
+                return "the next statement does not begin with an activation of it, or others read it too"
+            case ast.Call(func=func) if call in parent.args:
+                return f"read by {self.terms.text(func)}"
+        return "read by what is no activation"
+
+    # --- in one expression
+
+    def _gates(self) -> Iterator[Site]:
+        for e in self.everything:
+            self.terms.passed = []
+            if isinstance(e, ast.BinOp) and (gate := self.terms.gate(e, {})):
+                yield self._site([gate], {e: functools.partial(run_gate, gate, [])})
+        for body in _bodies(self.definition):
+            for i in range(len(body)):
+                self.terms.passed = []
+                if found := gate_in(body[i:], self.terms, self.may_hold, self.loads):
+                    yield self._site(*found)
+
+    def _nested(self) -> Iterator[Site]:
+        for e in self.everything:
+            self.terms.passed = []
+            if isinstance(e, ast.Call) and (act := self.terms.act(e, {})):
+                yield self._site([act], {e: functools.partial(run_act, act)})
+
+    # --- in statements
+
+    def _in_statements(self) -> Iterator[Site]:
+        for body in _bodies(self.definition):
+            for i, statement in enumerate(body):
+                self.terms.passed = []
+                match statement:
+                    case ast.Assign(targets=[ast.Name(id=name)], value=value) if self.may_hold(name):
+                        if (layer := self.terms.layer(value, {})) and (site := self.follow(body, i + 1, name, layer)):
+                            yield self._site(site.reads, {value: functools.partial(put_off, layer)} | site.swaps)
+
+    def may_hold(self, name: str) -> bool:
+        """Whether a variable may hold a layer that was put off: nothing sees it but the statements of the function."""
+        return (
+            name in self.code.co_varnames and name not in self.code.co_cellvars and _SEE_LOCALS.isdisjoint(self.loads)
+        )
+
+    def follow(self, body: list[ast.stmt], i: int, name: str, held: Term | None) -> Site | None:
+        """The activations that the statements from the i-th on apply first to what a variable holds."""
+        if i >= len(body):
+            return None
+        statement = body[i]
+        match statement:
+            case ast.Assign(value=expr) | ast.Return(value=ast.expr() as expr):
+                if self._is_last_read(name, statement) and (begun := self._begins(expr, name, held)):
+                    return self._site(*begun)
+            case ast.If(test=test, body=then, orelse=other) if self.terms.calm(test, {name}):
+                sites = [self.follow(branch, 0, name, held) for branch in (then, other)]
+                if any(sites):
+                    rest = self.follow(body, i + 1, name, held)
+                    found = [site for site in (*sites, rest) if site]
+                    swaps = {k: v for site in found for k, v in site.swaps.items()}
+                    swaps |= self._run_in(then, sites[0], name) | self._run_in(other, sites[1], name)
+                    if rest is None:
+                        after = [body[i + 1]] if i + 1 < len(body) else []
+                        swaps |= self._run_in(after, None, name)
+                        if not after:
+                            swaps[statement] = lambda: [statement, _keep(name, statement)]
+                    return self._site([read for site in found for read in site.reads], swaps)
+        return None
+
+    def _run_in(self, branch: list[ast.stmt], site: Site | None, name: str) -> Swaps:
+        """What runs a variable's layer before a branch that does not apply an activation to it first."""
+        if site is not None or not branch:
+            return {}
+        first = branch[0]
+        return {first: lambda: [_keep(name, first), first]}
+
+    def _is_last_read(self, name: str, statement: ast.stmt) -> bool:
+        """Whether nothing reads after a statement what a variable holds before it."""
+        match statement:
+            case ast.Return():
+                return True
+            case ast.Assign(targets=[ast.Name(id=target)]) if target == name:
+                return True
+        return sum(isinstance(n, ast.Name) and n.id == name for n in ast.walk(statement)) == self.loads[name]
+
+    def _begins(self, e: ast.expr, name: str, held: Term | None) -> tuple[list[Act], Swaps] | None:
+        """The activation of a variable, if that is the first that an expression does, but for looking up names."""
+        variables: Variables = {name: held}
+        whole = e
+        while True:
+            match e:
+                case ast.Call() if act := self.terms.act(e, variables):
+                    reads, swaps = [act], {e: functools.partial(run_act, act)}  # type: tuple[list[Act], Swaps]
+                    return (reads, swaps) if reads_of(whole, name) == 1 else None
+                case ast.Call(func=func, args=[first, *_]) if self.terms.is_plain(func):
+                    e = first
+                case ast.IfExp(test=test, body=then, orelse=other) if self.terms.calm(test, variables):
+                    branches = [self._begins(branch, name, held) for branch in (then, other)]
+                    found = [branch for branch in branches if branch]
+                    swaps = {k: v for branch in found for k, v in branch[1].items()}
+                    for branch, side in zip(branches, (then, other), strict=True):
+                        if branch is None and not self._run_name(side, name, swaps):
+                            return None
+                    read_in = reads_of(then, name) + reads_of(other, name)
+                    return (
+                        ([a for b in found for a in b[0]], swaps)
+                        if found and reads_of(whole, name) == read_in
+                        else None
+                    )
+                case ast.Call(func=ast.Attribute(value=first)) | ast.Attribute(value=first):
+                    e = first
+                case ast.BinOp(left=first) | ast.Subscript(value=first) | ast.UnaryOp(operand=first):
+                    if isinstance(e, ast.BinOp) and self.terms.calm(first, variables):
+                        first = e.right
+                    e = first
+                case _:
+                    return None
+
+    def _run_name(self, e: ast.expr, name: str, swaps: Swaps) -> bool:
+        """Lets an expression that is but a variable run its layer; False if it reads it in another way."""
+        if isinstance(e, ast.Name) and e.id == name:
+            swaps[e] = functools.partial(run_variable, name, e)
+            return True
+        return False
+
+    # --- of a module that is a layer
+
+    def returned(self) -> Swaps:
+        """Puts off the layers whose results are returned as they are."""
+        swaps: Swaps = {}
+        for body in _bodies(self.definition):
+            for i, statement in enumerate(body):
+                match statement, body[i - 1] if i else None:
+                    case ast.Return(value=ast.expr() as e), _ if isinstance(
+                        layer := self.terms.layer(e, {}), (Layer, Product)
+                    ):
+                        swaps[e] = functools.partial(put_off, layer)
+                    case (
+                        ast.Return(value=ast.Name(id=name)),
+                        ast.Assign(targets=[ast.Name(id=stored)], value=e),
+                    ) if name == stored and self.may_hold(name):
+                        if isinstance(layer := self.terms.layer(e, {}), (Layer, Product)):
+                            swaps[e] = functools.partial(put_off, layer)
+        return swaps
+
+    def _site(self, reads: Any, swaps: Swaps) -> Site:
+        return Site(tuple(reads), tuple(self.terms.passed), swaps)
+
+
+def _keep(name: str, at: ast.AST) -> ast.stmt:
+    """A statement that runs the layer that a variable holds."""
+    target = ast.copy_location(ast.Name(name, ast.Store()), at)
+    return ast.copy_location(ast.Assign([target], run_variable(name, at)), at)
+
+
+def _bodies(node: ast.AST) -> Iterator[list[ast.stmt]]:
+    """The blocks of a method in which no exception can be caught: those of loops and branches."""
+    for body in (getattr(node, "body", []), getattr(node, "orelse", [])):
+        if isinstance(body, list):
+            yield body
+            for statement in body:
+                if isinstance(statement, (ast.If, ast.For, ast.While)):
+                    yield from _bodies(statement)

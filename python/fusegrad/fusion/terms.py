@@ -1,0 +1,343 @@
+"""What an expression in the source of a function computes, as far as it may be part of a fused call.
+
+    self.fc(x)  F.linear(x, w, b)  x @ w       a layer
+    torch.tanh(T)  self.act(T)  T.sigmoid()    an activation of a term
+    s * T  T * s                               a scaled term
+    name                                       a variable that was given a term
+    T.chunk(2, dim=-1)                         two halves of a term
+    A * T                                      a gate: two terms, of which one is an activation or a variable
+
+What each part is, the module decides that the method is called on. Rewritten, a term makes none of its calls, but notes
+them in order (runtime.Later).
+"""
+
+import ast
+import builtins
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from types import FunctionType, ModuleType
+from typing import Any
+
+import torch
+
+from ..internals.call import is_linear
+from .code import HELPERS, contents
+from .paths import Names, Path
+
+_PREDICATES = {"isinstance", "hasattr", "callable", "len", "bool", "type"}
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """An expression that may be put off."""
+
+    node: ast.expr
+
+
+@dataclass(frozen=True, eq=False)
+class Layer(Term):
+    """A call of what may be a linear layer."""
+
+    node: ast.Call
+    paths: tuple[Path, ...]  # where the module may hold it, () if it is torch's function
+
+
+@dataclass(frozen=True, eq=False)
+class Product(Term):
+    """x @ w."""
+
+    node: ast.BinOp
+    paths: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Variable(Term):
+    node: ast.Name
+    held: Term | None  # what it was given; None if that is the caller's
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled(Term):
+    """A term times what is looked up only."""
+
+    node: ast.BinOp
+    of: Term
+
+
+@dataclass(frozen=True, eq=False)
+class Act(Term):
+    """A call of what may be an activation."""
+
+    node: ast.Call
+    of: Term
+    paths: tuple[Path, ...]  # where the module may hold it
+    target: Any  # the function, or the name of a method of the tensor; None if that is known only when it is called
+    args: tuple  # after the tensor, constants
+    kwargs: dict[str, Any]
+    method: bool
+    text: str  # as it is written
+
+
+@dataclass(frozen=True, eq=False)
+class Halves(Term):
+    """T.chunk(2, dim), torch.chunk(T, 2, dim)."""
+
+    node: ast.Call
+    of: Term
+    method: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Half(Term):
+    """One of the two variables that were given halves."""
+
+    node: ast.Name
+    of: Halves
+
+
+@dataclass(frozen=True, eq=False)
+class Gate(Term):
+    """The product of two terms."""
+
+    node: ast.BinOp
+    left: Term
+    right: Term
+
+
+Variables = dict[str, Term | None]  # the variables that hold a term
+
+
+class Terms:
+    """Reads the terms in a function."""
+
+    def __init__(self, function: FunctionType, definition: ast.FunctionDef | ast.Lambda, self_: str) -> None:
+        self.function, self.self_ = function, self_
+        code = function.__code__
+        everything = list(ast.walk(definition))
+        self.names = Names(definition, self_, function.__qualname__.split(".")[-2:][0])
+        self.local = {n.id for n in everything if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
+        self.local |= {n.arg for n in everything if isinstance(n, ast.arg)} | {*code.co_varnames, *code.co_cellvars}
+        self.passed: list[tuple[Path, ...]] = []  # what calm expressions look up of the module
+
+    def layer(self, e: ast.expr, variables: Variables, calm: bool = False) -> Term | None:
+        """The layer that an expression is, or a variable that holds a term, scaled or not; or None.
+
+        In a calm one nothing is computed before what it puts off.
+        """
+        match e:
+            case ast.Name(id=name) if name in variables:
+                held = variables[name]
+                return Half(e, held) if isinstance(held, Halves) else Variable(e, held)
+            case ast.BinOp(left=left, op=ast.Mult(), right=right):
+                for side, other in ((right, left), (left, right)):
+                    if self.calm(other, variables) and (of := self.layer(side, variables, calm)):
+                        return Scaled(e, of)
+            case ast.BinOp(op=ast.MatMult()) | ast.Call() if not self._reads(e, variables):
+                if not calm or self._is_calm_but_for_the_call(e):
+                    return Product(e) if isinstance(e, ast.BinOp) else self._call_of_layer(e)
+        return None
+
+    def factor(self, e: ast.expr, variables: Variables, calm: bool = False) -> Term | None:
+        """The activation of a term, or the term, that an expression is; or None."""
+        return (isinstance(e, ast.Call) and self.act(e, variables, calm)) or self.layer(e, variables, calm)
+
+    def gate(self, e: ast.expr, variables: Variables) -> Gate | None:
+        """The product of two terms, one of them an activation, that an expression is."""
+        match e:
+            case ast.BinOp(left=left, op=ast.Mult(), right=right):
+                a = self.factor(left, variables, calm=bool(variables))
+                b = self.factor(right, variables, calm=True) if a else None
+                if a and b and any(isinstance(_held(t), Act) for t in (a, b)):
+                    return Gate(e, a, b)
+        return None
+
+    def act(self, e: ast.Call, variables: Variables, calm: bool = False) -> Act | None:
+        """A call of a term, and of constants after it: nothing else may be evaluated between the two calls."""
+        operands = [(e.args[0], e.args[1:], False)] if e.args else []
+        if isinstance(e.func, ast.Attribute):
+            operands.append((e.func.value, e.args, True))
+        for operand, rest, method in operands:
+            if (calm and not method and not self.calm(e.func)) or not (of := self.layer(operand, variables, calm)):
+                continue
+            try:
+                args = tuple(ast.literal_eval(a) for a in rest)
+                kwargs = {k.arg or "**": ast.literal_eval(k.value) for k in e.keywords}
+            except ValueError:
+                continue
+            paths = () if method else self.names.of(e.func)
+            target: Any = None
+            if method:
+                assert isinstance(e.func, ast.Attribute)
+                target = e.func.attr
+            elif not any(paths):
+                target = self.value(e.func)
+            return Act(e, of, paths, target, args, kwargs, method, self.text(e.func))
+        return None
+
+    def halves(self, e: ast.expr, variables: Variables) -> Halves | None:
+        """A call of chunk that an expression is."""
+        match e:
+            case ast.Call(func=func, args=[operand, ast.Constant(value=2), *rest]) if self.value(func) is torch.chunk:
+                method = False
+            case ast.Call(func=ast.Attribute(value=operand, attr="chunk"), args=[ast.Constant(value=2), *rest]):
+                method = True
+            case _:
+                return None
+        of = self.layer(operand, variables, calm=bool(variables))
+        if of is None or not all(map(self.calm, (*rest, *(k.value for k in e.keywords)))):
+            return None
+        return Halves(e, of, method)
+
+    def _call_of_layer(self, e: ast.Call) -> Layer | None:
+        if any(isinstance(a, ast.Starred) for a in e.args) or not e.args:
+            return None
+        if is_linear(self.value(e.func)) and {k.arg for k in e.keywords} <= {"bias"}:
+            return Layer(e, ())
+        paths = self.names.of(e.func)
+        return Layer(e, paths) if len(e.args) == 1 and not e.keywords and any(paths) else None
+
+    def _is_calm_but_for_the_call(self, e: ast.BinOp | ast.Call) -> bool:
+        if isinstance(e, ast.BinOp):
+            return self.calm(e.left) and self.calm(e.right)
+        return all(map(self.calm, (e.func, *e.args, *(k.value for k in e.keywords))))
+
+    def _reads(self, e: ast.expr, variables: Container[str]) -> bool:
+        return any(isinstance(n, ast.Name) and n.id in variables for n in ast.walk(e))
+
+    def calm(self, e: ast.expr, variables: Container[str] = ()) -> bool:
+        """Whether an expression only looks up, and computes with, what is there, and reads none of these variables.
+
+        It must be all the same whether it is evaluated before or after a linear layer.
+        """
+        match e:
+            case ast.Constant():
+                return True
+            case ast.Name(id=name):
+                return name not in variables
+            case ast.Attribute(value=value):
+                if paths := self.names.of(e):
+                    self.passed.append(paths)
+                return self.calm(value, variables)
+            case ast.Subscript(value=value, slice=ast.Constant() | ast.Name() as key):
+                return self.calm(value, variables) and self.calm(key, variables)
+            case ast.BinOp(left=left, right=right, op=ast.Mult() | ast.Div() | ast.Add() | ast.Sub() | ast.Pow()):
+                return self.calm(left, variables) and self.calm(right, variables)
+            case ast.UnaryOp(operand=operand):
+                return self.calm(operand, variables)
+            case ast.BoolOp(values=values):
+                return all(self.calm(v, variables) for v in values)
+            case ast.Compare(left=left, comparators=others):
+                return all(self.calm(v, variables) for v in (left, *others))
+            case ast.Call(func=func, args=args, keywords=[]):
+                name = ast.unparse(func).split(".")[-1]
+                known = (name.startswith("is_") and not args) or (isinstance(func, ast.Name) and name in _PREDICATES)
+                return known and name not in self.local and all(self.calm(v, variables) for v in (func, *args))
+        return False
+
+    def value(self, e: ast.expr) -> Any:
+        """What a name of the enclosing Python module, or one that it imported, stands for now; or None."""
+        match e:
+            case ast.Name(id=name) if name in (free := self.function.__code__.co_freevars):
+                return contents((self.function.__closure__ or ())[free.index(name)])
+            case ast.Name(id=name) if name not in self.local:
+                return self.function.__globals__.get(name, getattr(builtins, name, None))
+            case ast.Attribute(value=value, attr=attr):
+                owner = self.value(value)
+                return vars(owner).get(attr) if isinstance(owner, ModuleType) else None
+        return None
+
+    def is_plain(self, func: ast.expr) -> bool:
+        """Whether what is called can be looked up without doing anything else."""
+        self.calm(func)  # which notes it
+        return bool(self.names.of(func)) or self.value(func) is not None
+
+    def text(self, func: ast.expr) -> str:
+        return ast.unparse(func).removeprefix(f"{self.self_}.")
+
+
+def _held(term: Term) -> Term | None:
+    return term.held if isinstance(term, Variable) else term
+
+
+def layers(read: Term) -> Iterator[Layer | Product]:
+    """The layers that a term reads."""
+    match read:
+        case Layer() | Product():
+            yield read
+        case Act(of=of) | Scaled(of=of) | Halves(of=of):
+            yield from layers(of)
+        case Variable(held=held) if held is not None:
+            yield from layers(held)
+        case Gate(left=left, right=right):
+            yield from layers(left)
+            yield from layers(right)
+        case _ if hasattr(read, "of"):  # a half
+            yield from layers(read.of)
+
+
+def variables_of(term: Term) -> Iterator[Any]:
+    """The variables that are read by a term as it is written."""
+    match term:
+        case Gate(left=left, right=right):
+            yield from variables_of(left)
+            yield from variables_of(right)
+        case Act(of=of) | Scaled(of=of) | Halves(of=of):
+            yield from variables_of(of)
+        case Layer() | Product():
+            pass
+        case _:
+            yield term
+
+
+def reads_of(node: ast.AST, name: str) -> int:
+    return sum(isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load) for n in ast.walk(node))
+
+
+# --- what is run in its place -------------------------------------------------------------------------------------
+
+
+def helper(name: str) -> ast.expr:
+    return ast.Attribute(ast.Name(HELPERS, ast.Load()), name, ast.Load())
+
+
+def put_off(term: Term) -> ast.expr:
+    """The term, noted and not computed."""
+    match term:
+        case Layer(node=e):
+            return _call("later", e, [e.func, *e.args], e.keywords)
+        case Product(node=e):
+            return _call("later", e, [helper("matmul"), e.left, e.right])
+        case Scaled(node=e, of=of):
+            sides = [put_off(of) if side is of.node else side for side in (e.left, e.right)]
+            return _call("later", e, [helper("mul"), *sides])
+        case Act(node=e, of=of):
+            return _call("later", e, _arguments(term, of), e.keywords)
+        case Halves(node=e, of=of):
+            return _call("halves", e, _arguments(term, of), e.keywords)
+    return term.node
+
+
+def run_act(act: Act) -> ast.expr:
+    return _call("apply", act.node, _arguments(act, act.of), act.node.keywords)
+
+
+def run_gate(gate: Gate, held: list[str]) -> ast.expr:
+    """The gate, of what these variables hold, in the order in which they were given it."""
+    product = _call("later", gate.node, [helper("mul"), put_off(gate.left), put_off(gate.right)])
+    return _call("now", gate.node, [product, *(ast.Name(name, ast.Load()) for name in held)])
+
+
+def run_variable(name: str, at: ast.AST) -> ast.expr:
+    return _call("now", at, [ast.Name(name, ast.Load())])
+
+
+def _arguments(term: Act | Halves, of: Term) -> list[ast.expr]:
+    e = term.node
+    if term.method:
+        assert isinstance(e.func, ast.Attribute)
+        return [ast.Constant(e.func.attr), put_off(of), *e.args]
+    return [e.func, put_off(of), *e.args[1:]]
+
+
+def _call(name: str, at: ast.AST, args: list[ast.expr], keywords: list[ast.keyword] | None = None) -> ast.expr:
+    return ast.copy_location(ast.Call(ast.copy_location(helper(name), at), args, keywords or []), at)
