@@ -28,6 +28,7 @@ from .activations.primitives import (  # noqa: F401  (what an activation of one'
 )
 from .backends import empty_cache
 from .functional import act, linear, linear_act, mlp, mm, mul_constant
+from .functional_gated import gated, gated_packed
 from .fusion.convert import fuse, unfuse
 from .fusion.report import explain
 from .nn import MLP, Act, Linear
@@ -55,6 +56,8 @@ __all__ = [
     "empty_cache",
     "explain",
     "fuse",
+    "gated",
+    "gated_packed",
     "linear",
     "linear_act",
     "mlp",

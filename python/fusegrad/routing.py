@@ -52,6 +52,15 @@ def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Route:
     return "stock" if fits else "op"
 
 
+def route_of_gated(x: Tensor, w_gate: Tensor, w_up: Tensor, b_gate: Tensor | None, b_up: Tensor | None) -> Route:
+    """The same for two layers of one input, one the gate of the other."""
+    gate, up = route_of_layer(x, w_gate, b_gate), route_of_layer(x, w_up, b_up)
+    if gate == up:
+        return gate
+    ranked: tuple[Route, ...] = "written", "op", "function", "stock"
+    return next(route for route in ranked if route in (gate, up))
+
+
 def runs_as_written(*tensors: Tensor | None) -> bool:
     """Whether linear layers of these tensors are torch's own functions, which somebody has given another meaning."""
     return linear_is_replaced() or (not in_plain_eager(*tensors) and calls_torch(*tensors))

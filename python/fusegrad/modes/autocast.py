@@ -15,7 +15,21 @@ from torch.autograd.graph import saved_tensors_hooks
 from ..activations import REGISTRY
 from ..internals.call import outside_transforms, saved_tensor_hooks_work
 from ..internals.dispatcher import AUTOCAST, autocasts_to_float32, under_autocast, view_of
-from ..ops import OPS, act, act_jvp, act_vjp, library, linear, linear_act, linear_act_backward, mlp, mm, mm_dact
+from ..ops import (
+    OPS,
+    act,
+    act_jvp,
+    act_vjp,
+    gated,
+    gated_backward,
+    library,
+    linear,
+    linear_act,
+    linear_act_backward,
+    mlp,
+    mm,
+    mm_dact,
+)
 
 
 def _cast(device: str, dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -95,6 +109,14 @@ def _register(key: str, device: str) -> None:
         args = *low(x, w1, b1, w2, b2), name, param
         return partial(wide_mlp, *args) if in_float32(name) else partial(mlp, *args, save)
 
+    def wide_gated(x, w_gate, w_up, b_gate, b_up, name, param):
+        y = wide_linear_act(x, w_gate, b_gate, name, param)[0] * linear(x, w_up, b_up)
+        return y, y.new_empty(0), y.new_empty(0)
+
+    def gated_cast(x, w_gate, w_up, b_gate, b_up, name, param, save):
+        args = *low(x, w_gate, w_up, b_gate, b_up), name, param
+        return partial(wide_gated, *args) if in_float32(name) else partial(gated, *args, save)
+
     casts: dict[str, Callable[..., Callable]] = {
         "act": elementwise(act, 2),
         "act_vjp": elementwise(act_vjp, 3),
@@ -105,6 +127,8 @@ def _register(key: str, device: str) -> None:
         "mlp": mlp_cast,
         "mm_dact": lambda *args: partial(mm_dact, *_alike(*args[:3]), *args[3:]),
         "linear_act_backward": lambda *args: partial(linear_act_backward, *_alike(*args[:4]), *args[4:]),
+        "gated": gated_cast,
+        "gated_backward": lambda *args: partial(gated_backward, *_alike(*args[:6]), *args[6:]),
     }
     for name, cast in casts.items():
         under_autocast(library, OPS[name], key, cast)

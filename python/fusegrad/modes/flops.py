@@ -30,3 +30,14 @@ def _(a_shape, b_shape, *args, **kwargs) -> int:
 @register_flop_formula(OPS["mlp"].overloadpacket)
 def _(x_shape, w1_shape, b1_shape, w2_shape, *args, **kwargs) -> int:
     return 2 * math.prod(x_shape[:-1]) * (math.prod(w1_shape) + math.prod(w2_shape))
+
+
+@register_flop_formula(OPS["gated"].overloadpacket)
+def _(x_shape, w_gate_shape, *args, **kwargs) -> int:
+    return 4 * math.prod(x_shape) * w_gate_shape[0]
+
+
+@register_flop_formula(OPS["gated_backward"].overloadpacket)
+def _(gy_shape, x_shape, w_gate_shape, w_up_shape, s_shape, up_shape, act, param, *needed, **kwargs) -> int:
+    need_x, need_w_gate, need_w_up = needed[:3]
+    return 2 * math.prod(x_shape) * w_gate_shape[0] * (2 * need_x + need_w_gate + need_w_up)

@@ -97,3 +97,18 @@ def _(x, w1, b1, w2, b2, act, param, save):
         option(Partial(), Shard(last), ALL, Shard(0), Shard(0), Shard(1), Partial()),
         *(option(Shard(d), Shard(d), Shard(d), ALL, ALL, ALL, ALL) for d in range(last)),
     ]
+
+
+@register_sharding(OPS["gated"])
+def _(x, w_gate, w_up, b_gate, b_up, act, param, save):
+    last = x.ndim - 1
+
+    def option(y, x, w, b):
+        saved = y if save else ALL
+        return [y, saved, saved], [x, w, w, _optional(b_gate, b), _optional(b_up, b), None, None, None]
+
+    return [
+        option(ALL, ALL, ALL, ALL),
+        option(Shard(last), ALL, Shard(0), Shard(0)),
+        *(option(Shard(d), Shard(d), ALL, ALL) for d in range(last)),
+    ]

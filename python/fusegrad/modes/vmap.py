@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..activations import REGISTRY
-from ..ops import act, act_jvp, act_vjp, linear, linear_act, mlp, mm, mul_constant
+from ..ops import act, act_jvp, act_vjp, gated, linear, linear_act, mlp, mm, mul_constant
 from ..ops.op import library
 
 
@@ -72,12 +72,11 @@ def _linear_act(info, dims, x, w, b, name, param, save):
 def _(info, dims, gy, x, w, s, name, param, *needed):
     gy, x, w, s = (front(info, t, dim) for t, dim in zip((gy, x, w, s), dims, strict=False))
     gz = act(s, gy, name, param, 1)
-    rows = lambda t: t.reshape(t.shape[0], math.prod(t.shape[1:-1]), t.shape[-1])
     need_x, need_w, need_b = needed
     empty = x.new_empty(info.batch_size, 0)
-    gx = torch.bmm(rows(gz), w).reshape(x.shape) if need_x else empty
-    gw = torch.bmm(rows(gz).mT, rows(x)) if need_w else empty
-    gb = rows(gz).sum(1) if need_b else empty
+    gx = torch.bmm(_matrices(gz), w).reshape(x.shape) if need_x else empty
+    gw = torch.bmm(_matrices(gz).mT, _matrices(x)) if need_w else empty
+    gb = _matrices(gz).sum(1) if need_b else empty
     return (gx, gw, gb), (0, 0, 0)
 
 
@@ -103,9 +102,44 @@ def _(info, dims, x, w1, b1, w2, b2, name, param, save):
     return (_batched_linear(info, (at, dims[3], dims[4]), h, w2, b2), saved), (0, at if save else None)
 
 
+@_vmap("gated")
+def _(info, dims, x, w_gate, w_up, b_gate, b_up, name, param, save):
+    if all(dim is None for dim in dims[1:5]):  # the leading dimensions of x are free
+        outputs = gated(x.movedim(dims[0], 0), w_gate, w_up, b_gate, b_up, name, param, save)
+        return outputs, (0, *(0 if save else None,) * 2)
+    z = _batched_linear(info, (dims[0], dims[1], dims[3]), x, w_gate, b_gate)
+    up = _batched_linear(info, (dims[0], dims[2], dims[4]), x, w_up, b_up)
+    h = act(z, None, name, param, 0)
+    if save:
+        return (h * up, z if REGISTRY[name].saves_input else h, up), (0, 0, 0)
+    return (h * up, z.new_empty(0), z.new_empty(0)), (0, None, None)
+
+
+@_vmap("gated_backward")
+def _(info, dims, gy, x, w_gate, w_up, s, up, name, param, *needed):
+    gy, x, w_gate, w_up, s, up = (front(info, t, d) for t, d in zip((gy, x, w_gate, w_up, s, up), dims, strict=False))
+    gz = act(s, gy * up, name, param, 1)
+    gu = gy * (act(s, None, name, param, 0) if REGISTRY[name].saves_input else s)
+    gz, gu, x_rows = (_matrices(t) for t in (gz, gu, x))
+    need_x, need_w_gate, need_w_up, need_b_gate, need_b_up = needed
+    empty = lambda: x.new_empty(info.batch_size, 0)
+    return (
+        (torch.bmm(gz, w_gate) + torch.bmm(gu, w_up)).reshape(x.shape) if need_x else empty(),
+        torch.bmm(gz.mT, x_rows) if need_w_gate else empty(),
+        torch.bmm(gu.mT, x_rows) if need_w_up else empty(),
+        gz.sum(1) if need_b_gate else empty(),
+        gu.sum(1) if need_b_up else empty(),
+    ), (0,) * 5
+
+
 @_vmap("mul_constant")
 def _(info, dims, x, c):
     return mul_constant(x, c), dims[0]
+
+
+def _matrices(t: Tensor) -> Tensor:
+    """(batch, ..., k) as a batch of matrices."""
+    return t.reshape(t.shape[0], math.prod(t.shape[1:-1]), t.shape[-1])
 
 
 def _batched_linear(info, dims, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
@@ -113,9 +147,7 @@ def _batched_linear(info, dims, x: Tensor, w: Tensor, b: Tensor | None) -> Tenso
         z = linear(front(info, x, dims[0]), w, None if b is None or dims[2] is not None else b)
     else:
         x, w = front(info, x, dims[0]), front(info, w, dims[1])
-        lead = x.shape[1:-1]
-        z = torch.bmm(x.reshape(x.shape[0], math.prod(lead), x.shape[-1]), w.mT)
-        z = z.reshape(z.shape[0], *lead, z.shape[-1])
+        z = torch.bmm(_matrices(x), w.mT).reshape(*x.shape[:-1], w.shape[1])
     if b is not None and (dims[1] is not None or dims[2] is not None):
         b = front(info, b, dims[2])
         z = z + b.reshape(b.shape[0], *[1] * (z.dim() - 2), b.shape[-1])

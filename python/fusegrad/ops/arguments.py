@@ -103,3 +103,27 @@ def _refuse_second(op: str, w1: Tensor, w2: Tensor, b2: Tensor | None) -> None:
     if b2 is not None and sizes(b2) != (w2.shape[0],):
         says = f"b2 has shape {sizes(b2)}, w2 has shape {sizes(w2)}"
         raise ValueError(f"{op}: {says}; need b2.shape == (w2.shape[0],)")
+
+
+def check_gated(op: str, x: Tensor, w_gate: Tensor, w_up: Tensor, b_gate: Tensor | None, b_up: Tensor | None) -> None:
+    """Two layers of one input, of one size."""
+    check_linear(op, x, w_gate, b_gate, ("x", "w_gate", "b_gate"))
+    check_linear(op, x, w_up, b_up, ("x", "w_up", "b_up"))
+    if w_gate.shape != w_up.shape:
+        says = f"w_gate has shape {sizes(w_gate)}, w_up has shape {sizes(w_up)}"
+        raise ValueError(f"{op}: {says}; need w_gate.shape == w_up.shape")
+
+
+PACKINGS = "gate_first", "gate_last", "interleaved"
+
+
+def check_packed(op: str, w: Tensor, b: Tensor | None, packing: str) -> None:
+    """Two layers in one weight."""
+    if packing not in PACKINGS:
+        raise ValueError(f"{op}: packing must be one of {', '.join(map(repr, PACKINGS))}, got {packing!r}")
+    for name, t in (("w", w),) if b is None else (("w", w), ("b", b)):
+        check_tensor(op, name, t)
+    if w.dim() != 2 or w.shape[0] % 2 != 0:
+        raise ValueError(f"{op}: w has shape {sizes(w)}; need (2 out_features, in_features)")
+    if b is not None and sizes(b) != (w.shape[0],):
+        raise ValueError(f"{op}: b has shape {sizes(b)}, w has shape {sizes(w)}; need b.shape == (w.shape[0],)")
