@@ -5,8 +5,8 @@ activations                 every activation, orders 0 to 3 (made by fusegrad.ac
 own                         adds those that a user defined
 act                         elementwise passes; launch: over tensors of any layout, on their device
 passes                      what follows a matrix product, and what comes before its derivatives
-gemm                        matrix products with an epilogue
-linear_act, mm_dact         a layer, its backward and that of the layer before, by cuBLAS and a pass or by gemm
+gemm, gemm_gated            matrix products with an epilogue
+linear_act, mm_dact, gated  a layer, its backward and that of the layer before, by cuBLAS and a pass or by gemm
 choice, tables/             which of them, measured by `python -m fusegrad tune`
 interpreter                 the same on CPU tensors, without a GPU
 offline                     compiles all of it for any GPU, and says what each kernel takes
@@ -21,5 +21,7 @@ SERVED = {
     "linear_act": "linear_act",
     "linear_act_backward": "linear_act",
     "mm_dact": "mm_dact",
+    "gated": "gated",
+    "gated_backward": "gated",
     "mul_constant": "act",
 }

@@ -24,7 +24,7 @@ REACH = 2.0  # how far a measurement speaks for other sizes: this factor in each
 
 
 class Row(NamedTuple):
-    op: str  # linear_act or mm_dact
+    op: str  # linear_act, mm_dact or gated, of which n is that of each layer
     dtype: str
     m: int
     k: int

@@ -225,8 +225,8 @@ def _launch(kernel, c: Config, a: Tensor, b: Tensor, outs: list[Tensor], trans_b
     operands, to = [a, b], outs
     if tma:
         of_b = [c.block_n, c.block_k] if trans_b else [c.block_k, c.block_n]
-        operands = [_descriptor(a, [c.block_m, c.block_k]), _descriptor(b, of_b)]
-        to = [_descriptor(t, [c.block_m, c.block_n]) for t in outs]
+        operands = [descriptor(a, [c.block_m, c.block_k]), descriptor(b, of_b)]
+        to = [descriptor(t, [c.block_m, c.block_n]) for t in outs]
     programs = min(processors(a.device), triton.cdiv(m, c.block_m) * triton.cdiv(n, c.block_n))
     with on_device(a):
         kernel[(programs,)](
@@ -238,7 +238,7 @@ def _launch(kernel, c: Config, a: Tensor, b: Tensor, outs: list[Tensor], trans_b
         )  # fmt: skip
 
 
-def _descriptor(t: Tensor, block: list[int]) -> TensorDescriptor:
+def descriptor(t: Tensor, block: list[int]) -> TensorDescriptor:
     return TensorDescriptor(t, list(t.shape), list(t.stride()), block)
 
 

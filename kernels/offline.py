@@ -22,7 +22,7 @@ from triton.runtime import JITFunction, driver
 
 from fusegrad.activations import REGISTRY
 
-from . import act, gemm, own, passes  # noqa: F401  (own adds the user's activations)
+from . import act, gated, gemm, gemm_gated, own, passes  # noqa: F401  (own adds the user's activations)
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -33,7 +33,7 @@ TARGETS = {
     "gfx950": GPUTarget("hip", "gfx950", 64),
 }
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-GEMMS = ("linear_act", "mm_dact")
+GEMMS = ("linear_act", "mm_dact", "gated")
 SORTED_BY = ("kernel", "function", "dtype", "config")
 M, K, N = 8192, 2048, 4096  # large, and multiples of 16
 
@@ -65,12 +65,19 @@ def launches(act_name: str, dtype: torch.dtype) -> Iterator[Callable[[], object]
     for need_sum in (False, True):
         saved = None if act_name == "identity" else s
         yield functools.partial(passes.gz_and_sum, s, saved, act_name, 1.0, need_sum)
+    for save in (False, True):
+        yield functools.partial(gated.gate, s, s, act_name, 1.0, save)
+    for sums in ((False, False), (True, True)):
+        yield functools.partial(gated.gate_and_sums, s, s, s, act_name, 1.0, (True, True), sums)
     if dtype == torch.float64 or act_name == "identity":  # whose products are cuBLAS's
         return
     for tf32 in (False, True) if dtype == torch.float32 else (False,):
         x, w = empty(M, K), empty(N, K)
         for save in saves:
             yield functools.partial(_multiply, tf32, gemm.linear_act, x, w, empty(N), act_name, 1.0, save)
+        for save in (False, True):
+            biases = empty(N), empty(N)
+            yield functools.partial(_multiply, tf32, gemm_gated.gated, x, w, w, *biases, act_name, 1.0, save)
         yield functools.partial(_multiply, tf32, gemm.mm_dact, x, empty(K, N), s, act_name, 1.0)
 
 
@@ -142,7 +149,7 @@ def _describe(kernel: JITFunction, made: Any, task: Task) -> dict[str, Any]:
     name = kernel.__name__.removesuffix("_kernel")
     constants = {kernel.arg_names[path[0]]: value for path, value in made.src.constants.items() if len(path) == 1}
     function = constants.pop("D", None)
-    constants.pop("NEXT", None)
+    constants.pop("NEXT", None), constants.pop("VALUE", None)
     used = _nvidia(made) if "cubin" in made.asm else _amd(made)
     widths = used.pop("loads")
     row = {

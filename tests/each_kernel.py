@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fusegrad import backends, ops
 from fusegrad.benchmarks.harness import error
-from fusegrad.kernels import act, choice, gemm, interpreter, linear_act
+from fusegrad.kernels import act, choice, gated, gemm, interpreter, linear_act
 
 # the largest error, of the largest number
 DTYPES = {torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float64: 1e-14}
@@ -68,6 +68,25 @@ def checks(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: s
             f"linear_act_backward{kind}",
             lambda at=at: linear_act.linear_act_backward(at, x, w, s, name, 1.0, True, True, True),
             lambda at=at: ops.linear_act_backward.reference(*wide(at, x, w, s), name, 1.0, True, True, True),
+        )
+
+    w_up, up, none = fresh(n, k) / k**0.5, fresh(m, n), None
+    for algorithm, save in itertools.product(choice.ALGORITHMS[1:], (False, True)):
+        for b_gate, b_up in ((b, none), (none, b)):
+            yield (
+                f"gated by {algorithm}{', saved' * save}{', no bias of the gate' * (b_gate is none)}",
+                lambda algorithm=algorithm, save=save, biases=(b_gate, b_up): gated.compute(
+                    algorithm, x, w, w_up, *biases, name, 1.0, save
+                ),
+                lambda save=save, biases=(b_gate, b_up): ops.gated.reference(
+                    *wide(x, w, w_up), *(t if t is none else t.double() for t in biases), name, 1.0, save
+                ),
+            )
+    for needed in ((True,) * 5, (False, True, False, False, True)):
+        yield (
+            f"gated_backward {needed}",
+            lambda needed=needed: gated.gated_backward(gy, x, w, w_up, s, up, name, 1.0, *needed),
+            lambda needed=needed: ops.gated_backward.reference(*wide(gy, x, w, w_up, s, up), name, 1.0, *needed),
         )
 
     def mm_dact_reference() -> list[Tensor]:

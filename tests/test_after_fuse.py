@@ -150,6 +150,7 @@ LAYERS = {
     "a linear": (lambda: nn.Linear(4, 4), 1),
     "with its own activation": (lambda: fg.Linear(4, 4, act="tanh"), 1),
     "mlp": (lambda: fg.MLP(4), 2),
+    "gated": (lambda: fg.GatedMLP(4, 8), 3),
 }
 
 

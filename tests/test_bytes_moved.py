@@ -114,6 +114,18 @@ def gz_and_sum(act, need_sum):
     return run
 
 
+def gate(act, save):
+    from fusegrad.kernels import gated
+
+    return lambda s, g, gy, b: ((s, g), list(gated.gate(s, g, act, 1.0, save)[: 1 + (save and act == "tanh")]))
+
+
+def gate_and_sums(act, sums):
+    from fusegrad.kernels import gated
+
+    return lambda s, g, gy, b: ((s, g, gy), list(gated.gate_and_sums(gy, s, g, act, 1.0, (True, True), sums)))
+
+
 PASSES = {
     "act 0": (act, 0, False),
     **{f"act {order}{' of g' * has_g}": (act, order, has_g) for order in (1, 2, 3) for has_g in (False, True)},
@@ -128,6 +140,9 @@ PASSES = {
     "gz": (gz_and_sum, "gelu", False),
     "gz and sum": (gz_and_sum, "gelu", True),
     "sum of gy": (gz_and_sum, "identity", True),
+    **{f"gate {act}{', saved' * save}": (gate, act, save) for act in ("gelu", "tanh") for save in (False, True)},
+    "gz and gu": (gate_and_sums, "gelu", (False, False)),
+    "gz, gu and their sums": (gate_and_sums, "tanh", (True, True)),
 }
 
 
@@ -166,6 +181,22 @@ def test_product_with_derivative(traffic, dtype):
     assert traffic.times("create_masked_load", s).max() <= 1
     assert traffic.times("create_masked_load", results[0]).max() == 0
     assert_tiles(traffic, gemm.tile_of_dact("sm_90", dtype, "gelu"), a, b, [], results)
+
+
+@pytest.mark.parametrize("act", ("gelu", "tanh"))
+@pytest.mark.parametrize("save", (False, True))
+def test_product_with_gate(traffic, save, act):
+    """y, and what is saved, are written as they are made; x is read once for both layers."""
+    from fusegrad.kernels import gemm_gated
+
+    dtype = torch.bfloat16
+    x, w_gate, w_up = (fresh(rows, 64, dtype=dtype, seed=rows) for rows in (M, N, N))
+    b_gate, b_up = fresh(N, dtype=dtype), fresh(N, dtype=dtype, seed=1)
+    results = [t for t in gemm_gated.gated(x, w_gate, w_up, b_gate, b_up, act, 1.0, save) if t.numel() > 0]
+    assert len(results) == 1 + 2 * save
+    tile = gemm_gated.tile_of_gated("sm_90", dtype)
+    assert_tiles(traffic, tile, x, w_gate, [b_gate, b_up], results)
+    assert_tiles(traffic, tile, x, w_up, [], [])
 
 
 def assert_tiles(traffic, tile, a, b, rows, results):

@@ -113,6 +113,11 @@ def every_placement(mesh):
             lambda x, w1, b1, w2: F.linear(stock(F.linear(x, w1, b1)), w2, b1[:6]),
             *(x, w, b, torch.randn(6, 8, dtype=torch.float64)),
         )
+        same(
+            lambda x, w, u, b: fg.gated(x, w, u, b, b.sin(), act=act),
+            lambda x, w, u, b: stock(F.linear(x, w, b)) * F.linear(x, u, b.sin()),
+            *(x, w, torch.randn(8, 6, dtype=torch.float64), b),
+        )
     same(lambda s, g: ops.act(s, g, "tanh", 0.0, 1), lambda s, g: g * (1 - s * s), x, x + 1)
     same(lambda a, b: fg.mm(a, b, trans_b=True), lambda a, b: a @ b.mT, x, w)
     same(lambda a, b: fg.mm(a, b, trans_a=True), lambda a, b: a.mT @ b, x, torch.randn(4, 8, dtype=torch.float64))

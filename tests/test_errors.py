@@ -153,6 +153,8 @@ REST = {  # the arguments after the tensors
     "mm_dact": ("tanh", 0.0, True),
     "mlp": ("tanh", 0.0, True),
     "mul_constant": (2.0,),
+    "gated": ("tanh", 0.0, True),
+    "gated_backward": ("tanh", 0.0, True, True, True, True, True),
 }
 FITS = {  # shapes that fit
     "act": ((2, 3), (2, 3)),
@@ -166,6 +168,8 @@ FITS = {  # shapes that fit
     "mm_dact": ((2, 4), (4, 5), (2, 5)),
     "mlp": ((2, 4), (6, 4), (6,), (5, 6), (5,)),
     "mul_constant": ((2, 3),),
+    "gated": ((2, 4), (5, 4), (5, 4), (5,), (5,)),
+    "gated_backward": ((2, 5), (2, 4), (5, 4), (5, 4), (2, 5), (2, 5)),
 }
 # for each operand shapes that don't: another rank, another order, sizes that would broadcast
 MISFITS = {
@@ -185,6 +189,15 @@ MISFITS = {
     "mm_dact": [[(4, 2), (1, 2, 4)], [(5, 4), (4, 5, 1)], [(5, 2), (10,), (1, 5)]],
     "mlp": [[(), (2, 6)], [(4, 6), (24,)], [(5,), (1,)], [(6, 5), (30,)], [(6,), (1,)]],
     "mul_constant": [[]],
+    "gated": [[(), (4, 2)], [(4, 5), (1, 5, 4)], [(6, 4), (5, 5), (4,)], [(1,), (1, 5)], [(4,), ()]],
+    "gated_backward": [
+        [(5, 2), (1, 2, 5), (2, 1)],
+        [(4, 2), (1, 4)],
+        [(4, 5), (20,)],
+        [(6, 4), (5, 1)],
+        [(5, 2), (5,)],
+        [(1, 5), (10,)],
+    ],
 }
 CALLERS = {
     "op": lambda op: OPS[op],  # by C++, or in the interpreter by Triton

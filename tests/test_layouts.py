@@ -122,6 +122,30 @@ def test_mlp(drawn, case):
     assert_right(ours, stock, drawn, bounds)
 
 
+@st.composite
+def gates(draw):
+    """x, w_gate, w_up, b_gate, b_up; each b may be None."""
+    x, w_gate, b_gate = draw(layers(1))
+    w_up, b_up = (draw(tensors(t, x.dtype)) for t in (w_gate.shape, w_gate.shape[:1]))
+    return [x, w_gate, w_up, b_gate, draw(st.sampled_from((None, b_up)))]
+
+
+@examples()
+@given(gates(), activations)
+def test_gated(drawn, case):
+    dtype = drawn[0].dtype
+
+    def bounds(gy, x, w_gate, w_up, b_gate, b_up):
+        z, up = linear(x, w_gate, b_gate), linear(x, w_up, b_up)
+        h = value(z, case, dtype)
+        gz, gu = gy * up * slope(z, case, dtype), gy * h
+        return h * up, gz @ w_gate + gu @ w_up, gz.mT @ x, gu.mT @ x, gz.sum_rows(), gu.sum_rows()
+
+    ours = lambda *args: fg.gated(*args, act=case.name, param=case.param)
+    stock = lambda x, w_gate, w_up, b_gate, b_up: case.stock_linear(x, w_gate, b_gate) * F.linear(x, w_up, b_up)
+    assert_right(ours, stock, drawn, bounds)
+
+
 @examples()
 @given(st.booleans(), st.booleans(), dtypes, st.data())
 def test_mm(trans_a, trans_b, dtype, data):

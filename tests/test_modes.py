@@ -36,6 +36,10 @@ LAYERS = {
         lambda x, w, b: fg.mlp(x, w, b, w.mT, act="silu"),
         lambda x, w, b: F.linear(F.silu(F.linear(x, w, b)), w.mT),
     ),
+    "gated": (
+        lambda x, w, b: fg.gated(x, w, w.sin(), b, act="silu"),
+        lambda x, w, b: F.silu(F.linear(x, w, b)) * F.linear(x, w.sin()),
+    ),
 }
 layers = pytest.mark.parametrize("layer", LAYERS)
 

@@ -52,6 +52,14 @@ def samples():
             yield "mlp", (x, w, b, w2.requires_grad_(), b2.requires_grad_(), case.name, case.value, save)
             yield "mm_dact", (gy, w, torch.rand(3, 3, device=DEVICE), case.name, case.value, save)
         yield "mlp", (x.detach(), w.detach(), None, w2.detach(), b2.detach(), case.name, case.value, True)
+        bilinear = x, w, torch.rand_like(w).requires_grad_(), b, torch.rand_like(b).requires_grad_()
+        for save in (False, True):
+            yield "gated", (*bilinear, case.name, case.value, save)
+        yield "gated", (*(t.detach() for t in bilinear[:3]), None, None, case.name, case.value, True)
+        gate, up = torch.rand(2, 5, 4, device=DEVICE)
+        for needed in ((True,) * 5, (False, True, False, False, True)):
+            args = torch.rand(5, 4, device=DEVICE).requires_grad_(), *bilinear[:3], gate, up
+            yield "gated_backward", (*args, case.name, case.value, *needed)
         yield "act_reference", (s, torch.rand_like(s).requires_grad_(), case.name, case.value, 4)
 
 
@@ -101,6 +109,34 @@ def test_the_product_that_makes_gz_is_differentiable_in_every_mode(act, need_sum
         args, fn_, composed_ = args[:2], fn, composed
         fn, composed = (lambda a, b, f=f: f(a, b, torch.ones(3, 4, device=DEVICE).to(a)) for f in (fn_, composed_))
     in_every_mode(fn, composed, args, ((0, 0, 0)[: len(args)], (0, None, None)[: len(args)]))
+
+
+@pytest.mark.parametrize(
+    "needed",
+    (
+        (True,) * 5,
+        (True, False, False, False, False),
+        (False, True, False, False, True),
+        (False, False, True, True, False),
+    ),
+    ids=str,
+)
+@pytest.mark.parametrize("act", ("tanh", "silu", "identity"))
+def test_the_backward_of_a_gated_layer_is_differentiable_in_every_mode(act, needed):
+    generator = torch.Generator().manual_seed(0)
+    fresh = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(DEVICE).requires_grad_()
+    args = fresh(2, 3, 4), fresh(2, 3, 5), fresh(4, 5), fresh(4, 5), fresh(2, 3, 4), fresh(2, 3, 4)
+    present = lambda outputs: tuple(t for t, n in zip(outputs, needed, strict=True) if n)
+    fn = lambda *args: present(OPS["gated_backward"](*args, act, 0.0, *needed))
+
+    def composed(gy, x, w_gate, w_up, s, up):
+        gz = gy * up if act == "identity" else ops.act(s, gy * up, act, 0.0, 1)
+        gu = gy * (ops.act(s, None, act, 0.0, 0) if act == "silu" else s)
+        rows = lambda t: t.flatten(0, 1)
+        of_w = lambda g: rows(g).mT @ rows(x)
+        return present((gz @ w_gate + gu @ w_up, of_w(gz), of_w(gu), rows(gz).sum(0), rows(gu).sum(0)))
+
+    in_every_mode(fn, composed, args, ((0,) * 6, (0, None, None, None, 0, 0), (None, 1, 0, None, None, None)))
 
 
 @pytest.mark.parametrize("order", (1, 2))

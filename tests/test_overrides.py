@@ -80,6 +80,10 @@ def models():
         "linear": (lambda x: fg.linear(x, w, b), lambda x: F.linear(x, w, b)),
         "linear_act": (lambda x: fg.linear_act(x, w, b, act="silu"), lambda x: F.silu(F.linear(x, w, b))),
         "mlp": (lambda x: fg.mlp(x, w, b, w.mT, act="silu"), lambda x: F.linear(F.silu(F.linear(x, w, b)), w.mT)),
+        "gated": (
+            lambda x: fg.gated(x, w, w, b, act="silu"),
+            lambda x: F.silu(F.linear(x, w, b)) * F.linear(x, w),
+        ),
         "act": (lambda x: fg.act(x, "silu"), F.silu),
         "mm": (lambda x: fg.mm(x, w, trans_b=True), lambda x: torch.mm(x, w.mT)),
         "mul_constant": (lambda x: fg.mul_constant(x, 2.0), lambda x: x * 2.0),

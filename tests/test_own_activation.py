@@ -76,6 +76,10 @@ WAYS = {
         lambda x, w, b, a: fg.mlp(x, w, b, w.mT, act="ripple", param=a),
         lambda x, w, b, a: F.linear(ripple(F.linear(x, w, b), a), w.mT),
     ),
+    "gated": (
+        lambda x, w, b, a: fg.gated(x, w, w.sin(), b, act="ripple", param=a),
+        lambda x, w, b, a: ripple(F.linear(x, w, b), a) * F.linear(x, w.sin()),
+    ),
 }
 
 
@@ -260,7 +264,11 @@ def test_a_bad_definition_says_what_is_wrong(formula, options, error, says):
     assert before == REGISTRY
 
 
-@pytest.mark.parametrize("module", (fg.Linear(3, 4, act="tanh"), fg.MLP(3, 4, act="tanh"), fg.Act("tanh")), ids=repr)
+@pytest.mark.parametrize(
+    "module",
+    (fg.Linear(3, 4, act="tanh"), fg.MLP(3, 4, act="tanh"), fg.Act("tanh"), fg.GatedMLP(3, 4, act="tanh")),
+    ids=repr,
+)
 def test_a_pickle_has_the_name(module, monkeypatch):
     module = copy.deepcopy(module)
     for key, value in vars(module).items():

@@ -64,7 +64,7 @@ def test_the_grid_is_whole():
 
 def test_rules_ask_no_more_of_an_activation():
     """Else the kinds above would not stand for all."""
-    files = [Path(ops.__file__).with_name(f"{name}.py") for name in ("act", "linear", "mlp", "mul_constant")]
+    files = [Path(ops.__file__).with_name(f"{name}.py") for name in ("act", "linear", "mlp", "mul_constant", "gated")]
     assert {op for file in files for op in re.findall(r"\((\w+)\(Op\)", file.read_text())} <= set(OPS)
     for file in files:
         tree = ast.parse(file.read_text())

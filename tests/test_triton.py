@@ -32,6 +32,7 @@ INTERPRETED = {
         "errors": "",
         "backward": "leaves or bits or output",
         "mlp": "error or empty or saved",
+        "gated": "(error and (silu or tanh)) or empty or saved",
         "transforms": "linear_act and silu and (leading or batched or vmap or hessian or output_gradients)",
     },
 }

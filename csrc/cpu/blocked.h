@@ -17,6 +17,7 @@ constexpr int64_t kBytesOfB = 1 << 20;                                    // pac
 constexpr int64_t kPackingCost = 8;  // of a number, in multiplications: for the choice of the parts
 // Words that are added one after another. MKL's error is that of some 90; with 512 ours is 2.4 times as large.
 constexpr int64_t kChain = 192;
+constexpr int64_t kPartialRows = 4096;  // of results whose partial sums need room
 template <class V> constexpr int kNR = 2 * kLanes<V>;
 template <class T> constexpr int64_t kKC = kBytesOfK / sizeof(typename Packed<T>::Word) * Packed<T>::kNumbers;
 
@@ -77,6 +78,41 @@ template <class P> struct Kernel {  // for 1 to kMR rows, 1 or 2 vectors
   }
 };
 template <class P> constexpr Kernel<P> kKernel;
+
+template <class Body> void share(int count, int64_t tasks, const Body& body) {
+  if (count == 1 || tasks == 1)
+    body(0, tasks);
+  else
+    parallel(tasks, 1, body);
+}
+
+// The rows of b from p on, as far as one matrix has them, which is up to end_of_b.
+template <class T> Operand rows_of_b(const Gemm& g, int64_t p) {
+  const bool is_rest = g.split > 0 && p >= g.split;
+  Operand b = is_rest ? g.rest : g.b;
+  b.data = at(b.data, (is_rest ? p - g.split : p) * b.row_stride * int64_t(sizeof(T)));
+  return b;
+}
+inline int64_t end_of_b(const Gemm& g, int64_t p) { return p < g.split ? g.split : g.k; }
+
+// Calls body(i, m, j, n) for the parts of an (m, n) matrix, one for each thread: a grid, that which is done first if
+// packing a row or a column costs as much as multiplying it by kPackingCost others. Each thread packs what it needs:
+// nobody waits for another.
+template <class V, class Body> void in_parts(int count, int64_t m, int64_t n, const Body& body) {
+  int64_t least_cost = 0, height = m, width = n;
+  for (int64_t down = 1; down <= count; down++) {
+    const int64_t rows = round_up(ceil_div(m, down), kMR), columns = round_up(ceil_div(n, count / down), kNR<V> / 2);
+    const int64_t cost = rows * columns + kPackingCost * (rows + columns);
+    if (down == 1 || cost < least_cost) least_cost = cost, height = rows, width = columns;
+  }
+  const int64_t across = ceil_div(n, width);
+  share(count, ceil_div(m, height) * across, [&](int64_t from, int64_t to) {
+    for (int64_t task = from; task < to; task++) {
+      const int64_t i = task / across * height, j = task % across * width;
+      body(i, least(height, m - i), j, least(width, n - j));
+    }
+  });
+}
 
 // A multiplication in progress: the rows of c from `first` on.
 template <class T> struct Product {
@@ -151,8 +187,8 @@ template <class T> struct Product {
     return static_cast<Word*>(scratch(slot, (count + kLanes<V>)*int64_t(sizeof(Word))));
   }
   void pack_b(Word* to, int64_t p, int64_t j, int64_t k, int64_t columns) const {
-    pack<kNR<V>>(static_cast<const T*>(g.b.data) + p * g.b.row_stride + j * g.b.column_stride, g.b.column_stride,
-                 g.b.row_stride, columns, k, to);
+    const Operand b = rows_of_b<T>(g, p);
+    pack<kNR<V>>(static_cast<const T*>(b.data) + j * b.column_stride, b.column_stride, b.row_stride, columns, k, to);
   }
   Word* pack_a(int64_t i, int64_t p, int64_t rows, int64_t k) const {
     Word* to = room(kSlotOfA, round_up(rows, kMR) * words(k));
@@ -161,14 +197,17 @@ template <class T> struct Product {
     return to;
   }
 
+  // Blocks of k are all of about one size.
+  static int64_t block_of_k(int64_t k) { return round_up(ceil_div(k, ceil_div(k, kKC<T>)), P::kNumbers); }
+
   // Rows [i, i + m) and columns [j, j + n) of c, by this thread.
   void part(int64_t i0, int64_t m, int64_t j0, int64_t n) const {
     const int64_t mc = round_up(ceil_div(m, ceil_div(m, kMC)), kMR), nc = kBytesOfB / kBytesOfK / kNR<V> * kNR<V>;
-    const int64_t kc = round_up(ceil_div(g.k, ceil_div(g.k, kKC<T>)), P::kNumbers);
+    const int64_t kc = block_of_k(end_of_b(g, 0));
     for (int64_t j = j0; j < j0 + n; j += nc) {
       const int64_t columns = least(nc, j0 + n - j);
-      for (int64_t p = 0; p < g.k; p += kc) {
-        const int64_t k = least(kc, g.k - p);
+      for (int64_t p = 0, k; p < g.k; p += k) {
+        k = least(kc, end_of_b(g, p) - p);
         const bool reused = mc < m;  // else a panel of b is packed just before use, and stays in L1
         Word* b = room(kSlotOfB, (reused ? round_up(columns, kNR<V>) : kNR<V>)*words(k));
         for (int64_t i = i0; i < i0 + m; i += mc) {
@@ -185,30 +224,8 @@ template <class T> struct Product {
     }
   }
 
-  // A grid of parts, one for each thread: the one that is done first, if packing a row or a column costs as much as
-  // multiplying it by kPackingCost others. Each thread packs what it needs: nobody waits for another.
   void run(int count) const {
-    int64_t least_cost = 0, height = m, width = g.n;
-    for (int64_t down = 1; down <= count; down++) {
-      const int64_t rows = round_up(ceil_div(m, down), kMR),
-                    columns = round_up(ceil_div(g.n, count / down), kNR<V> / 2);
-      const int64_t cost = rows * columns + kPackingCost * (rows + columns);
-      if (down == 1 || cost < least_cost) least_cost = cost, height = rows, width = columns;
-    }
-    const int64_t across = ceil_div(g.n, width);
-    share(count, ceil_div(m, height) * across, [&](int64_t from, int64_t to) {
-      for (int64_t task = from; task < to; task++) {
-        const int64_t i = task / across * height, j = task % across * width;
-        part(i, least(height, m - i), j, least(width, g.n - j));
-      }
-    });
-  }
-
-  template <class Body> static void share(int count, int64_t tasks, const Body& body) {
-    if (count == 1 || tasks == 1)
-      body(0, tasks);
-    else
-      parallel(tasks, 1, body);
+    in_parts<V>(count, m, g.n, [&](int64_t i, int64_t rows, int64_t j, int64_t columns) { part(i, rows, j, columns); });
   }
 };
 

@@ -172,6 +172,52 @@ inline void gz_and_sum(Type type, Elementwise f, const ElementwiseArgs& args, vo
   });
 }
 
+// By blocks of columns, which stay in L1 and are computed in float32 or float64. Sums are of what is stored.
+inline void gate_and_sums(Type type, Elementwise value, Elementwise first, const GateArgs& args, void* sum_gz,
+                          void* sum_gu, double param) {
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    using V = VectorFor<T>;
+    using S = ScalarFor<T>;
+    alignas(64) S gy[kBlock], s[kBlock], up[kBlock];
+    const auto multiply = [](S* by, const S* with, int64_t n) {
+      for (int64_t k = 0; k < n; k += kLanes<V>) store<V>(by + k, load<V>(by + k) * load<V>(with + k));
+    };
+    const auto put = [](S* numbers, void* to, S* sum, int64_t n) {
+      narrow_row(numbers, static_cast<T*>(to), n);
+      if (!sum) return;
+      if constexpr (sizeof(T) == 2) widen_row(static_cast<const T*>(to), numbers, n);
+      for (int64_t k = 0; k < n; k++) sum[k] += numbers[k];
+    };
+    for (int64_t j = 0; j < args.n; j += kBlock) {
+      const int64_t n = args.n - j < kBlock ? args.n - j : kBlock, bytes = j * int64_t(sizeof(T));
+      S *of_gz = sum_gz ? static_cast<S*>(sum_gz) + j : nullptr,
+        *of_gu = sum_gu ? static_cast<S*>(sum_gu) + j : nullptr;
+      for (int64_t k = 0; of_gz && k < n; k++) of_gz[k] = 0;
+      for (int64_t k = 0; of_gu && k < n; k++) of_gu[k] = 0;
+      __builtin_memset(gy, 0, sizeof gy);
+      __builtin_memset(s, 0, sizeof s);
+      __builtin_memset(up, 0, sizeof up);
+      for (int64_t i = 0; i < args.rows; i++) {
+        const GateArgs row = rows_of(args, i, 1, sizeof(T));
+        widen_row(static_cast<const T*>(at(row.gy, bytes)), gy, n);
+        widen_row(static_cast<const T*>(at(row.s, bytes)), s, n);
+        if (row.gz) {
+          widen_row(static_cast<const T*>(at(row.up, bytes)), up, n);
+          multiply(up, gy, n);
+          if (first) first({1, n, s, 0, up, 0, up, 0}, param);
+          put(up, at(row.gz, bytes), of_gz, n);
+        }
+        if (row.gu) {
+          if (value) value({1, n, s, 0, nullptr, 0, s, 0}, param);
+          multiply(s, gy, n);
+          put(s, at(row.gu, bytes), of_gu, n);
+        }
+      }
+    }
+  });
+}
+
 inline void sum_rows(Type type, const void* rows_, void* sum_, int64_t m, int64_t n) {
   with_type(type, [&](auto t) {
     using T = decltype(t);

@@ -1,43 +1,66 @@
 // By which algorithm a product is computed.
 #pragma once
 
-#include "skinny.h"
+#include "gated.h"
 
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
 constexpr double kSerialCycles = 50000;  // less is not worth a second thread
-constexpr int64_t kPartialRows = 4096;   // of 16-bit results, whose partial sums need room
+
+inline int threads_for(const Gemm& g) {
+  const double m = double(g.m), n = double(g.n), k = double(g.k), lanes = g.type == Type::f64 ? 8 : 16;
+  const double cycles = (m * n * k + (m * n + n * k + m * k) / 2) / lanes;  // on AVX2; others are not far from it
+  return cycles < kSerialCycles ? 1 : threads();
+}
+
+// Whether the numbers of each sum lie next to each other.
+inline bool is_along_k(const Gemm& g) { return g.a.column_stride == 1 && g.b.row_stride == 1; }
 
 void gemm(const Gemm& given) {
   Gemm g = given;
   if (g.m == 0 || g.n == 0) return;
   if (g.k == 0) g.a = g.b = {};  // of no numbers, which may have no address to count rows from
-  const double m = double(g.m), n = double(g.n), k = double(g.k), lanes = g.type == Type::f64 ? 8 : 16;
-  const double cycles = (m * n * k + (m * n + n * k + m * k) / 2) / lanes;  // on AVX2; others are not far from it
-  const int count = cycles < kSerialCycles ? 1 : threads();
+  const int count = threads_for(g);
   with_type(g.type, [&](auto t) {
     using T = decltype(t);
     using S = ScalarFor<T>;
-    const bool along_k = g.a.column_stride == 1 && g.b.row_stride == 1;
-    if (g.k == 0 || (along_k && (g.m <= kSkinnyRows || g.n <= kSkinnyColumns))) {
+    if (g.k == 0 || (is_along_k(g) && g.split == 0 && (g.m <= kSkinnyRows || g.n <= kSkinnyColumns))) {
       DotProduct<T>{{g, 0, g.m, nullptr}}.run(count);
       return;
     }
     if constexpr (Product<T>::kDirect) {
       const bool plain = !g.bias && !g.activation && !g.saved;
-      if (plain && g.b.column_stride == 1 && (g.m <= kSkinnyRows || g.k <= kSkinnySteps)) {
+      const bool adjacent = g.b.column_stride == 1 && (g.split == 0 || g.rest.column_stride == 1);
+      if (plain && adjacent && (g.m <= kSkinnyRows || g.k <= kSkinnySteps)) {
         RowProduct<T>{g}.run(count);
         return;
       }
       Product<T>{g, 0, g.m, static_cast<S*>(g.c)}.run(count);
       return;
     }
+    const bool by_blocks = g.k > kKC<T> || g.split > 0;
     for (int64_t first = 0; first < g.m; first += kPartialRows) {
       const int64_t m = least(kPartialRows, g.m - first);
-      const Scratch partial(kSlotOfPartial, g.k > kKC<T> ? m * g.n * int64_t(sizeof(S)) : 0);
+      const Scratch partial(kSlotOfPartial, by_blocks ? m * g.n * int64_t(sizeof(S)) : 0);
       Product<T>{g, first, m, static_cast<S*>(partial.data)}.run(count);
     }
+  });
+}
+
+void gated(const Gated& given) {
+  Gated g = given;
+  if (g.gate.m == 0 || g.gate.n == 0) return;
+  if (g.gate.k == 0) g.gate.a = g.gate.b = g.up.a = g.up.b = {};
+  const int count = threads_for(g.gate);
+  with_type(g.gate.type, [&](auto t) {
+    using T = decltype(t);
+    const GatedProduct<T> product{g};
+    const bool skinny = g.gate.m <= kSkinnyRows && is_along_k(g.gate) && is_along_k(g.up);
+    if (g.gate.k == 0 || skinny)
+      product.run_dots(count);
+    else
+      product.run(count);
   });
 }
 

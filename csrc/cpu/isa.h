@@ -15,9 +15,11 @@ namespace FUSEGRAD_ISA {
 // constexpr, so that no code of this instruction set runs before the processor was asked whether it has it.
 constexpr Kernels kKernels = {FUSEGRAD_NAME(FUSEGRAD_ISA),
                               gemm,
+                              gated,
                               act,
                               differentiate,
                               gz_and_sum,
+                              gate_and_sums,
                               sum_rows,
                               elementwise<Scale, 0, F32>,
                               elementwise<Scale, 0, F64>,

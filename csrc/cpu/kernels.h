@@ -79,17 +79,41 @@ struct Gemm {
   Elementwise activation = nullptr;
   double param = 0;
   void* saved = nullptr;  // (m, n), rows adjacent
+  // A sum of two products: if there is a split, the rows of b from there on are those of another matrix.
+  int64_t split = 0;
+  Operand rest = {};
+};
+
+// c = activation(z) up, of two products of one a and one size, z = a b + bias of gate, and up. The saved of gate is z,
+// or activation(z); the c of up is up, or nullptr.
+struct Gated {
+  Gemm gate, up;
+  bool saves_input;
+};
+
+// What the backward pass of a gated layer works on: rows of n adjacent numbers.
+struct GateArgs {
+  int64_t rows, n;
+  const void *gy, *s, *up;
+  int64_t gy_row, s_row, up_row;
+  void *gz, *gu;  // nullptr if not needed
+  int64_t out_row;
 };
 
 struct Kernels {
   const char* isa;
   void (*gemm)(const Gemm&);
+  void (*gated)(const Gated&);
   // The same for numbers of any one type, on this thread.
   void (*act)(Type, Elementwise, const ElementwiseArgs&, double param);
   void (*differentiate)(Type, Derivative, const DerivativeArgs&, double param);
   // gz = gy D_1(s), of arguments whose g is gy and whose output is gz, and the sum of its rows in float32 or float64,
   // on this thread. Without a function gz is gy, and there is neither s nor an output; sum may be nullptr.
   void (*gz_and_sum)(Type, Elementwise, const ElementwiseArgs&, void* sum, double param);
+  // gz = gy up D_1(s), gu = gy act(z), and the sums of their rows as above. Without `first` D_1 is 1, without `value`
+  // act(z) is s.
+  void (*gate_and_sums)(Type, Elementwise value, Elementwise first, const GateArgs&, void* sum_gz, void* sum_gu,
+                        double param);
   // The sum of m rows of n numbers, in float32 or float64, rounded to the type.
   void (*sum_rows)(Type, const void* rows, void* sum, int64_t m, int64_t n);
   Elementwise scale_float32, scale_float64;  // out = param s
@@ -147,6 +171,17 @@ inline ElementwiseArgs rows_of(const ElementwiseArgs& args, int64_t row, int64_t
   part.s = at(args.s, row * args.s_row * size);
   part.g = at(args.g, row * args.g_row * size);
   part.out = at(args.out, row * args.out_row * size);
+  return part;
+}
+
+inline GateArgs rows_of(const GateArgs& args, int64_t row, int64_t count, int64_t size) {
+  GateArgs part = args;
+  part.rows = count;
+  part.gy = at(args.gy, row * args.gy_row * size);
+  part.s = at(args.s, row * args.s_row * size);
+  part.up = at(args.up, row * args.up_row * size);
+  part.gz = at(args.gz, row * args.out_row * size);
+  part.gu = at(args.gu, row * args.out_row * size);
   return part;
 }
 

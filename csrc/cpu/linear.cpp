@@ -17,22 +17,6 @@ Tensor mm(Tensor a, Tensor b, bool trans_a, bool trans_b) {
   return y;
 }
 
-// x w^T + b, of operands that fit.
-Gemm affine(Type type, const Rows& x, const Tensor& w, const std::optional<Tensor>& b) {
-  Gemm g{type, x.m, w.size(0), x.k, x.operand, matrix(w, true), nullptr};
-  if (b) {
-    g.bias = b->const_data_ptr();
-    g.bias_stride = b->stride(0);
-  }
-  return g;
-}
-
-Tensor output(const Tensor& x, const Tensor& w) {
-  Shape shape = shape_of(x);
-  shape.back() = w.size(0);
-  return empty(x, shape);
-}
-
 constexpr const char* kLayer = "x (..., k), w (n, k), b (n)";
 
 Tensor linear(Tensor x, Tensor w, std::optional<Tensor> b) {
@@ -68,9 +52,6 @@ std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor w, std::optional<Tensor> 
   kernels().gemm(g);
   return {y, saved};
 }
-
-// Rows of gz to a partial sum: few enough to be shared well, and the same for any number of threads.
-constexpr int64_t kRowsPerSum = 32;
 
 // gz = gy D_1(s) and the sum of its rows, in one pass over gy and s; `sum` may be nullptr. Without a function gz is gy,
 // and not written, and s is not read.

@@ -77,6 +77,17 @@ template <int kRows, int kColumns, class T> inline void dot(const T* a, int64_t 
     for (int j = 0; j < kColumns; j++) to[i * ld + j] = (add ? to[i * ld + j] : 0) + sums[i * kColumns + j];
 }
 
+// Calls body(i, m, j, n) for the parts of an (m, n) matrix that are one tile wide.
+template <class V, class Body> void in_strips(int count, int64_t m, int64_t n, const Body& body) {
+  const int64_t panels = ceil_div(n, kNR<V>), blocks = ceil_div(m, kMC);
+  share(count, panels * blocks, [&](int64_t from, int64_t to) {
+    for (int64_t task = from; task < to; task++) {
+      const int64_t j = task / blocks * kNR<V>, i = task % blocks * kMC;
+      body(i, least(kMC, m - i), j, least(kNR<V>, n - j));
+    }
+  });
+}
+
 // Tiles of few columns pass through a strip of kNR, so that the epilogue is the same.
 template <class T> struct DotProduct {
   using V = VectorFor<T>;
@@ -101,8 +112,8 @@ template <class T> struct DotProduct {
   }
   const T* a(int64_t i) const { return static_cast<const T*>(whole.g.a.data) + i * whole.g.a.row_stride; }
 
-  void block(int64_t i, int64_t count, int64_t j, int64_t columns) const {
-    alignas(64) S sums[kMC * kNR<V>];
+  // a b + bias, of rows that are kNR apart.
+  void sum(int64_t i, int64_t count, int64_t j, int64_t columns, S* sums) const {
     if (columns < kNR<V>) __builtin_memset(sums, 0, count * kNR<V> * sizeof(S));  // the activation sees it all
     int64_t q = 0;
     for (; q + kDotColumns <= columns; q += kDotColumns) rows<kDotColumns>(i, count, j + q, sums + q);
@@ -110,18 +121,15 @@ template <class T> struct DotProduct {
     S room[kNR<V>];
     const S* bias = whole.bias_of(j, columns, room);
     for (int64_t r = 0; bias && r < count; r++) whole.add_row(sums + r * kNR<V>, bias, columns);
+  }
+  void block(int64_t i, int64_t count, int64_t j, int64_t columns) const {
+    alignas(64) S sums[kMC * kNR<V>];
+    sum(i, count, j, columns, sums);
     whole.epilogue(sums, kNR<V>, i, j, count, columns, true, true);
   }
 
   void run(int count) const {
-    const Gemm& g = whole.g;
-    const int64_t panels = ceil_div(g.n, kNR<V>), blocks = ceil_div(g.m, kMC);
-    Product<T>::share(count, panels * blocks, [&](int64_t from, int64_t to) {
-      for (int64_t task = from; task < to; task++) {
-        const int64_t j = task / blocks * kNR<V>, i = task % blocks * kMC;
-        block(i, least(kMC, g.m - i), j, least(kNR<V>, g.n - j));
-      }
-    });
+    in_strips<V>(count, whole.g.m, whole.g.n, [&](int64_t i, int64_t m, int64_t j, int64_t n) { block(i, m, j, n); });
   }
 };
 
@@ -159,25 +167,30 @@ template <class T> struct RowProduct {
 
   void block(int64_t i, int64_t rows, int64_t j, int64_t columns) const {
     T* c = static_cast<T*>(g.c) + i * g.n + j;
-    add_up(i, rows, j, columns, 0, least(kRowChain, g.k), c, g.n);
-    if (g.k <= kRowChain) return;
+    int64_t p = least(kRowChain, end_of_b(g, 0));
+    add_up(i, rows, j, columns, 0, p, c, g.n);
+    if (p == g.k) return;
     T* piece = static_cast<T*>(scratch(kSlotOfA, rows * columns * int64_t(sizeof(T))));
-    for (int64_t p = kRowChain; p < g.k; p += kRowChain) {
-      add_up(i, rows, j, columns, p, least(p + kRowChain, g.k), piece, columns);
+    for (int64_t end; p < g.k; p = end) {
+      end = least(p + kRowChain, end_of_b(g, p));
+      add_up(i, rows, j, columns, p, end, piece, columns);
       for (int64_t r = 0; r < rows; r++) Product<T>::add_row(c + r * g.n, piece + r * columns, columns);
     }
   }
 
-  // to = a b over k in [p, end).
+  // to = a b over k in [p, end), of rows of b that are in one matrix.
   void add_up(int64_t i, int64_t rows, int64_t j, int64_t columns, int64_t p, int64_t end, T* to, int64_t ld) const {
-    const T *a = static_cast<const T*>(g.a.data) + i * g.a.row_stride, *b = static_cast<const T*>(g.b.data) + j;
+    const T* a = static_cast<const T*>(g.a.data) + i * g.a.row_stride;
+    const Operand from = rows_of_b<T>(g, p);
+    const T* b = static_cast<const T*>(from.data) + j;
     bool add = false;
     const auto step = [&](auto kernel, int64_t count) __attribute__((always_inline)) {
       for (int64_t r = 0; r < rows; r++)
-        kernel(a + r * g.a.row_stride + p * g.a.column_stride, g.a.column_stride, b + p * g.b.row_stride,
-               g.b.row_stride, columns, to + r * ld, add);
+        kernel(a + r * g.a.row_stride + p * g.a.column_stride, g.a.column_stride, b, from.row_stride, columns,
+               to + r * ld, add);
       add = true;
       p += count;
+      b += count * from.row_stride;
     };
     while (p + kSteps <= end) step(combine<kSteps, V>, kSteps);
     while (p + 2 <= end) step(combine<2, V>, 2);
@@ -188,7 +201,7 @@ template <class T> struct RowProduct {
     const int64_t parts = g.m <= kSkinnyRows ? count : 1;
     const int64_t width = least(ceil_div(ceil_div(g.n, parts), kNR<V>) * kNR<V>, kRowBlock);
     const int64_t panels = ceil_div(g.n, width), rows = ceil_div(g.m, ceil_div(g.m, kMC)), blocks = ceil_div(g.m, rows);
-    Product<T>::share(count, panels * blocks, [&](int64_t from, int64_t to) {
+    share(count, panels * blocks, [&](int64_t from, int64_t to) {
       for (int64_t task = from; task < to; task++) {
         const int64_t j = task / blocks * width, i = task % blocks * rows;
         block(i, least(rows, g.m - i), j, least(width, g.n - j));

@@ -84,6 +84,25 @@ inline Operand matrix(const Tensor& t, bool transposed) {
 }
 inline Operand transposed(const Operand& o) { return {o.data, o.column_stride, o.row_stride}; }
 
+// x w^T + b, of operands that fit.
+inline Gemm affine(Type type, const Rows& x, const Tensor& w, const std::optional<Tensor>& b) {
+  Gemm g{type, x.m, w.size(0), x.k, x.operand, matrix(w, true), nullptr};
+  if (b) {
+    g.bias = b->const_data_ptr();
+    g.bias_stride = b->stride(0);
+  }
+  return g;
+}
+
+inline Tensor output(const Tensor& x, const Tensor& w) {
+  Shape shape = shape_of(x);
+  shape.back() = w.size(0);
+  return empty(x, shape);
+}
+
+// Rows of gz to a partial sum: few enough to be shared well, and the same for any number of threads.
+constexpr int64_t kRowsPerSum = 32;
+
 inline Elementwise derivative(const Activation& a, int64_t order, Type type) {
   return (type == Type::f64 ? a.float64 : a.float32)[order];
 }

@@ -32,6 +32,7 @@ from .functional_gated import gated, gated_packed
 from .fusion.convert import fuse, unfuse
 from .fusion.report import explain
 from .nn import MLP, Act, Linear
+from .nn_gated import GatedLinear, GatedMLP
 from .own import activation
 
 __version__ = "0.1.0"
@@ -49,6 +50,8 @@ __all__ = [
     "ACTIVATIONS",
     "MLP",
     "Act",
+    "GatedLinear",
+    "GatedMLP",
     "Linear",
     "act",
     "activation",

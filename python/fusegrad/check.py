@@ -10,6 +10,7 @@ from torch.autograd import grad
 
 from . import functional
 from .activations import REGISTRY
+from .functional_gated import gated
 from .ops.operands import DTYPES
 
 Fn = Callable[..., Tensor]
@@ -68,6 +69,8 @@ def _cases(x: Tensor, w: Tensor, b: Tensor) -> Iterator[tuple[str, Fn, Fn, tuple
         yield f"linear_act {a.name}", fused, lambda x, w, b, f=stock: f(F.linear(x, w, b)), (x, w, b)
         two = lambda x, w, b, a=a: functional.mlp(x, w, b, w.mT, act=a.name)
         yield f"mlp {a.name}", two, lambda x, w, b, f=stock: F.linear(f(F.linear(x, w, b)), w.mT), (x, w, b)
+        gate = lambda x, w, b, a=a: gated(x, w, w.flip(0), b, act=a.name)
+        yield f"gated {a.name}", gate, lambda x, w, b, f=stock: f(F.linear(x, w, b)) * F.linear(x, w.flip(0)), (x, w, b)
 
 
 def _error(ours: Fn, stock: Fn, args: tuple[Tensor, ...], dtype: torch.dtype, device: str) -> Error:

@@ -22,7 +22,8 @@ def _is_device(act: object) -> bool:
         return False
 
 
-def _check_act(module: str, act: str | None, param: float | None) -> None:
+def check_act(module: str, act: str | None, param: float | None) -> None:
+    """What a module is told of its activation."""
     try:
         lookup(module, "identity" if act is None else act).check(module, param)
     except (ValueError, TypeError):
@@ -75,7 +76,7 @@ class Linear(nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        _check_act("Linear", act, param)
+        check_act("Linear", act, param)
         super().__init__(in_features, out_features, bias, device, dtype)
         self._fusegrad_act, self._fusegrad_param = act, param
 
@@ -90,7 +91,7 @@ class Linear(nn.Linear):
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
-        _check_act("Linear", self._fusegrad_act, self._fusegrad_param)
+        check_act("Linear", self._fusegrad_act, self._fusegrad_param)
 
     def extra_repr(self) -> str:
         shown = super().extra_repr()
@@ -213,7 +214,7 @@ class Act(nn.Module):
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
-        _check_act("Act", vars(self).get("_act"), vars(self).get("_param"))  # which what fuse made lacks
+        check_act("Act", vars(self).get("_act"), vars(self).get("_param"))  # which what fuse made lacks
 
     def extra_repr(self) -> str:
         return repr(self._act) + ("" if self._param is None else f", param={self._param}")
@@ -262,7 +263,7 @@ class MLP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_act("MLP", act, param)
+        check_act("MLP", act, param)
         self._act, self._param = act, param
         hidden = in_features if hidden_features is None else hidden_features
         out = in_features if out_features is None else out_features
@@ -279,7 +280,7 @@ class MLP(nn.Module):
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
-        _check_act("MLP", self._act, self._param)
+        check_act("MLP", self._act, self._param)
 
     def extra_repr(self) -> str:
         return f"act={self._act!r}" + ("" if self._param is None else f", param={self._param}")

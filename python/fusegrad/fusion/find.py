@@ -3,6 +3,7 @@
 `fuse` rewrites what is found here, `explain` prints it.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ..activations import REGISTRY
 from ..internals.module import children, stored
 from ..internals.stock import torchs
 from ..nn import MLP, Linear, is_ours, why_alone, why_unfit
+from ..nn_gated import GatedLinear, GatedMLP
 from . import opened, recognise, wrapped
 from .code import Unreadable, nested
 from .paths import Path, find, join
@@ -39,13 +41,14 @@ class Call:
     fused_with: str  # activation and where it stands, or ""
     why: str  # why it is called alone, or ""
     key: Key | None = None  # where in the source, None in a Sequential
-    one_by_one: int | None = None  # of an MLP of ours, which fuse leaves as it is: up to how many rows are two calls
+    one_by_one: int | None = None  # in a module of ours, which fuse leaves as it is: up to how many rows are two calls
 
 
 def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
     """The calls of Linears that m, which stands at `path`, makes."""
-    if isinstance(m, MLP) and type(m).forward is MLP.forward and "forward" not in vars(m):
-        yield from _in_mlp(m)
+    for ours, names in OURS.items():
+        if isinstance(m, ours) and type(m).forward is ours.forward and "forward" not in vars(m):
+            yield from _in_ours(m, ours, names)
     fused = fused_class_of(m)
     original = type(m) if fused is None else vars(fused)[UNFUSED]
     if is_sequential(original):
@@ -58,7 +61,7 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
         yield from (Call(child, "", why) for child in _linears(m))
     unread: dict[tuple[Linear, str], list[str]] = defaultdict(list)  # methods that may call a layer, by why
     for name, function in methods(original):
-        if name in vars(m) or function is vars(MLP).get(name):
+        if name in vars(m) or any(function is vars(ours).get(name) for ours in OURS):
             continue
         try:
             inner = wrapped.layers(function)[-1]
@@ -81,14 +84,27 @@ def _names(function: Any) -> set[str]:
     return {name for code in codes for name in code.co_names}
 
 
-def _in_mlp(m: MLP) -> Iterator[Call]:
-    layers: list[Any] = [children(m).get(name) for name in ("fc1", "fc2")]
+# the modules of ours that make one op of several layers: which layers
+OURS: dict[Any, tuple[str, ...]] = {
+    MLP: ("fc1", "fc2"),
+    GatedLinear: ("gate", "up"),
+    GatedMLP: ("gate_proj", "up_proj"),
+}
+
+
+def _in_ours(m: Any, ours: type, names: tuple[str, ...]) -> Iterator[Call]:
+    layers: list[Any] = [children(m).get(name) for name in names]
     why = next((why for layer in layers if (why := why_alone(layer) or why_unfit(layer))), "")
     for layer in layers:
         if isinstance(layer, Linear):
             hidden = max(1, vars(layers[0]).get("out_features", 1))
-            rows = routing.SMALL_TENSOR_IN_TRAINING // hidden
-            yield Call(layer, "" if why else f"{_name(m._act or 'identity', m._param)} (its MLP)", why, None, rows)
+            rows = routing.SMALL_TENSOR_IN_TRAINING // hidden if ours is MLP else sys.maxsize
+            yield Call(
+                layer, "" if why else f"{_name(m._act or 'identity', m._param)} (its {ours.__name__})", why, None, rows
+            )
+    last = children(m).get("down_proj") if ours is GatedMLP else None
+    if isinstance(last, Linear):
+        yield Call(last, "", why_alone(last) or "the last of its GatedMLP")
 
 
 _SEQUENTIAL = {name: torchs(nn.Sequential, name) for name in ("forward", "__iter__")}

@@ -117,10 +117,14 @@ def check_gated(op: str, x: Tensor, w_gate: Tensor, w_up: Tensor, b_gate: Tensor
 PACKINGS = "gate_first", "gate_last", "interleaved"
 
 
-def check_packed(op: str, w: Tensor, b: Tensor | None, packing: str) -> None:
-    """Two layers in one weight."""
+def check_packing(op: str, packing: str) -> None:
     if packing not in PACKINGS:
         raise ValueError(f"{op}: packing must be one of {', '.join(map(repr, PACKINGS))}, got {packing!r}")
+
+
+def check_packed(op: str, w: Tensor, b: Tensor | None, packing: str) -> None:
+    """Two layers in one weight."""
+    check_packing(op, packing)
     for name, t in (("w", w),) if b is None else (("w", w), ("b", b)):
         check_tensor(op, name, t)
     if w.dim() != 2 or w.shape[0] % 2 != 0:
