@@ -15,7 +15,8 @@ from torch import nn
 from ..nn import Linear
 from . import runtime, wrapped
 from .code import Unreadable
-from .find import SITES, UNFUSED, Key, is_layer, is_sequential
+from .find import SITES, UNFUSED, Key, is_sequential
+from .opened import is_layer
 from .own_class import needs_its_own
 from .recognise import ADOPTED, STOCK
 from .rewrite import rewrite

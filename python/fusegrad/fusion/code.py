@@ -28,20 +28,35 @@ class Unreadable(Exception):
 
 
 def parse(function: FunctionType, code: CodeType) -> tuple[ast.Module, Definition]:
-    """The imports of the file and the statement that holds the function, and in that the function."""
-    lines = linecache.getlines(code.co_filename, function.__globals__)
-    body, imports = _tree("".join(lines))
-    tops = [s for s in body if _line(s) <= code.co_firstlineno <= (s.end_lineno or 0)]
-    if not tops:
+    """The imports of the file and the statement that holds the function, and in that the function, to be changed."""
+    source = "".join(linecache.getlines(code.co_filename, function.__globals__))
+    body, imports = _tree(source)
+    top = next((s for s in body if _line(s) <= code.co_firstlineno <= (s.end_lineno or 0)), None)
+    if top is None:
         raise Unreadable("its source cannot be found")
-    if code not in _compiled(ast.Module([*imports, tops[0]], []), code, ""):
+    if code not in _codes(top, imports, code.co_filename, code.co_flags & _FUTURE):
         raise Unreadable("its source is not what runs")
-    top = copy.deepcopy(tops[0])
-    name = "<lambda>" if code.co_name == "<lambda>" else code.co_name
-    at = [n for n in ast.walk(top) if isinstance(n, Definition) and _line(n) == code.co_firstlineno]
-    if len(at) != 1 or getattr(at[0], "name", "<lambda>") != name:
+    at = _definitions(top).get(code.co_firstlineno, [])
+    if len(at) != 1 or getattr(at[0][-1], "name", "<lambda>") != code.co_name:
         raise Unreadable("its source has more than one of its name")
-    return ast.Module([*imports, top], []), at[0]
+    copied, definition = _copied(at[0])
+    return ast.Module([*imports, copied], []), definition
+
+
+def _copied(path: tuple[ast.AST, ...]) -> tuple[ast.stmt, Definition]:
+    """A copy of the last node of a path, and of the nodes around it; of a class, only what leads to it."""
+    definition = made = copy.deepcopy(path[-1])
+    for node, inner in zip(reversed(path[:-1]), reversed(path[1:]), strict=True):
+        around = copy.copy(node)
+        for name, value in ast.iter_fields(node):
+            if value is inner:
+                setattr(around, name, made)
+            elif isinstance(value, list) and any(v is inner for v in value):
+                kept = value if not isinstance(node, ast.ClassDef) else [inner]
+                setattr(around, name, [made if v is inner else v for v in kept])
+        made = around
+    assert isinstance(made, ast.stmt) and isinstance(definition, Definition)
+    return made, definition
 
 
 def remake(function: FunctionType, module: ast.Module, helpers: Any) -> FunctionType:
@@ -51,7 +66,12 @@ def remake(function: FunctionType, module: ast.Module, helpers: Any) -> Function
     around = ast.parse(f"def {_AROUND}({HELPERS}): pass").body[0]
     assert isinstance(around, ast.FunctionDef)
     around.body = [*([ast.Global(bound)] if (bound := sorted(_bound(top))) else []), top]
-    compiled = _compiled(ast.fix_missing_locations(ast.Module([*imports, around], [])), code, f"{_AROUND}.<locals>.")
+    new = ast.fix_missing_locations(ast.Module([*imports, around], []))
+    try:
+        whole = _compile(new, code.co_filename, code.co_flags & _FUTURE)
+    except SyntaxError as e:
+        raise Unreadable("its source cannot be compiled within a function") from e
+    compiled = [c for c in nested(whole) if _place(c, f"{_AROUND}.<locals>.") == _place(code, "")]
     if len(compiled) != 1 or {*compiled[0].co_freevars} - {HELPERS} != {*code.co_freevars}:
         raise Unreadable("its source has more than one of its name")
     cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True)) | {HELPERS: CellType(helpers)}
@@ -81,14 +101,33 @@ def self_name(definition: Definition) -> str:
 
 
 @functools.lru_cache(maxsize=16)
-def _tree(source: str) -> tuple[list[ast.stmt], list[ast.stmt]]:
+def _tree(source: str) -> tuple[list[ast.stmt], tuple[ast.stmt, ...]]:
     """The statements of a file, and its imports: Python compiles an attribute of what is imported in its own way."""
     try:
         body = ast.parse(source).body
     except SyntaxError:
-        return [], []
+        return [], ()
     outside = (s for s in body if not isinstance(s, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)))
-    return body, [n for s in outside for n in ast.walk(s) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    return body, tuple(n for s in outside for n in ast.walk(s) if isinstance(n, (ast.Import, ast.ImportFrom)))
+
+
+@functools.lru_cache(maxsize=64)
+def _codes(top: ast.stmt, imports: tuple[ast.stmt, ...], file: str, future: int) -> frozenset[CodeType]:
+    """The code of the functions in a statement."""
+    return frozenset(nested(_compile(ast.Module([*imports, top], []), file, future)))
+
+
+@functools.lru_cache(maxsize=64)
+def _definitions(top: ast.stmt) -> dict[int, list[tuple[ast.AST, ...]]]:
+    """The functions in a statement by their first line, each with what it stands in."""
+    found: dict[int, list[tuple[ast.AST, ...]]] = {}
+    todo: list[tuple[ast.AST, ...]] = [(top,)]
+    while todo:
+        path = todo.pop()
+        if isinstance(path[-1], Definition):
+            found.setdefault(_line(path[-1]), []).append(path)
+        todo += [(*path, child) for child in ast.iter_child_nodes(path[-1])]
+    return found
 
 
 def _line(node: ast.stmt | ast.expr) -> int:
@@ -116,15 +155,10 @@ def _bound(top: ast.stmt) -> set[str]:
     return bound
 
 
-def _compiled(module: ast.Module, like: CodeType, prefix: str) -> list[CodeType]:
-    """The code objects in a module that have the name, but for the prefix, and the place of the given one."""
+def _compile(module: ast.Module, file: str, future: int) -> CodeType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the author's own source
-        try:
-            code = compile(module, like.co_filename, "exec", flags=like.co_flags & _FUTURE, dont_inherit=True)
-        except SyntaxError:
-            return []
-    return [c for c in nested(code) if _place(c, prefix) == _place(like, "")]
+        return compile(module, file, "exec", flags=future, dont_inherit=True)
 
 
 def _place(code: CodeType, prefix: str) -> tuple[str, str, int]:

@@ -15,7 +15,8 @@ from ..internals.module import children, stored
 from ..nn import Linear, why_called, why_unfit
 from . import recognise
 from .classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
-from .find import calls, fused_class_of, is_layer
+from .find import calls, fused_class_of
+from .opened import is_layer
 from .recognise import ADOPTED, STOCK, AdoptedAct
 from .runtime import IN_PLACE, LEFT_OUT, adopts
 from .writes import writes_in_place

@@ -11,13 +11,12 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from torch import nn
-from torch.compiler import is_compiling
 
 from .. import routing
 from ..activations import REGISTRY
 from ..internals.module import children, stored
 from ..internals.stock import torchs
-from ..nn import MLP, Linear, is_ours, why_alone, why_unfit
+from ..nn import MLP, Linear, why_alone, why_unfit
 from ..nn_gated import GatedLinear, GatedMLP
 from . import opened, recognise, wrapped
 from .code import Unreadable, nested
@@ -46,9 +45,9 @@ class Call:
 
 def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
     """The calls of Linears that m, which stands at `path`, makes."""
-    for ours, names in OURS.items():
+    for ours, parts in OURS.items():
         if isinstance(m, ours) and type(m).forward is ours.forward and "forward" not in vars(m):
-            yield from _in_ours(m, ours, names)
+            yield from _in_ours(m, ours, parts)
     fused = fused_class_of(m)
     original = type(m) if fused is None else vars(fused)[UNFUSED]
     if is_sequential(original):
@@ -140,19 +139,10 @@ def methods(cls: type) -> Iterator[tuple[str, FunctionType]]:
             seen.add(name)
 
 
-def is_layer(m: Any) -> bool:
-    """Whether a module is a layer that can be part of a fused call: a Linear, or one that returns what one gives."""
-    if is_ours(m):
-        return True
-    if is_compiling() or not isinstance(m, nn.Module) or LEFT_OUT in vars(m):
-        return False
-    return opened.giving(m) is not None
-
-
 def _in_sequential(m: nn.Module, path: str) -> Iterator[Call]:
     items = list(children(m).items())
     for (_, child), after in zip(items, [*items[1:], None], strict=True):
-        if isinstance(child, nn.Module) and is_layer(child):
+        if isinstance(child, nn.Module) and opened.is_layer(child):
             if after is None:
                 yield Call(child, "", "the last of its Sequential")
             else:
@@ -181,7 +171,7 @@ def _held(m: nn.Module, paths: tuple[Path, ...]) -> Iterator[nn.Module]:
         if LEFT_OUT not in vars(m):
             yield m
         return
-    yield from (linear for linear in find(m, paths).values() if is_layer(linear))
+    yield from (linear for linear in find(m, paths).values() if opened.is_layer(linear))
 
 
 def _acts(m: nn.Module, path: str, act: Act) -> dict[str, Any]:
@@ -246,6 +236,8 @@ def _call(
 
 def _why_alone(linear: nn.Module) -> str | None:
     """Why a layer cannot be part of a fused call, as far as that is known before the call, or None."""
+    if LEFT_OUT in vars(linear):
+        return "filter_fn left it alone"
     why = why_alone(linear) if isinstance(linear, Linear) else None
     is_stored = isinstance(linear, nn.Linear) and stored(linear, "weight") is not None
     return why or (why_unfit(linear) if is_stored else None)

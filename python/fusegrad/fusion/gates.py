@@ -5,7 +5,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .terms import Gate, Terms, Variables, put_off, reads_of, run_gate, variables_of
+from .emit import put_off, run_gate
+from .terms import Gate, Terms, Variables, reads_of, variables_of
 
 _MOST = 5  # statements
 

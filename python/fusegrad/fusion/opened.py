@@ -19,9 +19,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
+from torch.compiler import is_compiling
 
-from ..internals.module import computes_weights_before, is_hooked
+from ..internals.module import children, computes_weights_before, is_hooked
 from ..internals.stock import called_as_written
+from ..nn import is_ours
 from .code import HELPERS, Unreadable, with_code
 from .paths import stored_by
 from .rewrite import Site, gives_later, takes_later
@@ -30,7 +32,9 @@ from .rewrite import Site, gives_later, takes_later
 @dataclass(frozen=True)
 class _Opened:
     code: CodeType
-    site: Site | None  # what is applied first
+    site: Site | None = None  # what an activation applies first
+    layers: frozenset[str] = frozenset()  # the attributes that hold what a layer returns the result of, "" for itself
+    made: list[FunctionType] = field(default_factory=list)  # the function, if it has no variables
     looked_up: WeakKeyDictionary[type, bool] = field(default_factory=WeakKeyDictionary)
 
 
@@ -66,6 +70,11 @@ def applied_first(act: Any) -> tuple[Any, Site] | None:
     return made and (owner, made[1])
 
 
+def is_layer(m: Any) -> bool:
+    """Whether a module is a layer that can be part of a fused call: a Linear, or one that returns what one gives."""
+    return is_ours(m) or (not is_compiling() and isinstance(m, nn.Module) and giving(m) is not None)
+
+
 def giving(layer: nn.Module) -> Callable[[Any], Any] | None:
     """What gives the layer that a module returns the result of, put off; None if it returns none."""
     function, owner = _function_of(layer)
@@ -77,9 +86,12 @@ def giving(layer: nn.Module) -> Callable[[Any], Any] | None:
             made = gives_later(function, _helpers())
         except Unreadable:
             made = None
-        _GIVES[code] = made and _Opened(made.__code__, None)
+        names = frozenset(str(path[0][1]) if path else "" for path in made[1] if len(path) <= 1) if made else None
+        _GIVES[code] = _Opened(made[0].__code__, layers=names) if made and names else None
     opened = _GIVES[code]
-    return None if opened is None else MethodType(_bound(function, opened), owner)
+    if opened is None or not any(not name or is_layer(children(owner).get(name)) for name in opened.layers):
+        return None
+    return MethodType(_bound(function, opened), owner)
 
 
 def _taking(function: FunctionType, argument: int) -> _Opened | None:
@@ -108,8 +120,14 @@ def _function_of(f: Any) -> tuple[FunctionType | None, Any]:
 
 
 def _bound(function: FunctionType, opened: _Opened) -> FunctionType:
+    """The code, with the variables of the function."""
+    if opened.made and opened.made[0].__globals__ is function.__globals__:
+        return opened.made[0]
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-    return with_code(function, opened.code, cells | {HELPERS: CellType(_helpers())})
+    made = with_code(function, opened.code, cells | {HELPERS: CellType(_helpers())})
+    if not function.__closure__ and not function.__defaults__:  # else it would keep alive what these hold
+        opened.made[:] = [made]
+    return made
 
 
 def _looks_up(cls: type, opened: _Opened, site: Site) -> bool:

@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections import defaultdict
 from collections.abc import Callable
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -50,6 +50,7 @@ def add(a: Activation, target: Any) -> None:
     if a in known:
         return
     known[:] = [a]
+    _OF_PLAIN_CALL.clear()
     _DEFAULTS.setdefault(a.name, {a.param: a.default} if a.param else {})
     if isinstance(target, type):
         stands_for_what_it_is(target)
@@ -102,6 +103,17 @@ def _of_options(cls: type, options: dict[str, Any]) -> Spec | None:
 
 def of_call(target: object, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | None:
     """The activation of a call of a function, or of a Tensor method by name, with arguments after the tensor."""
+    if not args and not kwargs and isinstance(target, (BuiltinFunctionType, FunctionType)):
+        if target not in _OF_PLAIN_CALL and target in _BY_FUNCTION:
+            _OF_PLAIN_CALL[target] = _of_call(target, (), {})
+        return _OF_PLAIN_CALL.get(target)
+    return _of_call(target, args, kwargs)
+
+
+_OF_PLAIN_CALL: dict[Callable, Spec | None] = {}
+
+
+def _of_call(target: object, args: tuple, kwargs: dict[str, Any] | None) -> Spec | None:
     if type(target) is functools.partial and not target.args:
         return of_call(target.func, args, target.keywords | (kwargs or {}))
     if isinstance(target, str):

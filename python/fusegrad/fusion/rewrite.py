@@ -51,13 +51,13 @@ def takes_later(function: FunctionType, argument: int, helpers: Any) -> tuple[Fu
     return None if site is None else (remake(function, _swap(module, site.swaps), helpers), site)
 
 
-def gives_later(function: FunctionType, helpers: Any) -> FunctionType | None:
-    """The function, with the layer put off whose result it returns; None if there is none."""
+def gives_later(function: FunctionType, helpers: Any) -> tuple[FunctionType, set[Path]] | None:
+    """The function, with the layer put off whose result it returns, and where it is held; None if there is none."""
     module, definition = parse(function, function.__code__)
     if isinstance(definition, ast.Lambda):
         return None
-    swaps = Reader(function, definition, self_name(definition)).returned()
-    return remake(function, _swap(module, swaps), helpers) if swaps else None
+    swaps, paths = Reader(function, definition, self_name(definition)).returned()
+    return (remake(function, _swap(module, swaps), helpers), paths) if swaps else None
 
 
 def _swap(module: ast.Module, swaps: Swaps) -> ast.Module:

@@ -6,21 +6,23 @@ noted, in their order. So a layer that was replaced, hooked or parametrized, an 
 that no op takes are obeyed without anyone having to notice the change.
 """
 
-from operator import matmul, mul
+from operator import add, matmul, mul
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from .. import functional
+from .. import functional, functional_gated
 from ..activations import REGISTRY
-from ..internals.call import calls_torch, is_linear, linear_is_replaced
+from ..internals.call import autocasts, calls_torch, is_linear, linear_is_replaced
 from ..internals.module import is_hooked, run_pre_hooks
-from ..nn import fits, is_ours, linear, why_alone, why_called
+from ..nn import Linear, fits, is_ours, linear, why_alone, why_called
 from . import formula, opened, recognise
 from .recognise import Spec
 
+_RESHAPE = "view", "reshape"
 LEFT_OUT = "_fusegrad_left_out"  # set on a module that filter_fn refused
 IN_PLACE = "_fusegrad_in_place"  # set on the layers of a model that writes in place
 # torch saves the output of these for backward too, so that writing to it fails with and without fuse
@@ -40,12 +42,14 @@ class Later(NamedTuple):
 
 def later(f: Any, *args: Any, **kwargs: Any) -> Any:
     """Notes the call f(*args, **kwargs). A module that returns the result of a layer is called up to that."""
+    if type(f) is Linear:
+        return Later(f, args, kwargs)
     if isinstance(f, nn.Module) and not is_ours(f) and not is_compiling() and type(args[0]) is not Later:
         if LEFT_OUT not in vars(f) and (given := opened.giving(f)) is not None:
             if is_hooked(f):
                 run_pre_hooks(f, args)
             z = given(*args)
-            return z._replace(layer=f) if type(z) is Later else z
+            return Later(z.f, z.args, z.kwargs, f) if type(z) is Later else z
     return Later(f, args, kwargs)
 
 
@@ -68,6 +72,18 @@ def _second(parts: Any) -> Any:
 def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     """act(z, ...), or the method of that name; with the layer that z notes, as one op where they can be."""
     if type(z) is Later:
+        layer = z.f
+        if type(layer) is Linear:  # the shortest way
+            x = z.args[0]
+            if isinstance(x, Tensor) and why_alone(layer) is None:
+                spec = match(layer, act, args, kwargs)
+                if type(spec) is tuple and not isinstance(act, str):
+                    w, b = layer.weight, layer.bias  # once, as in torch
+                    if not calls_torch(x, w, b) and fits(x, w, b):
+                        return functional.linear_act(x, w, b, act=spec[0], param=spec[1])
+                    return act(Product(x, w, b).value(), *args, **kwargs)
+                if spec is None and not args and not kwargs and not is_compiling() and (taking := opened.taking(act)):
+                    return taking(z)
         y = _activated(act, z, args, kwargs)
         if y is not None:
             return y
@@ -130,6 +146,9 @@ def _layer_of(z: Any) -> tuple[nn.Module | None, bool]:
         return z.f, why_alone(z.f) is None
     if is_linear(z.f):
         return z.layer, not linear_is_replaced() and len(z.args) + len(z.kwargs) <= 3
+    if z.f is torch.addmm:
+        b, x, w = z.args
+        return z.layer, isinstance(w, Tensor) and isinstance(x, Tensor) and b.dim() == 1 and x.dim() == w.dim() == 2
     return z.layer, z.f is matmul and isinstance(z.args[1], Tensor) and z.args[1].dim() == 2
 
 
@@ -139,23 +158,27 @@ def _product_of(z: Any) -> Product | None:
         return None
     if is_ours(z.f):
         return Product(z.args[0], z.f.weight, z.f.bias)
-    if z.f is matmul:
-        x, w = z.args
-        return Product(x, w.t(), None) if type(w) in (Tensor, nn.Parameter) and not calls_torch(x) else None
+    if z.f in (matmul, torch.addmm):
+        x, w = z.args[-2:]
+        b = None if z.f is matmul else z.args[0]
+        return Product(x, w.t(), b) if not calls_torch(x, w, b) else None
     x, w, *b = z.args
     return Product(x, w, *(b or [z.kwargs.get("bias")]))
 
 
 def _activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
     """act(z, ...) as one op, or None."""
-    scales: list[tuple[Any, bool]] = []
+    scales: list[Later] = []
     layer = z
-    while layer.f is mul and len(layer.args) == 2:
-        left, right = layer.args
-        if type(left) is Later:
-            layer, scales = left, [(right, False), *scales]
-        else:
-            layer, scales = right, [(left, True), *scales]
+    while layer.f in (mul, add):
+        scales.insert(0, layer)
+        layer = layer.args[0] if type(layer.args[0]) is Later else layer.args[1]
+    if isinstance(layer.f, str) and layer.f in _RESHAPE and type(layer.args[0]) is Later and not scales:
+        flat = layer.args[0]
+        flat = Later(flat.f, flat.args, flat.kwargs, z.layer)
+        if isinstance(match(z.layer, act, args, kwargs), tuple) and _layer_of(flat)[1]:
+            return getattr(_activated(act, flat, args, kwargs), layer.f)(*layer.args[1:])
+        return None
     owner, can_be = _layer_of(layer)
     if not can_be:
         return None
@@ -174,8 +197,8 @@ def _activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
         (x, w, b), (name, param) = scaled
         return functional.linear_act(x, w, b, act=name, param=param)
     y = product.value()
-    for s, left in scales:
-        y = s * y if left else y * s
+    for f, operands, *_ in scales:
+        y = f(*(y if type(operand) is Later else operand for operand in operands))
     return apply(act, y, *args, **kwargs)
 
 
@@ -209,31 +232,40 @@ def adopts(act: nn.Module, in_place: bool) -> bool:
     return not in_place or not (_only_ours_saves_output(spec[0]) or spec[0] in _STOCK_SAVES_NEITHER)
 
 
-def _scaled(product: Product, scales: list[tuple[Any, bool]], spec: Spec) -> tuple[Product, Spec] | None:
-    """The layer times these, as a layer, where that costs less than a pass over its result: s w and s b, s z."""
+def _scaled(product: Product, scales: list[Later], spec: Spec) -> tuple[Product, Spec] | None:
+    """The layer times s, plus t, as a layer of s w and s b + t, where that costs less than passes over its result."""
     x, w, b = product
-    for s, _ in scales:
-        name, param = spec
-        if type(s) in (int, float):
-            if name == "sin" and REGISTRY[name].accepts((param or 1.0) * s):
-                spec = name, (1.0 if param is None else param) * s
+    if scales and autocasts():  # which may compute the product in another dtype
+        return None
+    for f, operands, *_ in scales:
+        s = operands[1] if type(operands[0]) is Later else operands[0]
+        if isinstance(s, Tensor):
+            if type(s) not in (Tensor, nn.Parameter) or s.dtype != w.dtype or s.device != w.device:
+                return None
+            if s.dim() > 1 or s.numel() not in (1, w.shape[0]):
+                return None
+        elif type(s) not in (int, float):
+            return None
+        if f is mul and spec[0] == "sin" and not isinstance(s, Tensor) and b is product.b:
+            omega = s * (1.0 if spec[1] is None else spec[1])
+            if REGISTRY["sin"].accepts(omega) and w is product.w:
+                spec = "sin", omega
                 continue
-        elif type(s) not in (Tensor, nn.Parameter) or s.dtype != w.dtype or s.device != w.device:
-            return None
-        elif s.dim() > 1 or s.numel() not in (1, w.shape[0]):
-            return None
         if x.numel() < w.numel():
             return None
-        column = s.unsqueeze(-1) if isinstance(s, Tensor) and s.dim() == 1 else s
-        w = column * w
-        b = None if b is None else s * b
+        if f is add:
+            shift = s.expand(w.shape[0]) if isinstance(s, Tensor) else w.new_full((w.shape[0],), s)
+            b = shift if b is None else b + shift
+        else:
+            w = (s.unsqueeze(-1) if isinstance(s, Tensor) and s.dim() == 1 else s) * w
+            b = None if b is None else s * b
     return Product(x, w, b), spec
 
 
 def _gated(left: Any, right: Any, held: tuple) -> Any:
     """The product of a layer and the activation of another one as one op, or None."""
     for a, b in ((left, right), (right, left)):
-        if type(a) is not Later or not a.args or type(a.args[0]) is not Later or a.f in (mul, _first, _second):
+        if type(a) is not Later or not a.args or type(a.args[0]) is not Later or a.f in (mul, add, _first, _second):
             continue
         gate = a.args[0]
         if gate.f in (_first, _second):
@@ -249,7 +281,7 @@ def _gated(left: Any, right: Any, held: tuple) -> Any:
         g, u = read[id(gate)], read[id(b)]
         assert g is not None and u is not None
         if g.fits() and u.fits() and g.w.shape == u.w.shape and g.w.dtype == u.w.dtype:
-            return functional.gated(g.x, g.w, u.w, g.b, u.b, act=spec[0], param=spec[1])
+            return functional_gated.gated(g.x, g.w, u.w, g.b, u.b, act=spec[0], param=spec[1])
         made = {id(z): product.value() for z, product in ((gate, g), (b, u))}
         y = apply(a.f, made[id(gate)], *a.args[1:], **a.kwargs)
         return y * made[id(b)] if a is left else made[id(b)] * y
@@ -265,7 +297,7 @@ def _packed_glu(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
     if product is None:
         return None
     if product.fits() and product.w.shape[0] % 2 == 0:
-        return functional.gated_packed(*product, act="sigmoid", packing="gate_last")
+        return functional_gated.gated_packed(*product, act="sigmoid", packing="gate_last")
     return act(product.value(), *args, **kwargs)
 
 
@@ -285,7 +317,7 @@ def _gated_halves(a: Later, gate: Later, up: Any) -> Any:
         return None
     packing = "gate_first" if gate.f is _first else "gate_last"
     if product.fits() and product.w.shape[0] % 2 == 0:
-        return functional.gated_packed(*product, act=spec[0], param=spec[1], packing=packing)
+        return functional_gated.gated_packed(*product, act=spec[0], param=spec[1], packing=packing)
     f, kwargs = parts.f, parts.kwargs
     y = product.value()
     first, second = getattr(y, f)(2, *rest, **kwargs) if isinstance(f, str) else f(y, 2, *rest, **kwargs)

@@ -23,23 +23,10 @@ from types import FunctionType
 from typing import Any
 
 from .code import Definition
+from .emit import put_off, run_act, run_gate, run_variable
 from .gates import Swaps, gate_in
 from .paths import Path
-from .terms import (
-    Act,
-    Gate,
-    Layer,
-    Product,
-    Term,
-    Terms,
-    Variables,
-    layers,
-    put_off,
-    reads_of,
-    run_act,
-    run_gate,
-    run_variable,
-)
+from .terms import Act, Gate, Layer, Product, Term, Terms, Variable, Variables, Viewed, layers, reads_of, variables_of
 
 _SEE_LOCALS = {"locals", "vars", "dir", "eval", "exec", "breakpoint"}
 
@@ -135,6 +122,8 @@ class Reader:
                 if self._is_last_read(name, statement) and (begun := self._begins(expr, name, held)):
                     return self._site(*begun)
             case ast.If(test=test, body=then, orelse=other) if self.terms.calm(test, {name}):
+                if not other and all(isinstance(s, ast.Raise) for s in then):
+                    return self.follow(body, i + 1, name, held)
                 sites = [self.follow(branch, 0, name, held) for branch in (then, other)]
                 if any(sites):
                     rest = self.follow(body, i + 1, name, held)
@@ -207,23 +196,40 @@ class Reader:
 
     # --- of a module that is a layer
 
-    def returned(self) -> Swaps:
-        """Puts off the layers whose results are returned as they are."""
+    def returned(self) -> tuple[Swaps, set[Path]]:
+        """Puts off the layers whose results are returned as they are; and where the module may hold them, or ()."""
         swaps: Swaps = {}
+        paths: set[Path] = set()
         for body in _bodies(self.definition):
-            for i, statement in enumerate(body):
-                match statement, body[i - 1] if i else None:
-                    case ast.Return(value=ast.expr() as e), _ if isinstance(
-                        layer := self.terms.layer(e, {}), (Layer, Product)
-                    ):
-                        swaps[e] = functools.partial(put_off, layer)
-                    case (
-                        ast.Return(value=ast.Name(id=name)),
-                        ast.Assign(targets=[ast.Name(id=stored)], value=e),
-                    ) if name == stored and self.may_hold(name):
-                        if isinstance(layer := self.terms.layer(e, {}), (Layer, Product)):
-                            swaps[e] = functools.partial(put_off, layer)
-        return swaps
+            for i in range(len(body)):
+                term, puts_off = self._returned_from(body[i:])
+                if term is not None and swaps.keys().isdisjoint(puts_off):
+                    swaps |= puts_off
+                    paths |= {path for layer in layers(term) for path in layer.paths or ((),)}
+        return swaps, paths
+
+    def _returned_from(self, statements: list[ast.stmt]) -> tuple[Term | None, Swaps]:
+        """The same for what the first statements store, and the last of them returns."""
+        variables: Variables = {}
+        swaps: Swaps = {}
+        for statement in statements:
+            match statement:
+                case ast.Return(value=ast.expr() as e):
+                    term = self.terms.layer(e, variables, calm=bool(variables))
+                    if not isinstance(term, (Layer, Product, Viewed, Variable)):
+                        return None, {}
+                    if {v.node.id for v in variables_of(term)} != set(variables):
+                        return None, {}
+                    return term, swaps | {e: functools.partial(put_off, term)}
+                case ast.Assign(targets=[ast.Name(id=name)], value=e) if self.may_hold(name):
+                    term = self.terms.layer(e, variables, calm=bool(variables))
+                    read = {v.node.id for v in variables_of(term)} if term else set()
+                    if not isinstance(term, (Layer, Product, Viewed)) or not read <= {name} or set(variables) - read:
+                        return None, {}
+                    variables, swaps[e] = {name: term}, functools.partial(put_off, term)
+                case _:
+                    break
+        return None, {}
 
     def _site(self, reads: Any, swaps: Swaps) -> Site:
         return Site(tuple(reads), tuple(self.terms.passed), swaps)

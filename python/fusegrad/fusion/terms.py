@@ -2,13 +2,13 @@
 
     self.fc(x)  F.linear(x, w, b)  x @ w       a layer
     torch.tanh(T)  self.act(T)  T.sigmoid()    an activation of a term
-    s * T  T * s                               a scaled term
+    s * T  T * s  T + t                        a scaled term, or a shifted one
+    T.view(shape)                              a term in another shape
     name                                       a variable that was given a term
     T.chunk(2, dim=-1)                         two halves of a term
     A * T                                      a gate: two terms, of which one is an activation or a variable
 
-What each part is, the module decides that the method is called on. Rewritten, a term makes none of its calls, but notes
-them in order (runtime.Later).
+What each part is, the module decides that the method is called on.
 """
 
 import ast
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from ..internals.call import is_linear
-from .code import HELPERS, contents
+from .code import contents
 from .paths import Names, Path
 
 _PREDICATES = {"isinstance", "hasattr", "callable", "len", "bool", "type"}
@@ -44,10 +44,18 @@ class Layer(Term):
 
 @dataclass(frozen=True, eq=False)
 class Product(Term):
-    """x @ w."""
+    """x @ w, torch.addmm(b, x, w)."""
 
-    node: ast.BinOp
+    node: ast.BinOp | ast.Call
     paths: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Viewed(Term):
+    """T.view(shape), T.reshape(shape)."""
+
+    node: ast.Call
+    of: Term
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +66,7 @@ class Variable(Term):
 
 @dataclass(frozen=True, eq=False)
 class Scaled(Term):
-    """A term times what is looked up only."""
+    """A term times, or plus, what the module holds or a constant."""
 
     node: ast.BinOp
     of: Term
@@ -128,10 +136,14 @@ class Terms:
             case ast.Name(id=name) if name in variables:
                 held = variables[name]
                 return Half(e, held) if isinstance(held, Halves) else Variable(e, held)
-            case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            case ast.BinOp(left=left, op=ast.Mult() | ast.Add(), right=right):
                 for side, other in ((right, left), (left, right)):
-                    if self.calm(other, variables) and (of := self.layer(side, variables, calm)):
+                    if self._is_held(other) and self.calm(other) and (of := self.layer(side, variables, calm)):
                         return Scaled(e, of)
+            case ast.Call(func=ast.Attribute(value=side, attr="view" | "reshape"), args=shape, keywords=[]):
+                if all(self.calm(s, variables) for s in shape) and (of := self.layer(side, variables, calm)):
+                    return Viewed(e, of)
+        match e:
             case ast.BinOp(op=ast.MatMult()) | ast.Call() if not self._reads(e, variables):
                 if not calm or self._is_calm_but_for_the_call(e):
                     return Product(e) if isinstance(e, ast.BinOp) else self._call_of_layer(e)
@@ -188,13 +200,20 @@ class Terms:
             return None
         return Halves(e, of, method)
 
-    def _call_of_layer(self, e: ast.Call) -> Layer | None:
+    def _call_of_layer(self, e: ast.Call) -> Term | None:
         if any(isinstance(a, ast.Starred) for a in e.args) or not e.args:
             return None
         if is_linear(self.value(e.func)) and {k.arg for k in e.keywords} <= {"bias"}:
             return Layer(e, ())
+        if self.value(e.func) is torch.addmm and len(e.args) == 3 and not e.keywords:
+            return Product(e)
         paths = self.names.of(e.func)
         return Layer(e, paths) if len(e.args) == 1 and not e.keywords and any(paths) else None
+
+    def _is_held(self, e: ast.expr) -> bool:
+        """Whether an expression is made of constants and of what the module holds, and of no local variable."""
+        names = {n.id for n in ast.walk(e) if isinstance(n, ast.Name)}
+        return not (names - {self.self_}) & self.local
 
     def _is_calm_but_for_the_call(self, e: ast.BinOp | ast.Call) -> bool:
         if isinstance(e, ast.BinOp):
@@ -264,7 +283,7 @@ def layers(read: Term) -> Iterator[Layer | Product]:
     match read:
         case Layer() | Product():
             yield read
-        case Act(of=of) | Scaled(of=of) | Halves(of=of):
+        case Act(of=of) | Scaled(of=of) | Viewed(of=of) | Halves(of=of):
             yield from layers(of)
         case Variable(held=held) if held is not None:
             yield from layers(held)
@@ -281,7 +300,7 @@ def variables_of(term: Term) -> Iterator[Any]:
         case Gate(left=left, right=right):
             yield from variables_of(left)
             yield from variables_of(right)
-        case Act(of=of) | Scaled(of=of) | Halves(of=of):
+        case Act(of=of) | Scaled(of=of) | Viewed(of=of) | Halves(of=of):
             yield from variables_of(of)
         case Layer() | Product():
             pass
@@ -291,53 +310,3 @@ def variables_of(term: Term) -> Iterator[Any]:
 
 def reads_of(node: ast.AST, name: str) -> int:
     return sum(isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load) for n in ast.walk(node))
-
-
-# --- what is run in its place -------------------------------------------------------------------------------------
-
-
-def helper(name: str) -> ast.expr:
-    return ast.Attribute(ast.Name(HELPERS, ast.Load()), name, ast.Load())
-
-
-def put_off(term: Term) -> ast.expr:
-    """The term, noted and not computed."""
-    match term:
-        case Layer(node=e):
-            return _call("later", e, [e.func, *e.args], e.keywords)
-        case Product(node=e):
-            return _call("later", e, [helper("matmul"), e.left, e.right])
-        case Scaled(node=e, of=of):
-            sides = [put_off(of) if side is of.node else side for side in (e.left, e.right)]
-            return _call("later", e, [helper("mul"), *sides])
-        case Act(node=e, of=of):
-            return _call("later", e, _arguments(term, of), e.keywords)
-        case Halves(node=e, of=of):
-            return _call("halves", e, _arguments(term, of), e.keywords)
-    return term.node
-
-
-def run_act(act: Act) -> ast.expr:
-    return _call("apply", act.node, _arguments(act, act.of), act.node.keywords)
-
-
-def run_gate(gate: Gate, held: list[str]) -> ast.expr:
-    """The gate, of what these variables hold, in the order in which they were given it."""
-    product = _call("later", gate.node, [helper("mul"), put_off(gate.left), put_off(gate.right)])
-    return _call("now", gate.node, [product, *(ast.Name(name, ast.Load()) for name in held)])
-
-
-def run_variable(name: str, at: ast.AST) -> ast.expr:
-    return _call("now", at, [ast.Name(name, ast.Load())])
-
-
-def _arguments(term: Act | Halves, of: Term) -> list[ast.expr]:
-    e = term.node
-    if term.method:
-        assert isinstance(e.func, ast.Attribute)
-        return [ast.Constant(e.func.attr), put_off(of), *e.args]
-    return [e.func, put_off(of), *e.args[1:]]
-
-
-def _call(name: str, at: ast.AST, args: list[ast.expr], keywords: list[ast.keyword] | None = None) -> ast.expr:
-    return ast.copy_location(ast.Call(ast.copy_location(helper(name), at), args, keywords or []), at)

@@ -1,0 +1,58 @@
+"""What is run in the place of a term: calls that note what it computes (runtime.Later), or that compute it."""
+
+import ast
+
+from .code import HELPERS
+from .terms import Act, Gate, Halves, Layer, Product, Scaled, Term, Viewed
+
+
+def helper(name: str) -> ast.expr:
+    return ast.Attribute(ast.Name(HELPERS, ast.Load()), name, ast.Load())
+
+
+def put_off(term: Term) -> ast.expr:
+    """The term, noted and not computed."""
+    match term:
+        case Layer(node=e):
+            return _call("later", e, [e.func, *e.args], e.keywords)
+        case Product(node=ast.BinOp() as e):
+            return _call("later", e, [helper("matmul"), e.left, e.right])
+        case Product(node=ast.Call() as e):
+            return _call("later", e, [e.func, *e.args])
+        case Viewed(node=e, of=of):
+            assert isinstance(e.func, ast.Attribute)
+            return _call("later", e, [ast.Constant(e.func.attr), put_off(of), *e.args])
+        case Scaled(node=e, of=of):
+            sides = [put_off(of) if side is of.node else side for side in (e.left, e.right)]
+            return _call("later", e, [helper("mul" if isinstance(e.op, ast.Mult) else "add"), *sides])
+        case Act(node=e, of=of):
+            return _call("later", e, _arguments(term, of), e.keywords)
+        case Halves(node=e, of=of):
+            return _call("halves", e, _arguments(term, of), e.keywords)
+    return term.node
+
+
+def run_act(act: Act) -> ast.expr:
+    return _call("apply", act.node, _arguments(act, act.of), act.node.keywords)
+
+
+def run_gate(gate: Gate, held: list[str]) -> ast.expr:
+    """The gate, of what these variables hold, in the order in which they were given it."""
+    product = _call("later", gate.node, [helper("mul"), put_off(gate.left), put_off(gate.right)])
+    return _call("now", gate.node, [product, *(ast.Name(name, ast.Load()) for name in held)])
+
+
+def run_variable(name: str, at: ast.AST) -> ast.expr:
+    return _call("now", at, [ast.Name(name, ast.Load())])
+
+
+def _arguments(term: Act | Halves, of: Term) -> list[ast.expr]:
+    e = term.node
+    if term.method:
+        assert isinstance(e.func, ast.Attribute)
+        return [ast.Constant(e.func.attr), put_off(of), *e.args]
+    return [e.func, put_off(of), *e.args[1:]]
+
+
+def _call(name: str, at: ast.AST, args: list[ast.expr], keywords: list[ast.keyword] | None = None) -> ast.expr:
+    return ast.copy_location(ast.Call(ast.copy_location(helper(name), at), args, keywords or []), at)
