@@ -270,7 +270,7 @@ def _unknown(act: Any, text: str) -> str:
 
 
 def _name(name: str, param: float | None) -> str:
-    return name if param in (None, REGISTRY[name].default) else f"{name}, {param:g}"
+    return name if param is None or param == REGISTRY[name].default else f"{name}, {param:g}"
 
 
 def _linears(m: nn.Module, names: set[str] | None = None) -> Iterator[Linear]:
