@@ -25,7 +25,7 @@ else:
 
 def pytest_collection_modifyitems(config, items):
     if not config.option.markexpr:
-        items[:] = [item for item in items if item.get_closest_marker("slow") is None]
+        items[:] = [item for item in items if not any(map(item.get_closest_marker, ("slow", "models")))]
     items.sort(key=lambda item: "test_in_the_interpreter" not in item.name)  # minutes each: not one alone at the end
 
 

@@ -115,6 +115,13 @@ def inputs(dtype=torch.float32):
     return torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1)).to(DEVICE, dtype)
 
 
+def snapshot(model):
+    """What must come back: classes, attributes and parameters by identity."""
+    modules = {name: (m, type(m), dict(vars(m))) for name, m in model.named_modules()}
+    parameters = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
+    return modules, list(model.state_dict()), parameters
+
+
 def fused_with(model):
     return {row.layer: row.fused_with for row in fg.explain(model)}
 

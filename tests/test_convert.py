@@ -13,14 +13,7 @@ import fusegrad as fg
 from fusegrad.activations import REGISTRY
 
 from cases import DEFAULTS, DEVICE, Case
-from models import MODELS, Mlp, count_fused, fused_with, inputs, make, nested
-
-
-def snapshot(model):
-    """What must come back: classes, attributes and parameters by identity."""
-    modules = {name: (m, type(m), dict(vars(m))) for name, m in model.named_modules()}
-    parameters = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
-    return modules, list(model.state_dict()), parameters
+from models import MODELS, Mlp, count_fused, fused_with, inputs, make, nested, snapshot
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16), ids=str)
