@@ -39,7 +39,7 @@ def markdown(folder: Path | str) -> str:
             measured += [f"{device}: {sentence(facts)}" for _, facts in rows]
     if not lines:
         raise ValueError(f"report: {folder} has none of {', '.join(NAMES)} as a csv")
-    head = [_row(HEAD), _row(["---", *["---:"] * 3, "---", "---:", "---:"])]
+    head = [row(HEAD), row(["---", *["---:"] * 3, "---", "---:", "---:"])]
     legend = (
         "ratio: stock's time over fusegrad's; best rival: the fastest of what else was tried, with its own ratio to "
         "stock; error (against float64) and bytes kept for backward: fusegrad's over stock's."
@@ -51,7 +51,7 @@ def _line(of: dict[str, Result]) -> str:
     stock, ours = of["stock"], of["fusegrad"]
     rivals = [r for name, r in of.items() if name not in ("stock", "fusegrad") and not r.cannot]
     best = max(rivals, key=lambda r: r.ratio, default=None)
-    return _row(
+    return row(
         (
             f"{ours.case}, {ours.dtype}",
             duration(stock.ms),
@@ -68,11 +68,13 @@ def _over(ours: float, stock: float) -> str:
     return f"{ours / stock:.2f}" if stock > 0 and not math.isnan(ours) else NONE
 
 
-def _row(cells: tuple[str, ...] | list[str]) -> str:
+def row(cells: tuple[str, ...] | list[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
-def _replace(file: Path, table: str) -> None:
+def replace(file: Path, table: str) -> None:
+    """Put a table into a file, between its marks."""
     text = file.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"report: {file} needs the line {BEGIN} once and the line {END} once after it")
@@ -95,7 +97,7 @@ def main(argv: list[str]) -> int:
         if args.file is None:
             print(table)
         else:
-            _replace(args.file, table)
+            replace(args.file, table)
     except (OSError, ValueError) as e:
         print(e, file=sys.stderr)
         return 1

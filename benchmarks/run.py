@@ -18,6 +18,7 @@ from .table import table, verdict
 
 NAMES = ("linear_act", "mlp_training", "second_order", "call_overhead")
 SWEEPS = ("gemm_peak", "grid")  # many cases: only when asked for
+REAL = "models"  # real models of the libraries that are here: when asked for too
 ROUNDS = 30
 SECONDS = {"cpu": 1.0, "cuda": 0.5}
 # Compiling runs a C++ compiler on a CPU; on a GPU max-autotune and QuACK try many kernels for each shape
@@ -40,6 +41,9 @@ def main(argv: list[str]) -> int:
     console.print(sentence(facts(args.device)), highlight=False)
     failed: list[str] = []
     for name in args.names or NAMES:
+        if name == REAL:
+            failed += _real_models(args, out, console)
+            continue
         results = _run(name, args, out, console, failed)
         console.print("", verdict(results), "", sep="\n", highlight=False)
     console.print(f"{time.perf_counter() - start:.0f} s in total. Results are in {out}", highlight=False)
@@ -52,8 +56,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         prog="python -m fusegrad bench", description="Time fusegrad against stock torch and what else there is."
     )
     parser.add_argument(
-        "names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}, all if none is given; or {', '.join(SWEEPS)}"
+        "names",
+        nargs="*",
+        metavar="name",
+        help=f"of {', '.join(NAMES)}, all if none is given; or {', '.join((*SWEEPS, REAL))}",
     )
+    parser.add_argument("--only", nargs="+", default=[], help="of models: those that have one of these in their name")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, nothing compiled, over in seconds: for CI")
     parser.add_argument(
@@ -63,10 +71,22 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "a temporary folder with --smoke)",
     )
     args = parser.parse_args(argv)
-    unknown = [name for name in args.names if name not in NAMES + SWEEPS]
+    known = (*NAMES, *SWEEPS, REAL)
+    unknown = [name for name in args.names if name not in known]
     if unknown:
-        parser.error(f"unknown benchmark {', '.join(unknown)}; there are {', '.join(NAMES + SWEEPS)}")
+        parser.error(f"unknown benchmark {', '.join(unknown)}; there are {', '.join(known)}")
     return args
+
+
+def _real_models(args: argparse.Namespace, out: Path, console: Console) -> list[str]:
+    """Run the benchmark of real models, which has a table of its own; return what failed."""
+    from . import models, models_report
+
+    with console.status("models") as status:
+        rows = models.run(out, args.smoke, args.only, status.update)
+    if rows:
+        console.print(*models.verdict(rows), models_report.markdown(out / "models.csv"), sep="\n", markup=False)
+    return [f"models, {r.library} {r.model}: {r.failed}" for r in rows if r.failed]
 
 
 def _default_out(smoke: bool) -> Path:

@@ -85,6 +85,19 @@ def test_bench_smoke(tmp_path):
 
 
 @on_cpu
+def test_bench_of_models_smoke(tmp_path):
+    """The csv has a row a model, of which the command makes the table; a library that is missing is passed by."""
+    only = ("torch MLP", "torch SIREN", "deepxde PFNN")
+    run = python("-m", "fusegrad", "bench", "models", "--smoke", "--only", *only, "--out", str(tmp_path))
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = list(csv.DictReader((tmp_path / "models.csv").open()))
+    assert {"MLP, silu", "SIREN"} <= {row["model"] for row in rows}
+    assert all(float(row["training"]) > 0 and float(row["inference"]) > 0 and row["torch"] for row in rows)
+    report = python("-m", "fusegrad.benchmarks.models_report", "--results", str(tmp_path / "models.csv"))
+    assert report.returncode == 0 and "| torch | MLP, silu | 3 | 2 | **2** |" in report.stdout, report.stderr
+
+
+@on_cpu
 def test_tune_smoke(tmp_path):
     """By the interpreter, which is a machine like another: the table that it writes is the one that the layers read."""
     pytest.importorskip("triton")

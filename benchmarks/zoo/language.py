@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .model import Model, Size
 
 WORDS = 512
-REAL = Size(768, 4, 128)
+REAL = Size(768, 2, 128)
 SMALL = Size(64, 2, 8)
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import fusegrad as fg
+
 from .model import Model, Size, first
 
 REAL = Size(512, 512)
@@ -39,8 +41,11 @@ def _samples(size: Size) -> list[Tensor]:
 
 def _opacus(mode: str) -> Callable[[nn.Module], nn.Module]:
     def wrap(model: nn.Module) -> nn.Module:
+        from opacus import GradSampleModule
         from opacus.grad_sample.utils import wrap_model
 
+        samplers = GradSampleModule.GRAD_SAMPLERS  # by exact class
+        samplers[fg.Linear] = samplers[nn.Linear]
         return wrap_model(model, grad_sample_mode=mode)
 
     return wrap

@@ -12,7 +12,7 @@ from .language import TOKENS, WORDS, words
 from .model import Model, Size
 
 PATCH = 16
-REAL = Size(768, 2, 224)
+REAL = Size(768, 1, 224)
 SMALL = Size(64, 2, 32)
 
 

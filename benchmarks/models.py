@@ -1,0 +1,177 @@
+"""What does fuse do for real models? For each of the zoo: what fuses and why not, and what training and inference gain.
+
+`python -m fusegrad bench models` measures, in some twenty minutes: all models whose library is here, or those that
+`--only` names. A model is timed once stock and fused agree with float64 (harness.py). models_report.py makes the table.
+"""
+
+import csv
+import importlib.util
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import fusegrad as fg
+
+from . import zoo
+from .harness import Budget, Case, Result, Step, measure
+from .machine import facts, peak_gflops
+
+PROVIDERS = ("stock", "fusegrad")
+SECONDS = 5.0  # of timing, for each model and for each of training and inference
+ROUNDS = 60
+PROFILED = 3  # steps
+WORST = 0.99  # no model is to be slower than this
+# what computes linear layers, and the activations that fuse with them: operators of torch
+PRODUCTS = frozenset({"aten::addmm", "aten::mm", "aten::linear"})
+_NAMES = ("gelu", "silu", "tanh", "sigmoid", "softplus", "threshold", "elu", "hardtanh", "log_sigmoid")
+ACTIVATIONS = frozenset(
+    {"aten::relu", "aten::clamp_min", "aten::sin", "aten::cos"}
+    | {f"aten::{name}{suffix}" for name in _NAMES for suffix in ("", "_backward")}
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model. Ratios are stock's time over fusegrad's; NaN where the model was not timed."""
+
+    library: str
+    version: str
+    model: str
+    linears: int
+    followed: int  # of those, by an activation or a gate
+    fused: int
+    why: str  # what the others miss
+    training_ms: float  # of stock
+    training: float
+    inference_ms: float
+    inference: float
+    products: float  # share of the linear layers' products in stock's training step
+    activations: float  # share of the activations
+    allowed: float  # the ratio if the products ran at the FMA peak, and the activations took no time
+    failed: str = ""
+
+
+NUMBERS = tuple(f.name for f in fields(Row) if f.type is float)
+COUNTS = tuple(f.name for f in fields(Row) if f.type is int)
+
+
+def run(out: Path, smoke: bool, only: Sequence[str], tell: Callable[[str], None]) -> list[Row]:
+    """Measure, and write models.csv after each model, so that a run cut short leaves what it had."""
+    zoo.prepare()
+    rows: list[Row] = []
+    for case in zoo.MODELS:
+        if only and not any(part in str(case) for part in only):
+            continue
+        if importlib.util.find_spec(case.library) is None:
+            tell(f"{case}: {case.library} is not installed")
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what libraries say of torch
+            rows.append(_row(case, smoke, tell))
+        write(out / "models.csv", rows)
+    return rows
+
+
+def _row(case: zoo.Model, smoke: bool, tell: Callable[[str], None]) -> Row:
+    size = case.small if smoke else case.real
+    fused = zoo.make(case, case.small, torch.float32, fg.fuse)
+    found = fg.explain(fused)
+    with_ = sum(bool(row.fused_with) for row in found)
+    whys = dict.fromkeys(row.why for row in found if not row.fused_with)
+    known = (case.library, zoo.version(case.library), case.name, zoo.linears(case, fused), case.followed, with_)
+    budget = Budget(2, 0.1, {}) if smoke else Budget(ROUNDS, SECONDS, {})
+    nan = math.nan
+    timed: list[tuple[float, float]] = []
+    try:
+        for name, step in (("training", zoo.training), ("inference", zoo.inference)):
+            timed.append(_ratio(measure(_timed(case, size, name, step), "cpu", budget, tell, PROVIDERS)))
+        shares = _shares(case, size)
+    except Exception as e:  # one that fails or is wrong is told; the others are measured after it
+        failed = f"{type(e).__name__}: {e}"
+        return Row(*known, "; ".join(whys), nan, nan, nan, nan, nan, nan, nan, failed)
+    (training_ms, training), (inference_ms, inference) = timed
+    return Row(*known, "; ".join(whys), training_ms, training, inference_ms, inference, *shares)
+
+
+def _timed(case: zoo.Model, size: zoo.Size, name: str, make_step: Callable) -> Case:
+    def build(provider: str, dtype: torch.dtype) -> Step:
+        model = zoo.make(case, size, dtype, fg.fuse if provider == "fusegrad" else _as_it_is)
+        inputs = zoo.inputs_of(case, size, dtype)
+        return Step(make_step(case, model, inputs), (*inputs, *model.parameters()))
+
+    return Case(f"{case}, {name}", torch.float32, build)
+
+
+def _as_it_is(model: nn.Module) -> nn.Module:
+    return model
+
+
+def _ratio(results: list[Result]) -> tuple[float, float]:
+    stock, ours = (next(r for r in results if r.provider == name) for name in PROVIDERS)
+    return stock.ms, ours.ratio
+
+
+def _shares(case: zoo.Model, size: zoo.Size) -> tuple[float, float, float]:
+    """Of stock's training step: the shares of products and activations, and the ratio that the FMA peak allows."""
+    model = zoo.make(case, size, torch.float32)
+    step: Callable[[], tuple[Tensor, ...]] = zoo.training(case, model, zoo.inputs_of(case, size, torch.float32))
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], with_flops=True) as profile:
+        for _ in range(PROFILED):
+            step()
+    events = profile.key_averages()
+    total = sum(e.self_cpu_time_total for e in events)
+    products = sum(e.self_cpu_time_total for e in events if e.key in PRODUCTS)
+    activations = sum(e.self_cpu_time_total for e in events if e.key in ACTIVATIONS)
+    flops = sum(e.flops for e in events if e.key in PRODUCTS)
+    peak = peak_gflops(torch.float32, "cpu")
+    at_peak = flops / peak / 1e3 if peak else math.nan  # the profiler counts microseconds
+    allowed = total / (total - products - activations + min(at_peak, products))
+    return products / total, activations / total, allowed
+
+
+# --- the csv ------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Write the rows, with the facts of this machine."""
+    known = facts("cpu")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=[*known, *(f.name for f in fields(Row))])
+        writer.writeheader()
+        for row in rows:
+            numbers = {k: "" if math.isnan(v) else f"{v:.6g}" for k, v in asdict(row).items() if k in NUMBERS}
+            writer.writerow(known | asdict(row) | numbers)
+
+
+def read(path: Path) -> list[tuple[Row, dict[str, str]]]:
+    """The rows of a csv, each with the facts of the machine that it was measured on."""
+    with path.open(newline="", encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    names = {f.name for f in fields(Row)}
+    rows = []
+    for text in found:
+        numbers = {k: float(text[k]) if text[k] else math.nan for k in NUMBERS}
+        counts = {k: int(text[k]) for k in COUNTS}
+        rest = {k: v for k, v in text.items() if k in names and k not in NUMBERS and k not in COUNTS}
+        rows.append((Row(**rest, **numbers, **counts), {k: v for k, v in text.items() if k not in names}))  # type: ignore[arg-type]  # each group has its type
+    return rows
+
+
+def verdict(rows: Sequence[Row]) -> list[str]:
+    """What lost, what failed, and how many layers fused."""
+    said = [f"fused: {sum(r.fused for r in rows)} of {sum(r.followed for r in rows)} layers that an activation follows"]
+    ratios = [(ratio, f"{r.library} {r.model}, {what}") for r in rows for what, ratio in _both(r)]
+    lost = sorted((ratio, name) for ratio, name in ratios if ratio < WORST)
+    said.append(f"slower than {WORST}: {len(lost)} of {sum(not math.isnan(ratio) for ratio, _ in ratios)}")
+    said += [f"  {ratio:.3f}  {name}" for ratio, name in lost]
+    return said + [f"FAILED {r.library} {r.model}: {r.failed}" for r in rows if r.failed]
+
+
+def _both(row: Row) -> list[tuple[str, float]]:
+    return [("training", row.training), ("inference", row.inference)]
