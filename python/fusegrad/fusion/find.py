@@ -24,7 +24,7 @@ from .paths import Path, find, join
 from .recognise import Spec, is_activation
 from .rewrite import Method, Site, read
 from .runtime import LEFT_OUT, match
-from .terms import Act, Gate, Term, Variable, layers
+from .terms import Act, Gate, Held, Term, Variable, layers
 
 # on a class that fuse made: the class it was made from, and the keys of what was rewritten in it
 UNFUSED, SITES = "_fusegrad_unfused", "_fusegrad_sites"
@@ -159,7 +159,8 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
             acts = _acts(m, path, act) if plain else {}
             for layer in layers(act):
                 for linear in _held(m, layer.paths):
-                    yield _call(linear, acts, act.text, join(path, act.text), (name, k), act.args, act.kwargs)
+                    args, kwargs = _arguments(m, act)
+                    yield _call(linear, acts, act.text, join(path, act.text), (name, k), args, kwargs)
     for paths, why in method.alone:
         for linear in _held(m, paths):
             yield Call(linear, "", why)
@@ -181,11 +182,20 @@ def _acts(m: nn.Module, path: str, act: Act) -> dict[str, Any]:
     return {"called as a function": act.target}
 
 
+def _arguments(m: Any, act: Act) -> tuple[tuple, dict[str, Any]]:
+    """The arguments of an activation after the tensor, as the module holds them."""
+
+    def value(v: Any) -> Any:
+        return next(iter(find(m, v.paths).values()), None) if isinstance(v, Held) else v
+
+    return tuple(map(value, act.args)), {k: value(v) for k, v in act.kwargs.items()}
+
+
 def _in_gate(m: nn.Module, path: str, gate: Gate, plain: bool, key: Key) -> Iterator[Call]:
     """The calls of the two layers of a gate, or of the one that is halved."""
     sides = gate.left, gate.right
     act = next(act for side in sides if (act := _act_of(side)))
-    matched = {at: match(m, a, act.args, act.kwargs) for at, a in _acts(m, path, act).items()}
+    matched = {at: match(m, a, *_arguments(m, act)) for at, a in _acts(m, path, act).items()}
     found = {at: spec for at, spec in matched.items() if isinstance(spec, tuple)}
     if not plain or not found or act.method:
         return  # another site is that of the activation
@@ -255,7 +265,7 @@ def _match(linear: nn.Module, act: Any, args: tuple, kwargs: dict[str, Any] | No
         assert isinstance(a, Act)
         held = [*find(owner, a.paths).values()] if isinstance(owner, nn.Module) and any(a.paths) else [a.target]
         for first in held:
-            if (spec := _match(linear, first, a.args, a.kwargs)) is not None:
+            if (spec := _match(linear, first, *_arguments(owner, a))) is not None:
                 return spec
     return None
 

@@ -58,8 +58,8 @@ class _Unknown(Exception):
     """Why a formula is not recognised."""
 
 
-def of(act: Any) -> Spec | None:
-    """The activation that a call of a function, or of a module without state, computes; None if it is not known."""
+def of(act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | None:
+    """The activation that a call computes of a tensor, these arguments after it; None if it is not known."""
     if torch.compiler.is_compiling() or autocasts():  # which converts at some steps of a formula
         return None
     function, owner = act, None
@@ -79,13 +79,24 @@ def of(act: Any) -> Spec | None:
         values = tuple(_look_up(name, function, owner) for name in names)
     except _Unknown:
         return None
-    defaults = function.__defaults__ or ()
-    if not all(isinstance(v, _PLAIN) for v in defaults) or function.__kwdefaults__:
+    others = _others(function, owner is not None, args, kwargs or {})
+    if others is None:
         return None
-    key = function.__code__, defaults, tuple(map(_identity, values)), len(REGISTRY)
+    key = function.__code__, tuple(map(_identity, (*others.values(), *values))), len(REGISTRY)
     if key not in _SPECS:
-        _SPECS[key] = _recognise(function, owner is not None, dict(zip(names, values, strict=True)))
+        _SPECS[key] = _recognise(function, owner is not None, others, dict(zip(names, values, strict=True)))
     return _SPECS[key]
+
+
+def _others(function: FunctionType, method: bool, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """What a call gives to the parameters after the tensor; None if that is not all of them, or no plain value."""
+    code, defaults = function.__code__, function.__defaults__ or ()
+    names = code.co_varnames[1 + method : code.co_argcount]
+    given = dict(zip(names[len(names) - len(defaults) :], defaults[max(0, len(defaults) - len(names)) :], strict=True))
+    given |= dict(zip(names, args, strict=False)) | kwargs
+    if len(args) > len(names) or {*given} != {*names} or not all(type(v) in _PLAIN for v in given.values()):
+        return None
+    return {name: given[name] for name in names}
 
 
 _SPECS: dict[tuple, Spec | None] = {}
@@ -194,13 +205,9 @@ def _is_known(value: Any) -> bool:
 # --- values -------------------------------------------------------------------------------------------------------
 
 
-def _recognise(function: FunctionType, method: bool, values: dict[str, Any]) -> Spec | None:
+def _recognise(function: FunctionType, method: bool, given: dict[str, Any], values: dict[str, Any]) -> Spec | None:
     definition = parse(function, function.__code__)[1]
-    _, (argument, *others) = _parameters(definition, method)
-    defaults = function.__defaults__ or ()
-    if len(defaults) < len(others):
-        return None
-    given = dict(zip(others, defaults[len(defaults) - len(others) :], strict=True))
+    argument = _parameters(definition, method)[1][0]
     numbers = {abs(float(v)) for v in (*values.values(), *given.values()) if type(v) in (int, float)}
     constants = (n.value for n in ast.walk(definition) if isinstance(n, ast.Constant))
     numbers |= {abs(float(value)) for value in constants if isinstance(value, (int, float))}

@@ -75,7 +75,7 @@ def is_layer(m: Any) -> bool:
     return is_ours(m) or (not is_compiling() and isinstance(m, nn.Module) and giving(m) is not None)
 
 
-def giving(layer: nn.Module) -> Callable[[Any], Any] | None:
+def giving(layer: nn.Module) -> Callable[..., Any] | None:
     """What gives the layer that a module returns the result of, put off; None if it returns none."""
     function, owner = _function_of(layer)
     if function is None or owner is None:

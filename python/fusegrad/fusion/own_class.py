@@ -15,6 +15,8 @@ def needs_its_own(cls: type) -> str | None:
     for base in cls.__mro__:
         if not is_torchs(base) and _package(base) == _package(cls):
             for name, value in vars(base).items():
+                if name == "__init_subclass__":
+                    continue  # which does not hear of ours
                 function = value.__func__ if isinstance(value, classmethod) else value
                 if isinstance(function, FunctionType) and _depends(function, isinstance(value, classmethod)):
                     return name

@@ -13,7 +13,7 @@ from torch import nn
 from ..internals.module import children, holds, stored
 from .code import Unreadable, parse
 
-Step = tuple[str, Any]  # ("attribute", name), ("item", key) or ("each of", slice)
+Step = tuple[str, Any]  # ("attribute", name), ("named", its beginning), ("item", key) or ("each of", slice)
 Path = tuple[Step, ...]  # from the module
 EVERY: Step = ("each of", slice(None))
 # an index made of these is looked up without doing anything else
@@ -59,6 +59,9 @@ class Names:
                         return ()
                     step = EVERY
                 return tuple((*p, step) for p in self.of(value))
+            case ast.Call(func=ast.Name(id="getattr"), args=[value, key]):
+                named: Step = ("attribute", key.value) if isinstance(key, ast.Constant) else ("named", _beginning(key))
+                return tuple((*p, named) for p in self.of(value))
             case ast.IfExp(body=body, orelse=orelse):
                 return (*self.of(body), *self.of(orelse))
         return ()
@@ -90,6 +93,18 @@ class Names:
                 self._bind(target, tuple((*p, EVERY) for p in self.of(over)))
 
 
+def _beginning(key: ast.expr) -> str:
+    """What a name that is put together begins with: f"lin{i}", "lin" + str(i), "lin%d" % i."""
+    match key:
+        case ast.JoinedStr(values=[ast.Constant(value=str(text)), *_]):
+            return text
+        case ast.BinOp(left=ast.Constant(value=str(text)), op=ast.Add()):
+            return text
+        case ast.BinOp(left=ast.Constant(value=str(text)), op=ast.Mod()):
+            return text.partition("%")[0]
+    return ""
+
+
 def find(module: nn.Module, paths: Iterable[Path]) -> dict[str, Any]:
     """What is held there now, by its dotted path. Runs no code of the module."""
     found: dict[str, Any] = {}
@@ -104,6 +119,10 @@ def find(module: nn.Module, paths: Iterable[Path]) -> dict[str, Any]:
 def _step(owner: Any, kind: str, key: Any) -> Iterator[tuple[str, Any]]:
     if kind == "attribute":
         yield from _attribute(owner, key)
+        return
+    if kind == "named":
+        if isinstance(owner, nn.Module):
+            yield from ((name, child) for name, child in children(owner).items() if name.startswith(key))
         return
     items: list[tuple[str, Any]] = []
     if any(getattr(type(owner), "__getitem__", None) is container.__getitem__ for container in _CONTAINERS):

@@ -39,16 +39,22 @@ class Later(NamedTuple):
     kwargs: dict[str, Any]
     layer: nn.Module | None = None  # the module that gave it
 
+    @property
+    def device(self) -> torch.device:
+        """That of the result, which a function may ask for before it computes anything."""
+        z = next(a for a in self.args if isinstance(a, (Later, Tensor)))
+        return z.device
+
 
 def later(f: Any, *args: Any, **kwargs: Any) -> Any:
     """Notes the call f(*args, **kwargs). A module that returns the result of a layer is called up to that."""
     if type(f) is Linear:
         return Later(f, args, kwargs)
-    if isinstance(f, nn.Module) and not is_ours(f) and not is_compiling() and type(args[0]) is not Later:
+    if isinstance(f, nn.Module) and not is_ours(f) and not is_compiling() and not (args and type(args[0]) is Later):
         if LEFT_OUT not in vars(f) and (given := opened.giving(f)) is not None:
             if is_hooked(f):
                 run_pre_hooks(f, args)
-            z = given(*args)
+            z = given(*args, **kwargs)
             return Later(z.f, z.args, z.kwargs, f) if type(z) is Later else z
     return Later(f, args, kwargs)
 
@@ -208,11 +214,11 @@ def match(layer: Any, act: Any, args: tuple = (), kwargs: dict[str, Any] | None 
         spec = None if args or kwargs else recognise.of_module(act)
         if spec is not None and (why := why_called(act)):
             return f"{type(act).__name__} after it {why}"
-        spec = spec or (None if args or kwargs else formula.of(act))
+        spec = spec or formula.of(act, args, kwargs)
         if spec is not None and LEFT_OUT in vars(act):
             return f"filter_fn left {type(act).__name__} after it alone"
     else:
-        spec = recognise.of_call(act, args, kwargs) or (None if args or kwargs else formula.of(act))
+        spec = recognise.of_call(act, args, kwargs) or formula.of(act, args, kwargs)
     if spec is None:
         return None
     if (layer is None or IN_PLACE in vars(layer)) and _only_ours_saves_output(spec[0]):
@@ -251,7 +257,7 @@ def _scaled(product: Product, scales: list[Later], spec: Spec) -> tuple[Product,
             if REGISTRY["sin"].accepts(omega) and w is product.w:
                 spec = "sin", omega
                 continue
-        if x.numel() < w.numel():
+        if x.numel() < x.shape[-1] ** 2:
             return None
         if f is add:
             shift = s.expand(w.shape[0]) if isinstance(s, Tensor) else w.new_full((w.shape[0],), s)

@@ -65,7 +65,7 @@ class Reader:
                 yield paths, self._why(call, parents[call])
 
     def _why(self, call: ast.Call, parent: ast.AST) -> str:
-        if not isinstance(self.terms.layer(call, {}), Layer):
+        if len(call.args) != 1 or call.keywords:
             return "called with more than its input"
         match parent:
             case ast.Return():

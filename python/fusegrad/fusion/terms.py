@@ -16,7 +16,7 @@ import builtins
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -80,7 +80,7 @@ class Act(Term):
     of: Term
     paths: tuple[Path, ...]  # where the module may hold it
     target: Any  # the function, or the name of a method of the tensor; None if that is known only when it is called
-    args: tuple  # after the tensor, constants
+    args: tuple  # after the tensor: constants, and what the module holds
     kwargs: dict[str, Any]
     method: bool
     text: str  # as it is written
@@ -110,6 +110,16 @@ class Gate(Term):
     node: ast.BinOp
     left: Term
     right: Term
+
+
+class Held(NamedTuple):
+    """An argument that the module holds."""
+
+    paths: tuple[Path, ...]
+
+
+class Constant(NamedTuple):
+    value: Any
 
 
 Variables = dict[str, Term | None]  # the variables that hold a term
@@ -171,11 +181,12 @@ class Terms:
         for operand, rest, method in operands:
             if (calm and not method and not self.calm(e.func)) or not (of := self.layer(operand, variables, calm)):
                 continue
-            try:
-                args = tuple(ast.literal_eval(a) for a in rest)
-                kwargs = {k.arg or "**": ast.literal_eval(k.value) for k in e.keywords}
-            except ValueError:
+            given = {k: self._constant(a) for k, a in enumerate(rest)}
+            named = {k.arg or "**": self._constant(k.value) for k in e.keywords}
+            if None in (*given.values(), *named.values()):
                 continue
+            args = tuple(c.value for c in given.values() if c)
+            kwargs = {k: c.value for k, c in named.items() if c}
             paths = () if method else self.names.of(e.func)
             target: Any = None
             if method:
@@ -185,6 +196,14 @@ class Terms:
                 target = self.value(e.func)
             return Act(e, of, paths, target, args, kwargs, method, self.text(e.func))
         return None
+
+    def _constant(self, e: ast.expr) -> Constant | None:
+        """The value of an argument, or where the module holds it; None if it is to be computed."""
+        try:
+            return Constant(ast.literal_eval(e))
+        except ValueError:
+            paths = self.names.of(e) if isinstance(e, ast.Attribute) and self.calm(e) else ()
+            return Constant(Held(paths)) if any(paths) else None
 
     def halves(self, e: ast.expr, variables: Variables) -> Halves | None:
         """A call of chunk that an expression is."""
@@ -208,7 +227,7 @@ class Terms:
         if self.value(e.func) is torch.addmm and len(e.args) == 3 and not e.keywords:
             return Product(e)
         paths = self.names.of(e.func)
-        return Layer(e, paths) if len(e.args) == 1 and not e.keywords and any(paths) else None
+        return Layer(e, paths) if any(paths) and all(k.arg for k in e.keywords) else None
 
     def _is_held(self, e: ast.expr) -> bool:
         """Whether an expression is made of constants and of what the module holds, and of no local variable."""
@@ -233,6 +252,8 @@ class Terms:
                 return True
             case ast.Name(id=name):
                 return name not in variables
+            case ast.Attribute(value=ast.Name(id=name), attr="device") if name in variables:
+                return True  # which is known of what was put off
             case ast.Attribute(value=value):
                 if paths := self.names.of(e):
                     self.passed.append(paths)
@@ -249,7 +270,8 @@ class Terms:
                 return all(self.calm(v, variables) for v in (left, *others))
             case ast.Call(func=func, args=args, keywords=[]):
                 name = ast.unparse(func).split(".")[-1]
-                known = (name.startswith("is_") and not args) or (isinstance(func, ast.Name) and name in _PREDICATES)
+                known = name in _PREDICATES and isinstance(func, ast.Name)
+                known = known or (name.startswith("is_") and all(isinstance(a, ast.Constant) for a in args))
                 return known and name not in self.local and all(self.calm(v, variables) for v in (func, *args))
         return False
 
