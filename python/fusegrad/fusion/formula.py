@@ -12,6 +12,7 @@ must be plain numbers and functions of torch: all else is not recognised.
 """
 
 import ast
+import functools
 import math
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -104,6 +105,8 @@ _NAMES_OF: dict[tuple[CodeType, bool], tuple[str, ...] | None] = {}
 
 
 def _identity(value: Any) -> Any:
+    if isinstance(value, functools.partial):
+        return id(value.func), *sorted(value.keywords.items())
     return (type(value), value) if isinstance(value, _PLAIN) else id(value)  # functions of torch and of math live on
 
 
@@ -196,6 +199,8 @@ def _look_up(dotted: str, function: FunctionType, owner: nn.Module | None) -> An
 
 
 def _is_known(value: Any) -> bool:
+    if type(value) is functools.partial:
+        return not value.args and all(type(v) in _PLAIN for v in value.keywords.values()) and _is_known(value.func)
     try:
         return value in _OF_TENSORS or value in _OF_NUMBERS
     except TypeError:  # is not hashable
@@ -311,6 +316,7 @@ class _Evaluation:
             return known(of, *args, **options)
         function = self.of(func)
         tensors = any(isinstance(a, Tensor) for a in args)
-        if not callable(function) or function not in (_OF_TENSORS if tensors else _OF_NUMBERS):
+        inner = function.func if isinstance(function, functools.partial) else function
+        if not callable(function) or inner not in (_OF_TENSORS if tensors else _OF_NUMBERS):
             raise _Unknown
         return function(*args, **options)

@@ -125,8 +125,9 @@ class Reader:
                 if not other and all(isinstance(s, ast.Raise) for s in then):
                     return self.follow(body, i + 1, name, held)
                 sites = [self.follow(branch, 0, name, held) for branch in (then, other)]
-                if any(sites):
-                    rest = self.follow(body, i + 1, name, held)
+                all_run = all(branch and not site for branch, site in zip((then, other), sites, strict=True))
+                rest = None if all_run else self.follow(body, i + 1, name, held)
+                if any(sites) or rest:
                     found = [site for site in (*sites, rest) if site]
                     swaps = {k: v for site in found for k, v in site.swaps.items()}
                     swaps |= self._run_in(then, sites[0], name) | self._run_in(other, sites[1], name)
