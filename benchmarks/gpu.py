@@ -35,6 +35,7 @@ LIMITS = {
     "tests": 130,
     "tune": 300,
     "second_order": 45,
+    "gated": 90,
     "mlp_training": 90,
     "linear_act": 130,
     "call_overhead": 60,

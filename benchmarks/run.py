@@ -16,7 +16,7 @@ from .machine import facts, sentence
 from .plot import plot, question
 from .table import table, verdict
 
-NAMES = ("linear_act", "mlp_training", "second_order", "call_overhead")
+NAMES = ("linear_act", "gated", "mlp_training", "second_order", "call_overhead")
 SWEEPS = ("gemm_peak", "grid")  # many cases: only when asked for
 REAL = "models"  # real models of the libraries that are here: when asked for too
 ROUNDS = 30

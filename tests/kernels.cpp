@@ -4,8 +4,9 @@
 //
 // or, of one instruction set, -DONLY=avx2 and its isa_avx2.cpp. (clang++ also sees what is added to null pointers.)
 //
-// Products of all types, layouts and sizes around the tiles, with every epilogue, against sums in float64; activations
-// for NaN and for rows, and their backward passes and gz with its sum against them. Exits with 1 at the first wrong
+// Products of all types, layouts and sizes around the tiles, with every epilogue, of one matrix or of two, and gated
+// ones, against sums in float64; activations for NaN and for rows, and their backward passes, gz and gu with their sums
+// against them. Exits with 1 at the first wrong
 // number.
 #include "cpu/kernels.h"
 
@@ -64,6 +65,8 @@ double value(Type t, const void* data, int64_t i) {
   const double size = exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24);
   return h >> 15 ? -size : size;
 }
+
+double number(Type t, const std::vector<char>& data, int64_t i) { return value(t, data.data(), i); }
 
 // A buffer of exactly n numbers, so that a sanitizer sees a read past its end.
 std::vector<char> random_numbers(Type t, int64_t n, std::mt19937& random) {
@@ -133,6 +136,12 @@ bool right(const Kernels& kernels, const Case& c, std::mt19937& random) {
     }
   return true;
 }
+
+}  // namespace
+
+#include "kernels_gated.h"
+
+namespace {
 
 // backward and jvp of an activation, of two rows of n numbers, against the activation's own derivatives.
 bool derivatives_right(const Kernels& kernels, const Activation& a, int order, Type t, int64_t n,
@@ -211,7 +220,7 @@ bool all_right(const Kernels& kernels, int rounds) {
     Case c{Type(random() % 4), size(),         size(),         size(),         bool(bits & 1),
            bool(bits & 2),     bool(bits & 4), bool(bits & 8), bool(bits & 16)};
     if (c.m * c.n <= 3000 && i % 3 == 0) c.k = 2501;  // several blocks
-    if (!right(kernels, c, random)) return false;
+    if (!right(kernels, c, random) || !gated_right(kernels, c, random)) return false;
   }
   for (int a = 0; a < kernels.count; a++)
     for (int order = 0; order < kOrders; order++)
@@ -245,7 +254,8 @@ bool all_right(const Kernels& kernels, int rounds) {
       for (int64_t n : {1, 5, 100, 1030})
         for (int64_t gap : {0, 3})
           for (const Activation* a : {static_cast<const Activation*>(nullptr), kernels.activations + 1})
-            if (!gz_right(kernels, a, t, m, n, gap, random)) return false;
+            if (!gz_right(kernels, a, t, m, n, gap, random) || !gates_right(kernels, t, m, n, gap, random))
+              return false;
   return true;
 }
 

@@ -77,7 +77,7 @@ def test_bench_smoke(tmp_path):
     """Every benchmark validates its results and writes what it says."""
     run = python("-m", "fusegrad", "bench", "--smoke", "--out", str(tmp_path))
     assert run.returncode == 0, run.stdout + run.stderr
-    for name in ("linear_act", "mlp_training", "second_order", "call_overhead"):
+    for name in ("linear_act", "gated", "mlp_training", "second_order", "call_overhead"):
         assert (tmp_path / f"{name}_cpu.png").stat().st_size > 10_000
         rows = list(csv.DictReader((tmp_path / f"{name}_cpu.csv").open()))
         assert {"stock", "fusegrad"} <= {row["provider"] for row in rows}
@@ -176,7 +176,7 @@ def passed(tree, files, select):
 @on_cpu
 def test_the_recipe_of_an_op_works(tmp_path):
     follow("docs/add_an_op.md", tmp_path)
-    assert passed(tmp_path, ("ops", "errors"), "gate or sampled") == 7
+    assert passed(tmp_path, ("ops", "errors"), "bilinear_gate or the_gate or sampled") == 7
 
 
 @on_cpu

@@ -151,6 +151,14 @@ def test_activations(act):
     close(layer(x), F.leaky_relu(layer.gate(x), 0.3) * layer.up(x))
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_pickle_says_which_activation_it_lacks(name):
+    mine = pair(name)[0]
+    mine._act = "unheard_of"
+    with pytest.raises(ValueError, match=f"{type(mine).__name__}: unknown act 'unheard_of'"):
+        pickle.loads(pickle.dumps(mine))
+
+
 def test_fuse_and_explain():
     model = nn.Sequential(fg.GatedMLP(3, 5, act="leaky_relu", param=0.3), fg.GatedLinear(3, 4), nn.Linear(4, 2))
     x = fresh(7, 3).cpu()
