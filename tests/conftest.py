@@ -6,7 +6,8 @@ import torch
 
 from fusegrad import routing
 
-SMALL = {name: getattr(routing, name) for name in ("SMALL_LAYER", "SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING")}
+LIMITS = "SMALL_LAYER", "SMALL_GATED", "SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING"
+SMALL = {name: getattr(routing, name) for name in LIMITS}
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -11,7 +11,7 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 import fusegrad as fg
-from fusegrad import routing
+from fusegrad import functional_gated, ops, routing
 from fusegrad.benchmarks.memory import bytes_saved
 from fusegrad.ops import OPS
 from fusegrad.ops.arguments import PACKINGS
@@ -149,9 +149,12 @@ def test_empty():
         torch.testing.assert_close(grad(mine.sum(), args), grad(theirs.sum(), args))
 
 
+@pytest.mark.parametrize("as_one", (True, False))
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("bias", (True, False))
-def test_packed(packing, bias):
+def test_packed(packing, bias, as_one, monkeypatch):
+    """As two layers; and as one, where that is faster."""
+    monkeypatch.setattr(functional_gated, "is_one_layer", lambda *args: as_one)
     x, w_gate, w_up, b_gate, b_up = arguments()
     order = {"gate_first": lambda a, b: torch.cat([a, b]), "gate_last": lambda a, b: torch.cat([b, a])}
     pack = order.get(packing, lambda a, b: torch.stack([a, b], 1).flatten(0, 1))
@@ -216,6 +219,25 @@ def test_backward_twice_and_in_place(act):
     torch.testing.assert_close([2 * g for g in first], list(grad(y.sum(), args)))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", (1, 8, 20))
+def test_same_bits_each_time(rows, dtype):
+    """In blocks of k too, of which there are several, and whether or not what backward needs is saved."""
+    args = arguments(dtype, sizes=(2100, 37), lead=(rows,))
+
+    def run():
+        y = ours(Case("silu"))(*args)
+        return [y, *grad(y.sum(), args)]
+
+    first = run()
+    torch.testing.assert_close(run(), first, rtol=0, atol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(Case("silu"))(*args), first[0].detach(), rtol=0, atol=0)
+    expected = stock(Case("silu"))(*(t.double() for t in args))
+    scale = expected.abs().max().item()
+    assert (first[0].double() - expected).abs().max().item() <= 64 * torch.finfo(dtype).eps * scale
+
+
 @pytest.mark.parametrize("act", (*ACTS, "softplus"))
 def test_autocast(act):
     args = arguments(torch.float32)
@@ -230,12 +252,13 @@ def test_autocast(act):
 
 def test_small_inputs_and_replaced_functions(monkeypatch):
     """Stock torch computes what is small, and what somebody has given another meaning."""
-    called = []
-    monkeypatch.setattr(OPS["gated"], "__call__", called.append, raising=False)
     args = arguments()
     expected = stock(Case("silu"))(*args)
-    monkeypatch.setattr(routing, "SMALL_LAYER", 2**18)
-    torch.testing.assert_close(ours(Case("silu"))(*args), expected)
+    monkeypatch.setattr(routing, "SMALL_GATED", 2**17)
+    with monkeypatch.context() as without, pytest.raises(TypeError, match="not callable"):
+        without.setattr(ops.gated, "apply", None)  # by which plain eager mode calls it
+        torch.testing.assert_close(ours(Case("silu"))(*args), expected)
+        ours(Case("silu"))(*arguments(lead=(2**15,)))
     linear = F.linear
     monkeypatch.setattr(F, "linear", lambda x, w, b=None: 2 * linear(x, w, b))
     torch.testing.assert_close(ours(Case("silu"))(*args), stock(Case("silu"))(*args))

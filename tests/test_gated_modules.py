@@ -185,7 +185,7 @@ def test_fuse_and_explain():
         (
             lambda: fg.GatedLinear(3, 5, packing="gate_first")(torch.ones(2, 4)),
             ValueError,
-            r"w_gate has shape \(5, 3\), x has shape \(2, 4\)",
+            r"gated_packed: w has shape \(10, 3\), x has shape \(2, 4\)",
         ),
         (lambda: fg.GatedMLP(3, 5, 4, "cpu"), TypeError, "GatedMLP: act='cpu'.*give device and dtype by name"),
     ),

@@ -5,9 +5,11 @@ from torch import Tensor
 
 from . import ops
 from .activations import lookup
+from .functional import act as activate
+from .functional import linear
 from .internals.call import saves_for_backward
-from .ops.arguments import check_gated, check_packed, is_nested, is_strided
-from .routing import route_of_gated
+from .ops.arguments import check_gated, check_packed, check_packing, is_nested, is_strided
+from .routing import is_one_layer, route_of_gated, runs_as_written
 
 
 def gated(
@@ -103,16 +105,23 @@ def gated_packed(
     tensor([[18.],
             [18.]])
     """
-    check_packed("gated_packed", w, b, packing)
-    w_gate, w_up = unpacked(w, packing)
-    b_gate, b_up = (None, None) if b is None else unpacked(b, packing)
+    if is_nested(x) or runs_as_written(x, w, b):
+        check_packing("gated_packed", packing)
+    else:
+        check_packed("gated_packed", x, w, b, packing)
+    if is_one_layer(x, w, b):
+        z, up = unpacked(linear(x, w, b), packing, -1)
+        return activate(z, act or "identity", param) * up
+    w_gate, w_up = unpacked(w, packing, 0)
+    b_gate, b_up = (None, None) if b is None else unpacked(b, packing, 0)
     return gated(x, w_gate, w_up, b_gate, b_up, act=act, param=param)
 
 
-def unpacked(t: Tensor, packing: str) -> tuple[Tensor, Tensor]:
+def unpacked(t: Tensor, packing: str, dim: int) -> tuple[Tensor, Tensor]:
     """The parts of the gate and of the other layer, as views."""
+    n = t.shape[dim] // 2
     if packing == "interleaved":
-        gate, up = t.unflatten(0, (-1, 2)).unbind(1)
+        gate, up = t.unflatten(dim, (n, 2)).unbind(dim if dim < 0 else dim + 1)
     else:
-        gate, up = t.unflatten(0, (2, -1)).unbind(0)
+        gate, up = t.split(n, dim) if n > 0 else (t, t)
     return (up, gate) if packing == "gate_last" else (gate, up)

@@ -18,6 +18,7 @@ from .ops.operands import DTYPES
 # cores of a Zen 3, Python 3.11 (2026-11-23). In plain eager mode only: a compiler or a transform sees the same ops at
 # all sizes.
 SMALL_LAYER = 2**18  # multiplications
+SMALL_GATED = 2**17  # multiplications of each of its two layers
 SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
 
 
@@ -47,18 +48,44 @@ def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Route:
         return "kernel"
     if w.dim() != 2 or x.numel() * w.shape[0] > SMALL_LAYER:
         return "function"
-    # stock takes complex numbers too, and broadcasts and converts a bias
-    fits = w.dtype in DTYPES and (b is None or (b.dim() == 1 and b.numel() == w.shape[0] and b.dtype == w.dtype))
-    return "stock" if fits else "op"
+    return "stock" if _fits(w, b) else "op"
+
+
+def _fits(w: Tensor, b: Tensor | None) -> bool:
+    """Whether ops take what stock does, which takes complex numbers too, and broadcasts and converts a bias."""
+    return w.dtype in DTYPES and (b is None or (b.dim() == 1 and b.numel() == w.shape[0] and b.dtype == w.dtype))
 
 
 def route_of_gated(x: Tensor, w_gate: Tensor, w_up: Tensor, b_gate: Tensor | None, b_up: Tensor | None) -> Route:
     """The same for two layers of one input, one the gate of the other."""
-    gate, up = route_of_layer(x, w_gate, b_gate), route_of_layer(x, w_up, b_up)
-    if gate == up:
-        return gate
-    ranked: tuple[Route, ...] = "written", "op", "function", "stock"
-    return next(route for route in ranked if route in (gate, up))
+    tensors = x, w_gate, w_up, b_gate, b_up
+    if linear_is_replaced():
+        return "written"
+    if not in_plain_eager(*tensors):
+        return "written" if calls_torch(*tensors) else "op"
+    if backends.extension is None or x is None or w_gate is None or w_up is None:
+        return "op"
+    for t in tensors:
+        if t is not None and not (t.is_cpu and t.layout is strided):
+            return "op"
+    if x.is_nested:
+        return "op"
+    if not requires_grad(*tensors):
+        return "kernel"
+    if w_gate.dim() != 2 or x.numel() * w_gate.shape[0] > SMALL_GATED:
+        return "function"
+    return "stock" if w_gate.shape == w_up.shape and _fits(w_gate, b_gate) and _fits(w_up, b_up) else "op"
+
+
+def is_one_layer(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
+    """Whether two layers in one weight are best made as one, and the gate of its output.
+
+    As two they have a gradient each, and to pack these costs a pass over the weight: more, with few rows, than the
+    passes over the output that one op saves.
+    """
+    if not (in_plain_eager(x, w, b) and x.is_cpu and requires_grad(w)):
+        return False
+    return math.prod(x.shape[:-1]) < w.shape[1]
 
 
 def runs_as_written(*tensors: Tensor | None) -> bool:

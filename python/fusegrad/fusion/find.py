@@ -3,7 +3,6 @@
 `fuse` rewrites what is found here, `explain` prints it.
 """
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,8 +95,8 @@ def _in_ours(m: Any, ours: type, names: tuple[str, ...]) -> Iterator[Call]:
     why = next((why for layer in layers if (why := why_alone(layer) or why_unfit(layer))), "")
     for layer in layers:
         if isinstance(layer, Linear):
-            hidden = max(1, vars(layers[0]).get("out_features", 1))
-            rows = routing.SMALL_TENSOR_IN_TRAINING // hidden if ours is MLP else sys.maxsize
+            k, n = (max(1, vars(layers[0]).get(name, 1)) for name in ("in_features", "out_features"))
+            rows = routing.SMALL_TENSOR_IN_TRAINING // n if ours is MLP else routing.SMALL_GATED // (k * n)
             yield Call(
                 layer, "" if why else f"{_name(m._act or 'identity', m._param)} (its {ours.__name__})", why, None, rows
             )

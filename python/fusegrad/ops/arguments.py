@@ -122,12 +122,9 @@ def check_packing(op: str, packing: str) -> None:
         raise ValueError(f"{op}: packing must be one of {', '.join(map(repr, PACKINGS))}, got {packing!r}")
 
 
-def check_packed(op: str, w: Tensor, b: Tensor | None, packing: str) -> None:
+def check_packed(op: str, x: Tensor, w: Tensor, b: Tensor | None, packing: str) -> None:
     """Two layers in one weight."""
     check_packing(op, packing)
-    for name, t in (("w", w),) if b is None else (("w", w), ("b", b)):
-        check_tensor(op, name, t)
-    if w.dim() != 2 or w.shape[0] % 2 != 0:
+    check_linear(op, x, w, b)
+    if w.shape[0] % 2 != 0:
         raise ValueError(f"{op}: w has shape {sizes(w)}; need (2 out_features, in_features)")
-    if b is not None and sizes(b) != (w.shape[0],):
-        raise ValueError(f"{op}: b has shape {sizes(b)}, w has shape {sizes(w)}; need b.shape == (w.shape[0],)")
