@@ -11,7 +11,7 @@ from torch.autograd import grad
 from .model import Model, Size
 
 REAL = Size(256, 2000)
-SMALL = Size(32, 20)
+SMALL = Size(32, 48)
 
 
 def points(size: Size) -> list[Tensor]:

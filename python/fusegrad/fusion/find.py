@@ -149,11 +149,17 @@ def _in_sequential(m: nn.Module, path: str) -> Iterator[Call]:
 
 
 def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[Call]:
+    in_gates: set[Any] = set()  # activations that are told of with their gate
     for k, site in enumerate(method.sites):
         plain = all(find(m, paths) for paths in site.passed if paths)
         for act in site.reads:
             if isinstance(act, Gate):
-                yield from _in_gate(m, path, act, plain, (name, k))
+                of_gate = [*_in_gate(m, path, act, plain, (name, k))]
+                if any(call.fused_with for call in of_gate):
+                    in_gates |= {a.node for side in (act.left, act.right) if (a := _act_of(side))}
+                yield from of_gate
+                continue
+            if act.node in in_gates:
                 continue
             acts = _acts(m, path, act) if plain else {}
             for layer in layers(act):

@@ -263,7 +263,7 @@ def _scaled(product: Product, scales: list[Later], spec: Spec) -> tuple[Product,
             shift = s.expand(w.shape[0]) if isinstance(s, Tensor) else w.new_full((w.shape[0],), s)
             b = shift if b is None else b + shift
         else:
-            w = (s.unsqueeze(-1) if isinstance(s, Tensor) and s.dim() == 1 else s) * w
+            w = (s.unsqueeze(-1) if isinstance(s, Tensor) and s.numel() > 1 else s) * w
             b = None if b is None else s * b
     return Product(x, w, b), spec
 

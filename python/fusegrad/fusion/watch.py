@@ -1,0 +1,84 @@
+"""What runs of a model's linear layers, seen while it runs: by a mode that sees each op, and whose weights it takes."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_FUSED = {"fusegrad::linear_act", "fusegrad::gated", "fusegrad::mlp"}
+_ALONE = {"fusegrad::linear", "fusegrad::mm", "aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::linear"}
+
+
+@dataclass
+class Ran:
+    """What ran of one layer."""
+
+    fused: int = 0  # calls of it together with what follows it
+    alone: int = 0
+    seconds: float = 0.0  # in forward
+
+
+class Watch(TorchDispatchMode):
+    """Counts and times the calls of layers, which it knows by their weights, and by what is computed of these alone."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.ran = {layer: Ran() for layer in layers}
+        self.owners: dict[int, nn.Module] = {}  # by the memory of a weight
+        self.kept: list[Tensor] = []  # so that no other tensor gets that memory
+        for layer in layers:
+            for p in layer.parameters():
+                self._owns(layer, p)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        start = time.perf_counter()
+        result = func(*args, **(kwargs or {}))
+        seconds = time.perf_counter() - start
+        tensors = [*_tensors((args, kwargs or {}))]
+        owners = dict.fromkeys(owner for t in tensors if t.dim() > 1 and (owner := self._owner(t)))
+        name = func.name().partition(".")[0]
+        if name in _FUSED or name in _ALONE:
+            for k, owner in enumerate(owners):
+                ran = self.ran[owner]
+                ran.fused, ran.alone = ran.fused + (name in _FUSED), ran.alone + (name in _ALONE)
+                ran.seconds += 0 if k else seconds  # of a gate the first layer has the time of both
+        elif len(owners) == 1 and all(t.dim() < 2 or self._owner(t) for t in tensors):
+            for y in _tensors(result):
+                self._owns(next(iter(owners)), y)
+        return result
+
+    def _owner(self, t: Tensor) -> nn.Module | None:
+        return self.owners.get(_memory(t))
+
+    def _owns(self, layer: nn.Module, t: Tensor) -> None:
+        if (memory := _memory(t)) and memory not in self.owners:
+            self.owners[memory] = layer
+            self.kept.append(t.detach())
+
+
+def watch(layers: list[nn.Module], run: Callable[[], Any]) -> dict[nn.Module, Ran]:
+    """Runs something, and tells what ran of these layers."""
+    with Watch(layers) as mode:
+        run()
+    return mode.ran
+
+
+def _memory(t: Tensor) -> int:
+    try:
+        return t.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # of a tensor without storage
+        return 0
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, dict):
+        for value in values.values():
+            yield from _tensors(value)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _tensors(value)
