@@ -17,11 +17,15 @@ template <class A, int kOrder, class V> inline V apply(V s, V g, ScalarOf<V> par
   if constexpr (kOrder == 3) return g * A::third(s, param);
 }
 
-// The last n < lanes of a row. Apart, as its calls of memcpy would take the registers of the loop.
-template <class A, int kOrder, class V>
-__attribute__((noinline)) void rest_of_row(const ScalarOf<V>* s, const ScalarOf<V>* g, ScalarOf<V>* out, int64_t n,
-                                           ScalarOf<V> param) {
-  store_some(out, apply<A, kOrder>(load_some(s, n), g ? load_some(g, n) : all<V>(1), param), n);
+// The last n < lanes of a row, by the same kernel on a vector of its own. Apart, as its calls of memcpy would take the
+// registers of the loop.
+template <class V> __attribute__((noinline)) void rest_of_row(Elementwise f, const ScalarOf<V>* s, const ScalarOf<V>* g,
+                                                              ScalarOf<V>* out, int64_t n, double param) {
+  alignas(V) ScalarOf<V> rest[kLanes<V>] = {}, factors[kLanes<V>] = {};
+  __builtin_memcpy(rest, s, n * sizeof *s);
+  if (g) __builtin_memcpy(factors, g, n * sizeof *g);
+  f({1, kLanes<V>, rest, 0, g ? factors : nullptr, 0, rest, 0}, param);
+  __builtin_memcpy(out, rest, n * sizeof *out);
 }
 
 template <class A, int kOrder, class V> void elementwise(const ElementwiseArgs& args, double param_) {
@@ -35,7 +39,7 @@ template <class A, int kOrder, class V> void elementwise(const ElementwiseArgs& 
     int64_t i = 0;
     for (; i + kLanes<V> <= by.n; i += kLanes<V>)
       store<V>(out + i, apply<A, kOrder>(load<V>(s + i), by.g ? load<V>(g + i) : one, param));
-    if (i < by.n) rest_of_row<A, kOrder, V>(s + i, by.g ? g + i : nullptr, out + i, by.n - i, param);
+    if (i < by.n) rest_of_row<V>(elementwise<A, kOrder, V>, s + i, by.g ? g + i : nullptr, out + i, by.n - i, param_);
   }
 }
 
