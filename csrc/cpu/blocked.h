@@ -174,7 +174,7 @@ template <class T> struct Product {
     S* to = direct ? partial + i * g.n + j : tile;
     const int64_t ld = direct ? g.n : vectors * kLanes<V>;
     for (int64_t r = 0; r < rows; r += kMR) {
-      const auto kernel = kKernel<P>.tile[vectors - 1][least(kMR, rows - r) - 1];
+      const auto kernel = kKernel<typename P::Multiplied>.tile[vectors - 1][least(kMR, rows - r) - 1];
       for (int64_t q = 0; q < k; q += kChain)
         kernel(least(kChain, k - q), a + r * k + q * kMR, b + q * kNR<V>, q + kChain >= k ? bias : nullptr, to + r * ld,
                ld, q > 0 || (direct && !begins));

@@ -41,6 +41,7 @@ template <int H, class V> inline void transpose(V* rows) {
 template <class T> struct Packed {
   using V = VectorFor<T>;
   using Word = ScalarOf<V>;
+  using Multiplied = Packed<Word>;  // of the same words, whatever they were read from
   static constexpr int kNumbers = 1;
 
   static V load_k(const T* from) { return load_as(from); }              // a vector of words along k
@@ -56,6 +57,7 @@ template <class T> struct Packed {
 template <> struct Packed<BFloat16> {
   using V = F32;  // carries the bits
   using Word = uint32_t;
+  using Multiplied = Packed;
   static constexpr int kNumbers = 2;
 
   static V load_k(const BFloat16* from) { return load(reinterpret_cast<const Word*>(from)); }
