@@ -2,7 +2,8 @@
 //
 //   g++ -O1 -g -std=c++17 -fsanitize=address,undefined -Icsrc tests/kernels.cpp csrc/cpu/isa_*.cpp -lpthread
 //
-// or, of one instruction set, -DONLY=avx2 and its isa_avx2.cpp. (clang++ also sees what is added to null pointers.)
+// or, of one instruction set, -DONLY=avx2::kKernels and its isa_avx2.cpp. (clang++ also sees what is added to null
+// pointers.)
 //
 // Products of all types, layouts and sizes around the tiles, with every epilogue, of one matrix or of two, and gated
 // ones, against sums in float64; activations for NaN and for rows, and their backward passes, gz and gu with their sums
@@ -264,18 +265,18 @@ bool all_right(const Kernels& kernels, int rounds) {
 int main(int count, char** arguments) {
   const int rounds = count > 1 ? std::atoi(arguments[1]) : 500;
 #if defined(ONLY)
-  std::vector<const Kernels*> there = {&ONLY::kKernels};
+  const std::vector<Kernels> there = {ONLY};
 #else
-  std::vector<const Kernels*> there = {&portable::kKernels};
+  std::vector<Kernels> there = {portable::kKernels};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) there.push_back(&avx2::kKernels);
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) there.push_back(&avx512::kKernels);
-  if (__builtin_cpu_supports("avx512bf16")) there.push_back(&avx512_bf16::kKernels);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) there.push_back(avx2::kKernels);
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) there.push_back(avx512::kKernels);
+  if (__builtin_cpu_supports("avx512bf16")) there.push_back(with_bf16_products());
 #endif
 #endif
-  for (const Kernels* kernels : there) {
-    const bool right = all_right(*kernels, rounds);
-    std::printf("%s: %s\n", kernels->isa, right ? "right" : "WRONG");
+  for (const Kernels& kernels : there) {
+    const bool right = all_right(kernels, rounds);
+    std::printf("%s: %s\n", kernels.isa, right ? "right" : "WRONG");
     if (!right) return 1;
   }
   return 0;

@@ -17,11 +17,11 @@ const std::vector<Isa>& isas() {
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  static const std::vector<Isa> all = {
-      {"avx512_bf16", avx512 && __builtin_cpu_supports("avx512bf16"), &avx512_bf16::kKernels},
-      {"avx512", avx512, &avx512::kKernels},
-      {"avx2", avx2, &avx2::kKernels},
-      {"portable", true, &portable::kKernels}};
+  static const Kernels bf16 = with_bf16_products();
+  static const std::vector<Isa> all = {{"avx512_bf16", avx512 && __builtin_cpu_supports("avx512bf16"), &bf16},
+                                       {"avx512", avx512, &avx512::kKernels},
+                                       {"avx2", avx2, &avx2::kKernels},
+                                       {"portable", true, &portable::kKernels}};
 #else
   static const std::vector<Isa> all = {{"portable", true, &portable::kKernels}};
 #endif

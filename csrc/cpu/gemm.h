@@ -17,12 +17,24 @@ inline int threads_for(const Gemm& g) {
 // Whether the numbers of each sum lie next to each other.
 inline bool is_along_k(const Gemm& g) { return g.a.column_stride == 1 && g.b.row_stride == 1; }
 
+// Calls f with a value of a type that is multiplied here.
+template <class F> void with_type_of_product(Type t, const F& f) {
+#if defined(FUSEGRAD_AVX512_BF16)
+  if (t == Type::bf16) f(BFloat16{});
+#else
+  with_type(t, f);
+#endif
+}
+
 void gemm(const Gemm& given) {
+#if defined(FUSEGRAD_AVX512_BF16)
+  if (given.type != Type::bf16) return avx512::gemm(given);  // no instruction is new for it
+#endif
   Gemm g = given;
   if (g.m == 0 || g.n == 0) return;
   if (g.k == 0) g.a = g.b = {};  // of no numbers, which may have no address to count rows from
   const int count = threads_for(g);
-  with_type(g.type, [&](auto t) {
+  with_type_of_product(g.type, [&](auto t) {
     using T = decltype(t);
     using S = ScalarFor<T>;
     if (g.k == 0 || (is_along_k(g) && g.split == 0 && (g.m <= kSkinnyRows || g.n <= kSkinnyColumns))) {
@@ -49,11 +61,14 @@ void gemm(const Gemm& given) {
 }
 
 void gated(const Gated& given) {
+#if defined(FUSEGRAD_AVX512_BF16)
+  if (given.gate.type != Type::bf16) return avx512::gated(given);
+#endif
   Gated g = given;
   if (g.gate.m == 0 || g.gate.n == 0) return;
   if (g.gate.k == 0) g.gate.a = g.gate.b = g.up.a = g.up.b = {};
   const int count = threads_for(g.gate);
-  with_type(g.gate.type, [&](auto t) {
+  with_type_of_product(g.gate.type, [&](auto t) {
     using T = decltype(t);
     const GatedProduct<T> product{g};
     const bool skinny = g.gate.m <= kSkinnyRows && is_along_k(g.gate) && is_along_k(g.up);

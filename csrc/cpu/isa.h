@@ -9,6 +9,7 @@
 #else
 #include "gemm.h"
 
+#if !defined(FUSEGRAD_AVX512_BF16)  // that has products alone
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
@@ -28,4 +29,5 @@ constexpr Kernels kKernels = {FUSEGRAD_NAME(FUSEGRAD_ISA),
 
 }  // namespace FUSEGRAD_ISA
 }  // namespace fusegrad
+#endif
 #endif

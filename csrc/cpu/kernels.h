@@ -129,9 +129,12 @@ extern const Kernels kKernels;
 }
 namespace avx512 {
 extern const Kernels kKernels;
-}
+void gemm(const Gemm&);
+void gated(const Gated&);
+}  // namespace avx512
 namespace avx512_bf16 {
-extern const Kernels kKernels;
+void gemm(const Gemm&);
+void gated(const Gated&);
 }
 
 // --- what the kernels need of their surroundings: torch (runtime.cpp) or a plain program (tests/kernels.cpp) --------
@@ -157,6 +160,15 @@ template <class Body> void parallel(int64_t n, int64_t grain, const Body& body) 
 
 // A copy for each file: of one for all files the linker may keep that which was compiled for AVX-512.
 namespace {
+
+// Those of avx512_bf16, which are avx512's but for products of bfloat16.
+inline Kernels with_bf16_products() {
+  Kernels all = avx512::kKernels;
+  all.isa = "avx512_bf16";
+  all.gemm = avx512_bf16::gemm;
+  all.gated = avx512_bf16::gated;
+  return all;
+}
 
 // What is so many bytes past an address; nullptr, which has no address to add to, stays.
 inline const void* at(const void* data, int64_t bytes) {
