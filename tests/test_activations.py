@@ -7,7 +7,7 @@ import torch
 from torch.autograd import grad, gradcheck, gradgradcheck
 
 import fusegrad as fg
-from fusegrad import ops
+from fusegrad import backends, ops
 from fusegrad.activations import REGISTRY
 
 from cases import CASES, DEFAULTS, DEVICE, STOCK, Case
@@ -92,7 +92,7 @@ def test_nan_in_nan_out(case):
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_error_is_at_most_twice_that_of_stock(case, dtype):
-    z = (3 * torch.randn(4096, device=DEVICE)).to(dtype)
+    z = (3 * torch.randn(512 if backends.INTERPRETED else 4096, device=DEVICE)).to(dtype)
     if case.name in ("exp", "square", "relu_squared"):
         z = z.clamp(-9, 9)
     truths = derivatives(case.stock, z.double(), 3)

@@ -27,7 +27,7 @@ INTERPRETED = {
     "products": {"triton": "", "bytes_moved": ""},
     "numbers": {"activations": "not numerically and not torch.float16", "precision": "third"},
     "calls": {
-        "layouts": "",
+        "layouts": "not second_gradients",
         "ops": "opcheck",
         "errors": "",
         "backward": "leaves or bits or output",
