@@ -3,8 +3,10 @@ is, passes load 16 bytes at a time, and products of 16-bit numbers run on Hopper
 """
 
 import json
+import multiprocessing
 import os
 import pkgutil
+from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -38,14 +40,23 @@ def faults(row):
         yield "multiplies without wgmma"
 
 
-def compiled(tasks):
-    rows = [row for rows in offline.resources(tasks, workers=1) for row in rows]
-    assert not [(list(faults(row)), row) for row in rows if list(faults(row))]
-    return rows
+@pytest.fixture(scope="module")
+def compiled():
+    """Compiles tasks without a fault, in a process that serves all tests here, as it takes seconds to start."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+
+        def compile_all(tasks):
+            rows = {}
+            for future in [process.submit(offline._compile, task) for task in tasks]:
+                rows |= future.result()
+            assert not [(list(faults(row)), row) for row in rows.values() if list(faults(row))]
+            return list(rows.values())
+
+        yield compile_all
 
 
 @pytest.mark.parametrize("arch", ("sm_80", "sm_90", "sm_100", "gfx942"))
-def test_resources(arch):
+def test_resources(compiled, arch):
     """Of activations that cost much: the product of gelu in 16 bits that takes most registers; and of each maker's
     compiler the other products, and some of all passes."""
     tasks = offline.tasks([arch], ["gelu"], [torch.bfloat16])[-1:]
@@ -73,9 +84,9 @@ def takes_most(launch, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", REGISTRY)
 @pytest.mark.parametrize("arch", offline.TARGETS)
-def test_resources_of_every_activation(arch, name):
+@pytest.mark.parametrize("name", REGISTRY)
+def test_resources_of_every_activation(compiled, name, arch):
     """Of the launches that take most; `python -m fusegrad kernels --act all` compiles all, for hours."""
     rows = compiled(
         [
