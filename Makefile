@@ -8,7 +8,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
 DEVICE ?= cpu
 
-.PHONY: help build test test-slow fuzz check format bench gpu clean
+.PHONY: help build test test-slow test-models fuzz check format bench gpu clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -32,6 +32,17 @@ test: build  ## the test suite, on the CPU: the same numbers each time
 
 test-slow: build  ## the tests that take minutes each, and hours in all
 	$(PY) -m pytest -m slow
+
+# the libraries of the extra `models`, with the torch that is there
+$(VENV)/models: $(VENV)/built
+	@echo "installing the libraries of real models in $(VENV)"
+	@$(PY) -c 'from importlib.metadata import requires as r; import torch; print("torch==" + torch.__version__, \
+	  *(k.split(";")[0] for k in r("fusegrad") if "extra == \"models\"" in k), sep="\n")' > $@.txt
+	@$(PIP) install -r $@.txt
+	@touch $@
+
+test-models: $(VENV)/models  ## fuse on real models of libraries that test does not install
+	$(PY) -m pytest -m models
 
 MINUTES ?= 5
 fuzz: build  ## sizes, layouts, dtypes and activations at random, new ones each time, for MINUTES=5

@@ -2,7 +2,7 @@
 
 import ast
 import csv
-import importlib
+import importlib.util
 import os
 import re
 import shutil
@@ -155,6 +155,29 @@ def test_documented_code_runs(document, tmp_path):
     assert run.returncode == 0, run.stderr[-2000:]
 
 
+IN_CI = ("transformers", "deepxde")
+OF_LIBRARIES = dict(re.findall(r"^## (\S+)\n```python\n(.*?)^```", (ROOT / "docs/models.md").read_text(), re.M | re.S))
+
+
+@on_cpu
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(code, id=name, marks=() if name.lower() in IN_CI else pytest.mark.models)
+        for name, code in OF_LIBRARIES.items()
+    ],
+)
+def test_documented_line_for_a_library_runs(block):
+    """Where the library is here."""
+    statements = [n for n in ast.parse(block).body if isinstance(n, (ast.Import, ast.ImportFrom))]
+    names = [n.module if isinstance(n, ast.ImportFrom) else n.names[0].name for n in statements]
+    for name in names:
+        if importlib.util.find_spec(name.split(".")[0]) is None:
+            pytest.skip(f"{name} is not installed")
+    run = python("-W", "ignore", "-c", "from fusegrad.benchmarks import zoo\nzoo.prepare()\n" + block)
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
 def follow(recipe, tree):
     """Do to a copy of the tree what a recipe shows: its files and its diffs."""
     text = (ROOT / recipe).read_text()
@@ -219,6 +242,14 @@ def test_readme_table_is_that_of_the_csv(tmp_path):
     text = (ROOT / "README.md").read_text()
     shown = text.split("<!-- benchmark table: begin -->")[1].split("<!-- benchmark table: end -->")[0]
     assert shown.strip() == markdown(ROOT / "benchmarks" / "results").strip()
+
+
+def test_table_of_models_is_that_of_the_csv():
+    from fusegrad.benchmarks.models_report import markdown
+
+    text = (ROOT / "docs" / "models.md").read_text()
+    shown = text.split("<!-- benchmark table: begin -->")[1].split("<!-- benchmark table: end -->")[0]
+    assert shown.strip() == markdown(ROOT / "benchmarks" / "results" / "models.csv").strip()
 
 
 @on_cpu

@@ -68,6 +68,7 @@ def _private(name: str, mode: str) -> Model:
         trained=first,
         wrap=_opacus(mode),
         gradients=_per_sample,
+        timed=mode != "functorch",
     )
 
 

@@ -51,6 +51,7 @@ class Model:
     twice: bool = False  # training differentiates the model with respect to its inputs, and then to its weights
     forces: bool = False  # inference does too
     float64_error: float = 1e-12  # how far from the truth torch may be in float64, relative to the largest number
+    timed: bool = True  # the benchmark's own hooks and modes get along with it
     linears: tuple[str, ...] = ()  # classes that compute x w + b, beside torch.nn.Linear
 
     def __str__(self) -> str:

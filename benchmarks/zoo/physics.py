@@ -204,7 +204,7 @@ MODELS = [
         twice=False,
     ),
     _model("pina", "FeedForward, tanh", _pina(None), 3),
-    _model("pina", "FeedForward, tanh, labelled", _pina(None), 3, trained=_labelled),
+    _model("pina", "FeedForward, tanh, labelled", _pina(None), 3, trained=_labelled, timed=False),
     _model("pina", "FeedForward, AdaptiveTanh", _pina("AdaptiveTanh"), 3),
     _model("pina", "FeedForward, AdaptiveSIREN", _pina("AdaptiveSIREN"), 3),
     _model("pina", "ResidualFeedForward", _pina_residual, 5),

@@ -73,7 +73,7 @@ def _timm(name: str, cls: str, options: Callable[[Size], dict[str, Any]], follow
 
     def build(size: Size) -> nn.Module:
         file, made = cls.split(".")
-        return getattr(import_module(f"timm.models.{file}"), made)(num_classes=16, **options(size))
+        return getattr(import_module(f"timm.models.{file}"), made)(**{"num_classes": 16} | options(size))
 
     return Model("timm", name, build, _images, real, SMALL, followed)
 
@@ -126,7 +126,7 @@ MODELS = [
     Model("transformers", "DINOv2, gated", _dinov2, _images, REAL, SMALL, followed=4),
     Model("transformers", "CLIP", _clip, _text_and_images, Size(512, 2, 224), SMALL, followed=4, run=_embeddings),
     _timm("ViT", "vision_transformer.VisionTransformer", lambda s: _images_of(s, depth=2, num_heads=s.width // 32), 2),
-    _timm("MLP-Mixer", "mlp_mixer.MlpMixer", lambda s: _images_of(s, num_blocks=2), 4),
+    _timm("MLP-Mixer", "mlp_mixer.MlpMixer", lambda s: _images_of(s, num_blocks=2, num_classes=0), 4),
     _timm(
         "ConvNeXt",
         "convnext.ConvNeXt",
