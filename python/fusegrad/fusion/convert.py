@@ -30,12 +30,13 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     """Replace the linear layers of a model by fused ones, in place.
 
     Every torch.nn.Linear becomes a fusegrad.Linear, and every activation module a fusegrad.Act, but for in-place ones.
-    Where an activation is the very next operation after a Linear, both run as one op: neighbours in a
-    torch.nn.Sequential, and in your own methods `torch.tanh(self.fc(x))`, or `x = self.fc(x)` with `x = F.relu(x)` as
-    the next statement. All else in your methods runs as you wrote it. What cannot be proved safe is left alone:
-    subclasses, parametrizations, hooked layers, tensor-subclass weights, methods without source, modules of torch
-    itself, classes whose methods depend on their exact class. `explain` tells what became of each layer; `unfuse` is
-    the exact inverse. What you change in the model later (layers, hooks, slopes, attributes) is obeyed.
+    Where an activation is the next to read the result of a linear layer, or a gate of two, they run as one op:
+    neighbours in a torch.nn.Sequential, and in methods with source `torch.tanh(self.fc(x))`, `x = self.fc(x)` with
+    `x = F.relu(x)` as the next statement, `self.act(self.gate(x)) * self.up(x)`. Layers may be subclasses or
+    parametrized, activations functions or modules of your own. All else runs as it is written. What cannot be proved
+    safe is left alone: hooked layers, tensor-subclass weights, methods without source, modules of torch itself, classes
+    whose methods depend on their exact class. `explain` tells what became of each layer; `unfuse` is the exact inverse.
+    What you change in the model later (layers, hooks, slopes, attributes) is obeyed.
 
     Nothing of the model is run, and where anything is raised it is as it was. The class of an activation module, and of
     a module that has such a pair, changes to a subclass of the same name.
