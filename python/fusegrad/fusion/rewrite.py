@@ -1,12 +1,12 @@
 """Rewrites functions, so that a layer and what reads it next run as one op (sites.py says where)."""
 
 import ast
-import functools
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from .code import parse, remake, self_name
+from .code import Unreadable, parse, remake, self_name
 from .paths import Path
 from .sites import Reader, Site, Swaps
 
@@ -19,11 +19,25 @@ class Method:
     alone: tuple[tuple[tuple[Path, ...], str], ...]  # the other calls, and what reads their result
 
 
-@functools.lru_cache(maxsize=1024)
 def read(function: FunctionType, code: CodeType) -> Method:
     """Reads a method, whose code is `code`. Raises Unreadable."""
-    definition = parse(function, code)[1]
-    reader = Reader(function, definition, self_name(definition))
+    if function not in _METHODS or _METHODS[function][0] is not code:
+        _METHODS[function] = code, _read(function, code)
+    method = _METHODS[function][1]
+    if isinstance(method, Unreadable):
+        raise method
+    return method
+
+
+_METHODS: WeakKeyDictionary[FunctionType, tuple[CodeType, Method | Unreadable]] = WeakKeyDictionary()
+
+
+def _read(function: FunctionType, code: CodeType) -> Method | Unreadable:
+    try:
+        definition = parse(function, code)[1]
+        reader = Reader(function, definition, self_name(definition))
+    except Unreadable as why:
+        return why.with_traceback(None)
     return Method(tuple(reader.sites), tuple(reader.alone()))
 
 
