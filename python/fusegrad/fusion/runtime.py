@@ -18,17 +18,27 @@ from .. import functional, functional_gated
 from ..activations import REGISTRY
 from ..internals.call import autocasts, calls_torch, is_linear, linear_is_replaced
 from ..internals.module import is_hooked, run_pre_hooks
+from ..internals.stock import torchs
 from ..nn import Linear, fits, is_ours, linear, why_alone, why_called
 from . import formula, opened, recognise
 from .recognise import Spec
 
 _RESHAPE = "view", "reshape"
+_ADDMM = torchs(torch, "addmm")
 LEFT_OUT = "_fusegrad_left_out"  # set on a module that filter_fn refused
 IN_PLACE = "_fusegrad_in_place"  # set on the layers of a model that writes in place
 # torch saves the output of these for backward too, so that writing to it fails with and without fuse
 _STOCK_SAVES_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "exp"})
 # torch saves neither input nor output of z - tanh z, but tanh z
 _STOCK_SAVES_NEITHER = frozenset({"tanhshrink"})
+
+
+class Product(NamedTuple):
+    """z = x w^T + b, which an op takes."""
+
+    x: Tensor
+    w: Tensor
+    b: Tensor | None
 
 
 class Later(NamedTuple):
@@ -38,30 +48,80 @@ class Later(NamedTuple):
     args: tuple
     kwargs: dict[str, Any]
     layer: nn.Module | None = None  # the module that gave it
+    product: Product | None = None  # of a layer: what it computes
+    spec: Spec | None = None  # of an activation: which
 
     @property
     def device(self) -> torch.device:
         """That of the result, which a function may ask for before it computes anything."""
-        z = next(a for a in self.args if isinstance(a, (Later, Tensor)))
+        if self.product is not None:
+            return self.product.w.device
+        z: Later = next(a for a in self.args if type(a) is Later)
         return z.device
 
 
 def later(f: Any, *args: Any, **kwargs: Any) -> Any:
-    """Notes the call f(*args, **kwargs). A module that returns the result of a layer is called up to that."""
-    if type(f) is Linear:
-        return Later(f, args, kwargs)
-    if isinstance(f, nn.Module) and not is_ours(f) and not is_compiling() and not (args and type(args[0]) is Later):
-        if LEFT_OUT not in vars(f) and (given := opened.giving(f)) is not None:
+    """Notes the call f(*args, **kwargs) of a layer that an op takes, or of what was noted; makes any other call.
+
+    So what may do more than compute its result is called where the author calls it, and weights are read there. A
+    module that returns the result of a layer is called up to that.
+    """
+    if type(f) is Linear or is_ours(f):
+        if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or why_alone(f) is not None:
+            return f(*args, **kwargs)
+        product = Product(args[0], f.weight, f.bias)  # once each, as in torch
+        if calls_torch(*product):
+            return F.linear(*product)
+        return Later(f, args, kwargs, f, product) if fits(*product) else linear(*product)
+    if any(type(a) is Later for a in args):
+        return _later_of_later(f, args, kwargs)
+    if isinstance(f, nn.Module):
+        if LEFT_OUT not in vars(f) and not is_compiling() and (given := opened.giving(f)) is not None:
             if is_hooked(f):
                 run_pre_hooks(f, args)
             z = given(*args, **kwargs)
-            return Later(z.f, z.args, z.kwargs, f) if type(z) is Later else z
-    return Later(f, args, kwargs)
+            return z._replace(layer=f) if type(z) is Later else z
+        return f(*args, **kwargs)
+    called = _product_of_call(f, args, kwargs)
+    return _call(f, args, kwargs) if called is None else Later(f, args, kwargs, None, called)
 
 
-def halves(f: Any, *args: Any, **kwargs: Any) -> tuple[Later, Later]:
-    """Notes `a, b = f(*args, **kwargs)`."""
-    parts = Later(f, args, kwargs)
+def _later_of_later(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    if f is mul or f is add or (isinstance(f, str) and f in _RESHAPE):
+        return Later(f, args, kwargs)
+    z = args[0]
+    halves_of = z.args[0].args[0] if z.f is _first or z.f is _second else z
+    spec = match(halves_of.layer, f, args[1:], kwargs)
+    if not isinstance(spec, tuple) and halves_of is z:
+        return apply(f, *args, **kwargs)
+    return Later(f, args, kwargs, None, None, spec if isinstance(spec, tuple) else None)
+
+
+def _product_of_call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Product | None:
+    """The layer that a call of one of torch's functions is, if an op takes it."""
+    x: Any
+    w: Any
+    if is_linear(f) and not linear_is_replaced() and 2 <= len(args) and len(args) + len(kwargs) <= 3:
+        x, w, *rest = args
+        b = rest[0] if rest else kwargs.get("bias")
+    elif (f is matmul or f is _ADDMM) and not linear_is_replaced():
+        *bias, x, w = args
+        b = bias[0] if bias else None
+        if not (isinstance(x, Tensor) and isinstance(w, Tensor)) or calls_torch(x, w, b) or w.dim() != 2:
+            return None
+        if f is _ADDMM and not (isinstance(b, Tensor) and b.dim() == 1 and x.dim() == 2):
+            return None
+        w = w.t()
+    else:
+        return None
+    return Product(x, w, b) if not calls_torch(x, w, b) and fits(x, w, b) else None
+
+
+def halves(f: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
+    """Notes `a, b = f(z, *args, **kwargs)`."""
+    if type(z) is not Later:
+        return _call(f, (z, *args), kwargs)
+    parts = Later(f, (z, *args), kwargs)
     return Later(_first, (parts,), {}), Later(_second, (parts,), {})
 
 
@@ -75,21 +135,19 @@ def _second(parts: Any) -> Any:
     return b
 
 
+def _call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    return getattr(args[0], f)(*args[1:], **kwargs) if isinstance(f, str) else f(*args, **kwargs)
+
+
 def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     """act(z, ...), or the method of that name; with the layer that z notes, as one op where they can be."""
     if type(z) is Later:
-        layer = z.f
-        if type(layer) is Linear:  # the shortest way
-            x = z.args[0]
-            if isinstance(x, Tensor) and why_alone(layer) is None:
-                spec = match(layer, act, args, kwargs)
-                if type(spec) is tuple and not isinstance(act, str):
-                    w, b = layer.weight, layer.bias  # once, as in torch
-                    if not calls_torch(x, w, b) and fits(x, w, b):
-                        return functional.linear_act(x, w, b, act=spec[0], param=spec[1])
-                    return act(Product(x, w, b).value(), *args, **kwargs)
-                if spec is None and not args and not kwargs and not is_compiling() and (taking := opened.taking(act)):
-                    return taking(z)
+        if z.product is not None:  # the shortest way
+            spec = match(z.layer, act, args, kwargs)
+            if type(spec) is tuple and not isinstance(act, str):
+                return functional.linear_act(*z.product, act=spec[0], param=spec[1])
+            if spec is None and not args and not kwargs and not is_compiling() and (taking := opened.taking(act)):
+                return taking(z)
         y = _activated(act, z, args, kwargs)
         if y is not None:
             return y
@@ -101,7 +159,7 @@ def now(z: Any, *held: Any) -> Any:
     """Makes the calls that z notes: as one op if they are a gate, or else first those of `held`, then the others."""
     if type(z) is not Later:
         return z
-    if z.f is mul and (y := _gated(z.args[0], z.args[1], held)) is not None:
+    if z.f is mul and (y := _gated(*z.args)) is not None:
         return y
     made: dict[int, Any] = {}
     for h in held:
@@ -114,15 +172,10 @@ def _value(z: Any, made: dict[int, Any]) -> Any:
         return z
     if id(z) not in made:
         y = None
-        if z.args and type(z.args[0]) is Later and id(z.args[0]) not in made:
+        if z.spec is not None and id(z.args[0]) not in made:
             y = _activated(z.f, z.args[0], z.args[1:], z.kwargs)
         if y is None:
-            product = _product_of(z)
-            if product is not None:
-                y = product.value()
-            else:
-                args = [_value(a, made) for a in z.args]
-                y = getattr(args[0], z.f)(*args[1:], **z.kwargs) if isinstance(z.f, str) else z.f(*args, **z.kwargs)
+            y = linear(*z.product) if z.product else _call(z.f, tuple(_value(a, made) for a in z.args), z.kwargs)
         made[id(z)] = y
     return made[id(z)]
 
@@ -130,82 +183,35 @@ def _value(z: Any, made: dict[int, Any]) -> Any:
 # --- what can be one op -------------------------------------------------------------------------------------------
 
 
-class Product(NamedTuple):
-    """z = x w^T + b, or torch's own functions of them where somebody gave these another meaning."""
-
-    x: Any
-    w: Any
-    b: Any
-
-    def value(self) -> Any:
-        return F.linear(*self) if calls_torch(*self) else linear(*self)
-
-    def fits(self) -> bool:
-        return not calls_torch(*self) and fits(*self)
-
-
-def _layer_of(z: Any) -> tuple[nn.Module | None, bool]:
-    """The module whose layer z notes, if any, and whether z notes one that can be part of a fused call."""
-    if type(z) is not Later or not z.args or not isinstance(z.args[0], Tensor):
-        return None, False
-    if is_ours(z.f):
-        return z.f, why_alone(z.f) is None
-    if is_linear(z.f):
-        return z.layer, not linear_is_replaced() and len(z.args) + len(z.kwargs) <= 3
-    if z.f is torch.addmm:
-        b, x, w = z.args
-        return z.layer, isinstance(w, Tensor) and isinstance(x, Tensor) and b.dim() == 1 and x.dim() == w.dim() == 2
-    return z.layer, z.f is matmul and isinstance(z.args[1], Tensor) and z.args[1].dim() == 2
-
-
-def _product_of(z: Any) -> Product | None:
-    """The layer that z notes, its weight read: once, as in torch. None if it notes none that can be fused."""
-    if not _layer_of(z)[1]:
-        return None
-    if is_ours(z.f):
-        return Product(z.args[0], z.f.weight, z.f.bias)
-    if z.f in (matmul, torch.addmm):
-        x, w = z.args[-2:]
-        b = None if z.f is matmul else z.args[0]
-        return Product(x, w.t(), b) if not calls_torch(x, w, b) else None
-    x, w, *b = z.args
-    return Product(x, w, *(b or [z.kwargs.get("bias")]))
-
-
 def _activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
     """act(z, ...) as one op, or None."""
     scales: list[Later] = []
     layer = z
-    while layer.f in (mul, add):
+    while layer.f is mul or layer.f is add:
         scales.insert(0, layer)
         layer = layer.args[0] if type(layer.args[0]) is Later else layer.args[1]
-    if isinstance(layer.f, str) and layer.f in _RESHAPE and type(layer.args[0]) is Later and not scales:
-        flat = layer.args[0]
-        flat = Later(flat.f, flat.args, flat.kwargs, z.layer)
-        if isinstance(match(z.layer, act, args, kwargs), tuple) and _layer_of(flat)[1]:
-            return getattr(_activated(act, flat, args, kwargs), layer.f)(*layer.args[1:])
+    if isinstance(layer.f, str) and layer.f in _RESHAPE and not scales:
+        flat, *shape = layer.args
+        if flat.product is None or any(isinstance(size, torch.dtype) for size in shape):
+            return None
+        if not isinstance(match(flat.layer, act, args, kwargs), tuple):
+            return None
+        y = _activated(act, flat._replace(layer=z.layer or flat.layer), args, kwargs)
+        return None if y is None else getattr(y, layer.f)(*shape)
+    if layer.product is None:
         return None
-    owner, can_be = _layer_of(layer)
-    if not can_be:
-        return None
-    spec = match(owner, act, args, kwargs)
+    spec = match(layer.layer, act, args, kwargs)
     if not isinstance(spec, tuple):
         if spec is None and not args and not kwargs and not is_compiling() and (taking := opened.taking(act)):
             return taking(z)
-        return _packed_glu(act, z, args, kwargs) if spec is None and not scales else None
-    if isinstance(act, str) and not recognise.is_torchs_method(act, layer.args[0]):
+        return _packed_glu(act, layer.product, args, kwargs) if spec is None and not scales else None
+    if isinstance(act, str) and not recognise.is_torchs_method(act, layer.product.x, layer.product.w):
         return None
-    product = _product_of(layer)
-    if product is None:
+    scaled = _scaled(layer.product, scales, spec)
+    if scaled is None:
         return None
-    scaled = _scaled(product, scales, spec) if product.fits() else None
-    if scaled is not None and not (isinstance(act, str) and not recognise.is_torchs_method(act, product.w)):
-        (x, w, b), (name, param) = scaled
-        return functional.linear_act(x, w, b, act=name, param=param)
-    y = product.value()
-    for f, operands, *_ in scales:
-        y = f(*(y if type(operand) is Later else operand for operand in operands))
-    return apply(act, y, *args, **kwargs)
+    product, (name, param) = scaled
+    return functional.linear_act(*product, act=name, param=param)
 
 
 def match(layer: Any, act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | str | None:
@@ -268,64 +274,40 @@ def _scaled(product: Product, scales: list[Later], spec: Spec) -> tuple[Product,
     return Product(x, w, b), spec
 
 
-def _gated(left: Any, right: Any, held: tuple) -> Any:
+def _gated(left: Any, right: Any) -> Any:
     """The product of a layer and the activation of another one as one op, or None."""
     for a, b in ((left, right), (right, left)):
-        if type(a) is not Later or not a.args or type(a.args[0]) is not Later or a.f in (mul, add, _first, _second):
+        if type(a) is not Later or a.spec is None or isinstance(a.f, str):
             continue
         gate = a.args[0]
-        if gate.f in (_first, _second):
-            return _gated_halves(a, gate, b)
-        layers = [_layer_of(z) for z in (gate, b)]
-        if not all(can_be for _, can_be in layers) or gate.args[0] is not b.args[0]:
-            return None
-        spec = match(layers[0][0], a.f, a.args[1:], a.kwargs)
-        if not isinstance(spec, tuple) or isinstance(a.f, str):
-            return None
-        first, second = (gate, b) if (b is right if not held else b is not held[0]) else (b, gate)
-        read = {id(z): _product_of(z) for z in (first, second)}
-        g, u = read[id(gate)], read[id(b)]
-        assert g is not None and u is not None
-        if g.fits() and u.fits() and g.w.shape == u.w.shape and g.w.dtype == u.w.dtype:
-            return functional_gated.gated(g.x, g.w, u.w, g.b, u.b, act=spec[0], param=spec[1])
-        made = {id(z): product.value() for z, product in ((gate, g), (b, u))}
-        y = apply(a.f, made[id(gate)], *a.args[1:], **a.kwargs)
-        return y * made[id(b)] if a is left else made[id(b)] * y
+        if gate.f is _first or gate.f is _second:
+            return _gated_halves(a.spec, gate, b)
+        if type(b) is not Later or gate.product is None or b.product is None:
+            continue
+        g, u = gate.product, b.product
+        if g.x is u.x and g.w.shape == u.w.shape and g.w.dtype == u.w.dtype:
+            return functional_gated.gated(g.x, g.w, u.w, g.b, u.b, act=a.spec[0], param=a.spec[1])
     return None
 
 
-def _packed_glu(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
+def _packed_glu(act: Any, product: Product, args: tuple, kwargs: dict[str, Any]) -> Any:
     """torch's GLU of a layer as one op, or None."""
     dim = recognise.of_glu(act, args, kwargs)
-    if dim is None or (isinstance(act, nn.Module) and is_hooked(act)) or dim not in (-1, z.args[0].dim() - 1):
+    if dim is None or (isinstance(act, nn.Module) and is_hooked(act)) or dim not in (-1, product.x.dim() - 1):
         return None
-    product = _product_of(z)
-    if product is None:
+    if product.w.shape[0] % 2:
         return None
-    if product.fits() and product.w.shape[0] % 2 == 0:
-        return functional_gated.gated_packed(*product, act="sigmoid", packing="gate_last")
-    return act(product.value(), *args, **kwargs)
+    return functional_gated.gated_packed(*product, act="sigmoid", packing="gate_last")
 
 
-def _gated_halves(a: Later, gate: Later, up: Any) -> Any:
+def _gated_halves(spec: Spec, gate: Later, up: Any) -> Any:
     """A gate of the two halves of one layer."""
     parts = gate.args[0]
-    if type(up) is not Later or up.f not in (_first, _second) or up.f is gate.f or up.args[0] is not parts:
+    if type(up) is not Later or not (up.f is _first or up.f is _second) or up.f is gate.f or up.args[0] is not parts:
         return None
     z, _, *rest = parts.args
     dim = parts.kwargs.get("dim", *rest[:1]) if rest or parts.kwargs else 0
-    owner, can_be = _layer_of(z)
-    spec = match(owner, a.f, a.args[1:], a.kwargs) if can_be else None
-    if not isinstance(spec, tuple) or isinstance(a.f, str) or dim not in (-1, z.args[0].dim() - 1):
-        return None
-    product = _product_of(z)
-    if product is None:
+    if z.product is None or dim not in (-1, z.product.x.dim() - 1) or z.product.w.shape[0] % 2:
         return None
     packing = "gate_first" if gate.f is _first else "gate_last"
-    if product.fits() and product.w.shape[0] % 2 == 0:
-        return functional_gated.gated_packed(*product, act=spec[0], param=spec[1], packing=packing)
-    f, kwargs = parts.f, parts.kwargs
-    y = product.value()
-    first, second = getattr(y, f)(2, *rest, **kwargs) if isinstance(f, str) else f(y, 2, *rest, **kwargs)
-    g, u = (first, second) if gate.f is _first else (second, first)
-    return apply(a.f, g, *a.args[1:], **a.kwargs) * u
+    return functional_gated.gated_packed(*z.product, act=spec[0], param=spec[1], packing=packing)
