@@ -34,7 +34,8 @@ def _run(m, change):
     for _ in range(2):
         try:
             y = m(x)
-            numbers += [y, *torch.autograd.grad(y.float().square().sum(), (x, *m.parameters()), allow_unused=True)]
+            numbers.append(y)
+            numbers += torch.autograd.grad(y.float().square().sum(), (x, *m.parameters()), allow_unused=True)
         except Exception as e:
             errors.append((type(e), str(e)))
     return numbers, errors, [*SEEN], torch.rand(3).tolist()
@@ -117,6 +118,67 @@ def test_hooks_run_where_the_layer_is_called(forward, hook, monkeypatch):
     compare(make(forward, act=nn.SiLU()), HOOKS[hook])
 
 
+# --- variables that hold a layer
+
+
+def read_by_an_error(self, x):
+    h = self.a(x)
+    if self.flag:
+        raise ValueError(f"of shape {h.shape}")
+    h = torch.relu(h)
+    return h
+
+
+def stored_as_it_is_read(self, x):
+    h = self.a(x)
+    y = torch.relu(h) * (1 if self.flag else (h := 3))
+    return y + h
+
+
+def deleted_in_a_branch(self, x):
+    h = self.a(x)
+    if self.flag:
+        h = torch.relu(h)
+        y = h + 1
+        del h
+    else:
+        y = x
+    return y
+
+
+def read_in_one_branch(self, x):
+    h = self.a(x)
+    if self.flag:
+        y = torch.relu(h)
+    else:
+        y = x
+    return y
+
+
+def read_in_a_branch_of_a_branch(self, x):
+    h = self.a(x)
+    y = x
+    if self.flag:
+        if self.calls == 0:
+            y = torch.relu(h)
+    return y
+
+
+@pytest.mark.parametrize("flag", (True, False))
+@pytest.mark.parametrize(
+    "forward",
+    (read_by_an_error, stored_as_it_is_read, deleted_in_a_branch, read_in_one_branch, read_in_a_branch_of_a_branch),
+    ids=lambda f: f.__name__,
+)
+def test_variables_that_hold_a_layer(forward, flag):
+    model = compare(make(forward, flag=flag))
+    with torch.profiler.profile() as profile:  # the layer runs once
+        if forward is not read_by_an_error:
+            model(inputs())
+    products = {"fusegrad::linear", "fusegrad::linear_act"}
+    assert sum(e.count for e in profile.key_averages() if e.key in products) <= 1
+
+
 # --- what is no layer and its activation
 
 
@@ -129,7 +191,7 @@ WRITTEN = {
     "a layer of two arguments": lambda self, x: torch.tanh(self.a(x, 2.0)),
     "a layer with an option": lambda self, x: torch.tanh(self.a(x, scale=2.0)),
     "a gate of two arguments": lambda self, x: torch.tanh(self.a(x, 2.0)) * self.b(x),
-    "bits in another dtype": lambda self, x: torch.tanh(self.a(x).view(torch.bfloat16)),
+    "bits in another dtype": lambda self, x: torch.tanh(self.a(x).view(torch.int32)),
     "a method of a subclass": lambda self, x: self.a(x.as_subclass(Labelled)).view(-1, 2).tanh(),
 }
 

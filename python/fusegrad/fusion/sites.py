@@ -51,6 +51,7 @@ class Reader:
         self.loads.update(
             n.target.id for n in everything if isinstance(n, ast.AugAssign) if isinstance(n.target, ast.Name)
         )
+        self.deleted = {n.id for n in everything if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Del)}
         self.everything = everything
 
     @functools.cached_property
@@ -109,7 +110,10 @@ class Reader:
     def may_hold(self, name: str) -> bool:
         """Whether a variable may hold a layer that was put off: nothing sees it but the statements of the function."""
         return (
-            name in self.code.co_varnames and name not in self.code.co_cellvars and _SEE_LOCALS.isdisjoint(self.loads)
+            name in self.code.co_varnames
+            and name not in self.code.co_cellvars
+            and name not in self.deleted
+            and _SEE_LOCALS.isdisjoint(self.loads)
         )
 
     def follow(self, body: list[ast.stmt], i: int, name: str, held: Term | None) -> Site | None:
@@ -122,8 +126,6 @@ class Reader:
                 if self._is_last_read(name, statement) and (begun := self._begins(expr, name, held)):
                     return self._site(*begun)
             case ast.If(test=test, body=then, orelse=other) if self.terms.calm(test, {name}):
-                if not other and all(isinstance(s, ast.Raise) for s in then):
-                    return self.follow(body, i + 1, name, held)
                 sites = [self.follow(branch, 0, name, held) for branch in (then, other)]
                 all_run = all(branch and not site for branch, site in zip((then, other), sites, strict=True))
                 rest = None if all_run else self.follow(body, i + 1, name, held)
@@ -131,11 +133,8 @@ class Reader:
                     found = [site for site in (*sites, rest) if site]
                     swaps = {k: v for site in found for k, v in site.swaps.items()}
                     swaps |= self._run_in(then, sites[0], name) | self._run_in(other, sites[1], name)
-                    if rest is None:
-                        after = [body[i + 1]] if i + 1 < len(body) else []
-                        swaps |= self._run_in(after, None, name)
-                        if not after:
-                            swaps[statement] = lambda: [statement, _keep(name, statement)]
+                    if rest is None and not other:
+                        swaps[statement] = lambda: _with_else(statement, _keep(name, statement))
                     return self._site([read for site in found for read in site.reads], swaps)
         return None
 
@@ -153,7 +152,7 @@ class Reader:
                 return True
             case ast.Assign(targets=[ast.Name(id=target)]) if target == name:
                 return True
-        return sum(isinstance(n, ast.Name) and n.id == name for n in ast.walk(statement)) == self.loads[name]
+        return reads_of(statement, name) == self.loads[name]
 
     def _begins(self, e: ast.expr, name: str, held: Term | None) -> tuple[list[Act], Swaps] | None:
         """The activation of a variable, if that is the first that an expression does, but for looking up names."""
@@ -240,6 +239,11 @@ def _keep(name: str, at: ast.AST) -> ast.stmt:
     """A statement that runs the layer that a variable holds."""
     target = ast.copy_location(ast.Name(name, ast.Store()), at)
     return ast.copy_location(ast.Assign([target], run_variable(name, at)), at)
+
+
+def _with_else(statement: ast.If, run: ast.stmt) -> ast.stmt:
+    statement.orelse = [run]
+    return statement
 
 
 def _bodies(node: ast.AST) -> Iterator[list[ast.stmt]]:
