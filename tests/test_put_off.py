@@ -220,3 +220,41 @@ def test_functions_of_torch_that_were_replaced(forward, owner, name, monkeypatch
     assert count_fused(compare(model), inputs()) == 1
     monkeypatch.setattr(owner, name, replaced)
     compare(model)
+
+
+# --- functions and modules that are gone into
+
+
+def times(k):
+    def act(x, *, factor=k):
+        return torch.tanh(x) * factor
+
+    return act
+
+
+def test_defaults_of_functions_of_one_code():
+    model = make(lambda self, x: self.g(self.b(self.f(self.a(x)))), f=times(1.0), g=times(3.0))
+    assert count_fused(compare(model), inputs()) == 2
+
+
+class ActThenLinear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x):
+        return F.linear(torch.tanh(x), self.weight)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_hooks_that_compute_the_weights_of_what_comes_after():
+    models = [make(lambda self, x: self.act(self.a(x)), act=ActThenLinear().to(DEVICE)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    for m in models:
+        nn.utils.weight_norm(m.act)
+    fg.fuse(models[1])
+    x = inputs()
+    for _ in range(2):
+        torch.testing.assert_close(*(m(x) for m in models))
+        for m in models:
+            m.act.weight_g.data.mul_(3)

@@ -34,7 +34,7 @@ class _Opened:
     code: CodeType
     site: Site | None = None  # what an activation applies first
     layers: frozenset[str] = frozenset()  # the attributes that hold what a layer returns the result of, "" for itself
-    made: list[FunctionType] = field(default_factory=list)  # the function, if it has no variables
+    made: list[FunctionType] = field(default_factory=list)  # the function, if it has no variables and no defaults
     looked_up: WeakKeyDictionary[type, bool] = field(default_factory=WeakKeyDictionary)
 
 
@@ -49,7 +49,7 @@ _GIVES: dict[CodeType, _Opened | None] = {}
 def taking(act: Any) -> Callable[[Any], Any] | None:
     """What computes act(z) of a layer z that was put off; None if act cannot be gone into."""
     function, owner = _function_of(act)
-    if function is None:
+    if function is None or (isinstance(owner, nn.Module) and is_hooked(owner)):
         return None
     opened = _taking(function, 0 if owner is None else 1)
     if opened is None or opened.site is None or (owner is not None and not _looks_up(type(owner), opened, opened.site)):
@@ -121,11 +121,12 @@ def _function_of(f: Any) -> tuple[FunctionType | None, Any]:
 
 def _bound(function: FunctionType, opened: _Opened) -> FunctionType:
     """The code, with the variables of the function."""
-    if opened.made and opened.made[0].__globals__ is function.__globals__:
+    plain = not (function.__closure__ or function.__defaults__ or function.__kwdefaults__)
+    if plain and opened.made and opened.made[0].__globals__ is function.__globals__:
         return opened.made[0]
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     made = with_code(function, opened.code, cells | {HELPERS: CellType(_helpers())})
-    if not function.__closure__ and not function.__defaults__:  # else it would keep alive what these hold
+    if plain:  # else it would keep alive what these hold
         opened.made[:] = [made]
     return made
 
