@@ -1,6 +1,7 @@
 """A layer that is put off is as if it had been called: order, errors, side effects and numbers are those of stock."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def compare(stock, change=lambda m: None):
     """What two runs give, or raise, before and after fuse; `change` is made in both models after fuse."""
     model = fg.fuse(copy.deepcopy(stock))
     expected, got = (_run(m, change) for m in (stock, model))
-    torch.testing.assert_close(got[0], expected[0])
+    torch.testing.assert_close(got[0], expected[0], equal_nan=True)
     assert got[1:] == expected[1:]
     return model
 
@@ -220,6 +221,11 @@ def test_functions_of_torch_that_were_replaced(forward, owner, name, monkeypatch
     assert count_fused(compare(model), inputs()) == 1
     monkeypatch.setattr(owner, name, replaced)
     compare(model)
+
+
+@pytest.mark.parametrize("factor", (math.inf, -math.inf, math.nan, 1e300, 1e-300, 0.0, True, 10**9))
+def test_a_scale_that_is_no_factor_of_a_weight(factor):
+    compare(make(lambda self, x: torch.sigmoid(self.s * self.a(x)), s=factor))
 
 
 # --- functions and modules that are gone into

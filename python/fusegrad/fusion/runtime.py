@@ -25,6 +25,7 @@ from .recognise import Spec
 
 _RESHAPE = "view", "reshape"
 _ADDMM = torchs(torch, "addmm")
+_LEAST = 2.0**-20  # of a number that scales a weight: others may overflow where their product with z does not
 LEFT_OUT = "_fusegrad_left_out"  # set on a module that filter_fn refused
 IN_PLACE = "_fusegrad_in_place"  # set on the layers of a model that writes in place
 # torch saves the output of these for backward too, so that writing to it fails with and without fuse
@@ -264,6 +265,8 @@ def _scaled(product: Product, scales: list[Later], spec: Spec) -> tuple[Product,
                 spec = "sin", omega
                 continue
         if x.numel() < x.shape[-1] ** 2:
+            return None
+        if f is mul and not isinstance(s, Tensor) and not _LEAST <= abs(s) <= 1 / _LEAST:
             return None
         if f is add:
             shift = s.expand(w.shape[0]) if isinstance(s, Tensor) else w.new_full((w.shape[0],), s)
