@@ -97,18 +97,18 @@ def _row(case: zoo.Model, smoke: bool, tell: Callable[[str], None]) -> Row:
     whys = dict.fromkeys(row.why for row in found if not row.fused_with)
     known = (case.library, zoo.version(case.library), case.name, zoo.linears(case, fused), case.followed, with_)
     budget = Budget(2, 0.1, {}) if smoke else Budget(ROUNDS, SECONDS, {})
-    none = dict.fromkeys(NUMBERS, math.nan)
+    nan = math.nan
+    none = nan, nan, nan, nan, nan, nan, nan
     if not case.timed:
-        return Row(*known, "; ".join(whys), **none)
-    timed: list[float] = []
+        return Row(*known, "; ".join(whys), *none)
+    timed: list[tuple[float, float]] = []
     try:
         for name, step in (("training", zoo.training), ("inference", zoo.inference)):
-            timed += _ratio(partial(measure, _timed(case, size, name, step), "cpu", budget, tell, PROVIDERS))
+            timed.append(_ratio(partial(measure, _timed(case, size, name, step), "cpu", budget, tell, PROVIDERS)))
         shares = _shares(case, size)
     except Exception as e:  # one that fails or is wrong is told; the others are measured after it
-        return Row(*known, "; ".join(whys), **none, failed=f"{type(e).__name__}: {e}")
-    numbers = dict(zip(NUMBERS, (*timed, *shares), strict=True))
-    return Row(*known, "; ".join(whys), **numbers)
+        return Row(*known, "; ".join(whys), *none, f"{type(e).__name__}: {e}")
+    return Row(*known, "; ".join(whys), *timed[0], *timed[1], *shares)
 
 
 def _timed(case: zoo.Model, size: zoo.Size, name: str, make_step: Callable) -> Case:

@@ -23,8 +23,8 @@ def first(model: nn.Module, *inputs: Tensor) -> Tensor:
     return result if isinstance(result, Tensor) else result[0]
 
 
-# what adds the same to all that a softmax sees has a gradient of zero, which roundings hide
-_UNSEEN = ("key.bias", "k_proj.bias")
+# what adds the same to all that a softmax or a norm sees has a gradient of zero: roundings are all that is left of it
+_UNSEEN = ("key.bias", "k_proj.bias", "mlp_tokens.fc2.bias")
 
 
 def gradients(model: nn.Module) -> list[Tensor]:
