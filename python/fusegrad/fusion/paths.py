@@ -19,6 +19,7 @@ EVERY: Step = ("each of", slice(None))
 # an index made of these is looked up without doing anything else
 _COUNTING = (ast.Name, ast.Constant, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.expr_context)
 _CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
+_NOTHING = object()
 
 
 class Names:
@@ -138,7 +139,7 @@ def _step(owner: Any, kind: str, key: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _attribute(owner: Any, name: str) -> Iterator[tuple[str, Any]]:
-    value = inspect.getattr_static(type(owner), name, None)
+    value = inspect.getattr_static(type(owner), name, _NOTHING)
     if type(owner).__getattribute__ is not object.__getattribute__:
         return  # another way to look up
     if isinstance(value, property) and (at := stored_by(value)):
@@ -154,7 +155,7 @@ def _attribute(owner: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value.__func__
     elif isinstance(value, FunctionType):
         yield name, MethodType(value, owner)
-    elif value is not None and not hasattr(type(value), "__get__"):
+    elif value is not _NOTHING and not hasattr(type(value), "__get__"):
         yield name, value
     elif inspect.isbuiltin(value):  # torch.tanh
         yield name, value
