@@ -45,7 +45,7 @@ class Watch(TorchDispatchMode):
                 ran = self.ran[owner]
                 ran.fused, ran.alone = ran.fused + (name in _FUSED), ran.alone + (name in _ALONE)
                 ran.seconds += 0 if k else seconds  # of a gate the first layer has the time of both
-        elif len(owners) == 1 and all(t.dim() < 2 or self._owner(t) for t in tensors):
+        elif len(owners) == 1 and all(_is_vector(t) or self._owner(t) for t in tensors):
             for y in _tensors(result):
                 self._owns(next(iter(owners)), y)
         return result
@@ -64,6 +64,11 @@ def watch(layers: list[nn.Module], run: Callable[[], Any]) -> dict[nn.Module, Ra
     with Watch(layers) as mode:
         run()
     return mode.ran
+
+
+def _is_vector(t: Tensor) -> bool:
+    """Whether a tensor may be a factor of the rows, or of the columns, of a weight."""
+    return t.numel() == max(t.shape, default=1)
 
 
 def _memory(t: Tensor) -> int:
