@@ -26,6 +26,7 @@ from .code import Definition
 from .emit import put_off, run_act, run_gate, run_variable
 from .gates import Swaps, gate_in
 from .paths import Path
+from .reasons import blocks, why_stored_is_alone
 from .terms import Act, Gate, Layer, Product, Term, Terms, Variable, Variables, Viewed, layers, reads_of, variables_of
 
 _SEE_LOCALS = {"locals", "vars", "dir", "eval", "exec", "breakpoint"}
@@ -72,7 +73,7 @@ class Reader:
             case ast.Return():
                 return "returned as it is"
             case ast.Assign():
-                return "the next statement does not begin with an activation of it, or others read it too"
+                return why_stored_is_alone(self.definition, parent, self.may_hold)
             case ast.Call(func=func) if call in parent.args:
                 return f"read by {self.terms.text(func)}"
         return "read by what is no activation"
@@ -84,7 +85,7 @@ class Reader:
             self.terms.passed = []
             if isinstance(e, ast.BinOp) and (gate := self.terms.gate(e, {})):
                 yield self._site([gate], {e: functools.partial(run_gate, gate, [])})
-        for body in _bodies(self.definition):
+        for body in blocks(self.definition):
             for i in range(len(body)):
                 self.terms.passed = []
                 if found := gate_in(body[i:], self.terms, self.may_hold, self.loads):
@@ -99,7 +100,7 @@ class Reader:
     # --- in statements
 
     def _in_statements(self) -> Iterator[Site]:
-        for body in _bodies(self.definition):
+        for body in blocks(self.definition):
             for i, statement in enumerate(body):
                 self.terms.passed = []
                 match statement:
@@ -200,7 +201,7 @@ class Reader:
         """Puts off the layers whose results are returned as they are; and where the module may hold them, or ()."""
         swaps: Swaps = {}
         paths: set[Path] = set()
-        for body in _bodies(self.definition):
+        for body in blocks(self.definition):
             for i in range(len(body)):
                 term, puts_off = self._returned_from(body[i:])
                 if term is not None and swaps.keys().isdisjoint(puts_off):
@@ -244,13 +245,3 @@ def _keep(name: str, at: ast.AST) -> ast.stmt:
 def _with_else(statement: ast.If, run: ast.stmt) -> ast.stmt:
     statement.orelse = [run]
     return statement
-
-
-def _bodies(node: ast.AST) -> Iterator[list[ast.stmt]]:
-    """The blocks of a method in which no exception can be caught: those of loops and branches."""
-    for body in (getattr(node, "body", []), getattr(node, "orelse", [])):
-        if isinstance(body, list):
-            yield body
-            for statement in body:
-                if isinstance(statement, (ast.If, ast.For, ast.While)):
-                    yield from _bodies(statement)

@@ -1,0 +1,68 @@
+"""Why a layer whose result is stored is not fused, in words that its author can act on."""
+
+import ast
+from collections.abc import Callable, Iterator
+
+_MOST = 60  # letters of a statement
+
+
+def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
+    """The blocks of a function in which no exception can be caught: those of loops and branches."""
+    for body in (getattr(node, "body", []), getattr(node, "orelse", [])):
+        if isinstance(body, list):
+            yield body
+            for statement in body:
+                if isinstance(statement, (ast.If, ast.For, ast.While)):
+                    yield from blocks(statement)
+
+
+def why_stored_is_alone(definition: ast.AST, stored: ast.Assign, may_hold: Callable[[str], bool]) -> str:
+    """Why what `stored` computes is not fused with what comes next."""
+    match stored.targets:
+        case [ast.Name(id=name)]:
+            if not may_hold(name):
+                return f"an inner function, or what looks at all variables, may read {name}"
+        case [ast.Attribute() as target]:
+            return f"kept as {ast.unparse(target)}, where others may read it"
+        case _:
+            return f"its result is taken apart: {_text(stored)}"
+    block = next((body for body in blocks(definition) if any(s is stored for s in body)), None)
+    if block is None:
+        return "called in a try or with block: to fuse it, write it and its activation as one expression"
+    after = block[1 + next(i for i, s in enumerate(block) if s is stored) :]
+    if not after:
+        return f"no activation follows in its block: {_text(stored)} is the last statement"
+    next_, *others = after
+    if not _reads(next_, name):
+        if not any(_reads(s, name) for s in others):
+            return f"{name} is not read in its block"
+        return f"{_text(next_)} comes between it and what reads {name}: apply its activation first to fuse it"
+    again = [next_] if _stores(next_, name) or isinstance(next_, ast.Return) else [next_, *_until_stored(others, name)]
+    if sum(_reads(s, name) for s in again) > 1:
+        texts = (_text(s) for s in again if _reads(s, name))
+        return f"not only an activation reads {name}: {', '.join(texts)}"
+    return f"read by {_text(next_)}, which does not begin with an activation of it"
+
+
+def _until_stored(statements: list[ast.stmt], name: str) -> Iterator[ast.stmt]:
+    for statement in statements:
+        yield statement
+        if _stores(statement, name):
+            return
+
+
+def _stores(statement: ast.stmt, name: str) -> bool:
+    match statement:
+        case ast.Assign(targets=[ast.Name(id=target)]):
+            return target == name
+    return False
+
+
+def _reads(node: ast.AST, name: str) -> int:
+    return sum(isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load) for n in ast.walk(node))
+
+
+def _text(statement: ast.stmt) -> str:
+    """The first line of a statement."""
+    line = ast.unparse(statement).partition("\n")[0]
+    return f"`{line if len(line) <= _MOST else line[: _MOST - 3] + '...'}`"
