@@ -1,0 +1,222 @@
+"""One class, and the many ways to write its forward."""
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import D, forward
+
+
+class Layers(nn.Module):
+    """Layers and activations of all kinds."""
+
+    flag, norm = True, None
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(D, D) for _ in range(3))
+        self.packed = nn.Linear(D, 2 * D)
+        self.layers = nn.ModuleList(nn.Linear(D, D) for _ in range(4))
+        self.weight, self.bias = nn.Parameter(torch.randn(D, D) / 3), nn.Parameter(torch.randn(D))
+        self.act, self.drop, self.same = nn.SiLU(), nn.Dropout(0.0), nn.Identity()
+        self.omega, self.slope, self.slopes = 3.0, nn.Parameter(torch.tensor(1.3)), nn.Parameter(torch.rand(D))
+        self.of_lambda = lambda x: torch.tanh(x)
+        self.of_partial = functools.partial(F.gelu, approximate="tanh")
+        self.of_closure = lambda x: torch.sin(self.omega * self.slope * x)
+
+    def shifted(self, x):
+        return F.softplus(x) - math.log(2.0)
+
+
+written = functools.partial(forward, Layers)
+
+
+# --- a scale before the activation
+
+
+@written(1)
+def siren(self, x):
+    return torch.sin(self.omega * self.a(x))
+
+
+@written(1)
+def trained_slope(self, x):
+    return torch.tanh(self.slope * self.a(x))
+
+
+@written(1)
+def trained_slopes(self, x):
+    return torch.tanh(self.a(x) * self.slopes)
+
+
+# --- a branch between
+
+
+@written(1)
+def branch_on_norm(self, x):
+    x = self.a(x)
+    if self.norm is not None:
+        x = self.norm(x)
+    if self.act is not None:
+        x = self.act(x)
+    return x
+
+
+@written(1, compiled=True)
+def branch_on_the_slope(self, x):
+    x = self.a(x)
+    if self.norm is None:
+        x = self.act(x)
+    else:
+        x = self.act(self.slope * x)
+    return x
+
+
+@written(1)
+def norm_before_or_after(self, x):
+    x = self.a(x)
+    if self.act is not None and self.flag:
+        x = self.act(x)
+    if self.norm is not None:
+        x = self.norm(x, 3)
+    else:
+        x = self.same(x)
+    if self.act is not None and not self.flag:
+        x = self.act(x)
+    return x
+
+
+# --- gates
+
+
+@written(2, compiled=True)
+def gate_and_up(self, x):
+    return self.c(self.act(self.a(x)) * self.b(x))
+
+
+@written(2)
+def gate_in_four_statements(self, x):
+    g = self.act(self.a(x))
+    u = self.b(x)
+    h = g * u
+    return self.c(h)
+
+
+@written(2)
+def gate_before_its_activation(self, x):
+    x_gate = self.a(x)
+    x = self.b(x)
+    x = self.act(x_gate) * x
+    x = self.drop(x)
+    return self.c(x)
+
+
+@written(1, compiled=True)
+def packed_up_first(self, x):
+    u = self.packed(x)
+    g, u = u.chunk(2, dim=-1)
+    u = u * self.act(g)
+    return self.c(u)
+
+
+@written(1)
+def packed_gate_first(self, x):
+    x12 = self.packed(x)
+    x1, x2 = x12.chunk(2, dim=-1)
+    hidden = F.silu(x1) * x2
+    return self.c(hidden)
+
+
+@written(1)
+def packed_in_either_order(self, x):
+    x = self.packed(x)
+    x1, x2 = x.chunk(2, dim=-1)
+    x = x1 * self.act(x2) if self.flag else self.act(x1) * x2
+    return self.c(x)
+
+
+@written(1)
+def packed_in_one_line(self, x):
+    i, g = self.packed(x).chunk(2, dim=-1)
+    return self.c(self.drop(self.act(i) * g))
+
+
+@written(1)
+def torchs_glu(self, x):
+    return F.glu(self.packed(x))
+
+
+# --- weights of the module's own
+
+
+@written(1)
+def functional_linear(self, x):
+    y = F.linear(x, self.weight, self.bias)
+    y = self.act(y)
+    return y
+
+
+@written(1)
+def matrix_product(self, x):
+    x = x @ self.weight
+    x = self.act(x)
+    return x
+
+
+# --- loops
+
+
+@written(3, compiled=True)
+def loop_with_a_function(self, x):
+    for layer in self.layers[:-1]:
+        x = self.of_lambda(layer(x))
+    return self.layers[-1](x)
+
+
+@written(3)
+def loop_with_one_or_many_activations(self, x):
+    for j, linear in enumerate(self.layers[:-1]):
+        x = self.act[j](linear(x)) if isinstance(self.act, list) else self.act(linear(x))
+    return x
+
+
+# --- activations that are functions
+
+
+@written(1)
+def a_lambda(self, x):
+    return self.of_lambda(self.a(x))
+
+
+@written(1)
+def a_partial(self, x):
+    return self.of_partial(self.a(x))
+
+
+@written(1)
+def a_closure_with_a_trained_slope(self, x):
+    return self.of_closure(self.a(x))
+
+
+@written(1)
+def a_method(self, x):
+    return self.shifted(self.a(x))
+
+
+# --- not fused
+
+
+@written(0, {"a": "not only an activation reads y: `return y + self.act(y)`"})
+def residual(self, x):
+    y = self.a(x)
+    return y + self.act(y)
+
+
+@written(0, {"a": "`u = x.sum()` comes between it and what reads y: apply its activation first to fuse it"})
+def computes_between(self, x):
+    y = self.a(x)
+    u = x.sum()
+    return self.act(y) + u
