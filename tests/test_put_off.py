@@ -264,3 +264,42 @@ def test_hooks_that_compute_the_weights_of_what_comes_after():
         torch.testing.assert_close(*(m(x) for m in models))
         for m in models:
             m.act.weight_g.data.mul_(3)
+
+
+# --- formulas
+
+
+def quick_gelu(x):
+    return x * (1.702 * x).sigmoid()
+
+
+def test_a_formula_whose_method_was_replaced(monkeypatch):
+    model = make(lambda self, x: quick_gelu(self.a(x)))
+    assert count_fused(compare(model), inputs()) == 1
+    sigmoid = torch.Tensor.sigmoid
+    monkeypatch.setattr(torch.Tensor, "sigmoid", lambda z: sigmoid(z) * 2)
+    compare(model)
+
+
+class Bound(nn.Module):
+    function = F.silu  # gets the module as its first argument
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Counting(nn.Module):
+    beta = 2.0
+
+    def __getattribute__(self, name):
+        if name == "beta":
+            SEEN.append(name)
+        return super().__getattribute__(name)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.beta * x)
+
+
+@pytest.mark.parametrize("act", (Bound, Counting))
+def test_what_a_formula_looks_up_in_its_own_way(act):
+    compare(make(lambda self, x: self.act(self.a(x)), act=act()))

@@ -73,6 +73,8 @@ def of(act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec
         function, owner = act.__func__, act.__self__
     if not isinstance(function, FunctionType):
         return None
+    if not all(getattr(Tensor, name) is _METHODS[name] for name in _methods(function.__code__)):
+        return None
     names = _names(function.__code__, function, owner is not None)
     if names is None:
         return None
@@ -122,6 +124,12 @@ def _names(code: CodeType, function: FunctionType, method: bool) -> tuple[str, .
         except (_Unknown, Unreadable):
             _NAMES_OF[key] = None
     return _NAMES_OF[key]
+
+
+@functools.lru_cache(maxsize=1024)
+def _methods(code: CodeType) -> tuple[str, ...]:
+    """The methods of torch.Tensor that a formula may call."""
+    return tuple(name for name in code.co_names if name in _METHODS)
 
 
 def _parameters(definition: ast.FunctionDef | ast.Lambda, method: bool) -> tuple[str, list[str]]:
@@ -181,8 +189,12 @@ def _look_up(dotted: str, function: FunctionType, owner: nn.Module | None) -> An
         value = vars(owner).get(name, _Unknown)
         if value is _Unknown and not holds(owner, name):
             value = next((vars(c)[name] for c in type(owner).__mro__ if name in vars(c)), _Unknown)
+            if isinstance(value, FunctionType):
+                raise _Unknown  # becomes a method
         elif hasattr(type(getattr(type(owner), name, None)), "__set__"):
             raise _Unknown  # a property
+        if type(owner).__getattribute__ is not object.__getattribute__:
+            raise _Unknown  # another way to look up
     elif root in free:
         value = contents((function.__closure__ or ())[free.index(root)])
     elif root in function.__globals__:
