@@ -81,7 +81,7 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
             if is_hooked(f):
                 run_pre_hooks(f, args)
             z = given(*args, **kwargs)
-            return z._replace(layer=f) if type(z) is Later else z
+            return Later(z.f, z.args, z.kwargs, f, z.product, z.spec) if type(z) is Later else z
         return f(*args, **kwargs)
     called = _product_of_call(f, args, kwargs)
     return _call(f, args, kwargs) if called is None else Later(f, args, kwargs, None, called)
