@@ -197,7 +197,7 @@ def _activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
             return None
         if not isinstance(match(flat.layer, act, args, kwargs), tuple):
             return None
-        y = _activated(act, flat._replace(layer=z.layer or flat.layer), args, kwargs)
+        y = _activated(act, Later(flat.f, flat.args, flat.kwargs, z.layer or flat.layer, flat.product), args, kwargs)
         return None if y is None else getattr(y, layer.f)(*shape)
     if layer.product is None:
         return None

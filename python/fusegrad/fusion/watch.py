@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..internals.dispatcher import TorchDispatchMode
 
 _FUSED = {"fusegrad::linear_act", "fusegrad::gated", "fusegrad::mlp"}
 _ALONE = {"fusegrad::linear", "fusegrad::mm", "aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::linear"}

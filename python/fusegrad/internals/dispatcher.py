@@ -7,6 +7,7 @@ from operator import or_
 import torch
 from torch import SymInt, Tensor
 from torch._C import _parse_dispatch_key
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # a mode that sees each op
 
 Overload = torch._ops.OpOverload
 
