@@ -1,7 +1,10 @@
 """A layer that is put off is as if it had been called: order, errors, side effects and numbers are those of stock."""
 
 import copy
+import functools
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -303,3 +306,47 @@ class Counting(nn.Module):
 @pytest.mark.parametrize("act", (Bound, Counting))
 def test_what_a_formula_looks_up_in_its_own_way(act):
     compare(make(lambda self, x: self.act(self.a(x)), act=act()))
+
+
+# --- memory
+
+
+def through_a_closure():
+    held = nn.Linear(4, 4)
+    return held, make(lambda self, x: torch.tanh(held(self.a(x))))
+
+
+def through_a_function_that_is_gone_into():
+    held = nn.Tanh()
+
+    def act(x):
+        return held(x)
+
+    return held, make(lambda self, x: self.f(self.a(x)), f=act)
+
+
+def through_a_decorator():
+    held = nn.Linear(4, 4)
+
+    def decorate(f):
+        @functools.wraps(f)
+        def wrapper(self, x):
+            return f(self, held(x))
+
+        return wrapper
+
+    return held, make(decorate(two_statements), act=nn.SiLU())
+
+
+@pytest.mark.parametrize(
+    "made", (through_a_closure, through_a_function_that_is_gone_into, through_a_decorator), ids=lambda f: f.__name__
+)
+def test_what_functions_hold_is_not_kept(made):
+    held, model = made()
+    fg.explain(fg.fuse(model))
+    model(inputs())
+    seen = weakref.ref(held)
+    del held, model
+    for _ in range(3):
+        gc.collect()
+    assert seen() is None

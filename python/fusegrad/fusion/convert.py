@@ -13,13 +13,12 @@ from torch import nn
 
 from ..internals.module import children, stored
 from ..nn import Linear, why_called, why_unfit
-from . import recognise
+from . import recognise, rewrite, writes
 from .classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
 from .find import calls, fused_class_of
 from .opened import is_layer
 from .recognise import ADOPTED, STOCK, AdoptedAct
 from .runtime import IN_PLACE, LEFT_OUT, adopts
-from .writes import writes_in_place
 
 Filter = Callable[[nn.Module, str], bool]  # (Linear or activation, its path) -> whether it may be fused
 
@@ -58,7 +57,7 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     """
     check_model("fuse", model)
     with _all_or_nothing(model):
-        in_place = writes_in_place(model)
+        in_place = writes.writes_in_place(model)
         for path, m in list(model.named_modules()):
             if is_linear(m) or recognise.of_module(m) is not None:
                 _convert(m, filter_fn is not None and not filter_fn(m, path), in_place)
@@ -101,6 +100,14 @@ def _all_or_nothing(model: nn.Module) -> Iterator[None]:
                 vars(m).pop(mark, None)
             vars(m).update(marks)
         raise
+    finally:
+        forget_functions()
+
+
+def forget_functions() -> None:
+    """What was read of functions is kept no longer than a call of ours: a function may hold a model."""
+    rewrite.read.cache_clear()
+    writes.read.cache_clear()
 
 
 def unfuse(model: nn.Module) -> nn.Module:

@@ -25,14 +25,14 @@ from ..internals.module import children, computes_weights_before, is_hooked
 from ..internals.stock import called_as_written
 from ..nn import is_ours
 from .code import HELPERS, Unreadable, with_code
-from .paths import stored_by
+from .paths import Path, stored_by
 from .rewrite import Site, gives_later, takes_later
 
 
 @dataclass(frozen=True)
 class _Opened:
     code: CodeType
-    site: Site | None = None  # what an activation applies first
+    passed: tuple[tuple[Path, ...], ...] = ()  # what an activation looks up before it applies its first
     layers: frozenset[str] = frozenset()  # the attributes that hold what a layer returns the result of, "" for itself
     made: list[FunctionType] = field(default_factory=list)  # the function, if it has no variables and no defaults
     looked_up: WeakKeyDictionary[type, bool] = field(default_factory=WeakKeyDictionary)
@@ -52,7 +52,7 @@ def taking(act: Any) -> Callable[[Any], Any] | None:
     if function is None or (isinstance(owner, nn.Module) and is_hooked(owner)):
         return None
     opened = _taking(function, 0 if owner is None else 1)
-    if opened is None or opened.site is None or (owner is not None and not _looks_up(type(owner), opened, opened.site)):
+    if opened is None or (owner is not None and not _looks_up(type(owner), opened)):
         return None
     made = _bound(function, opened)
     return made if owner is None else MethodType(made, owner)
@@ -101,7 +101,7 @@ def _taking(function: FunctionType, argument: int) -> _Opened | None:
             made = takes_later(function, argument, _helpers())
         except Unreadable:
             made = None
-        _TAKES[key] = made and _Opened(made[0].__code__, made[1])
+        _TAKES[key] = made and _Opened(made[0].__code__, made[1].passed)
     return _TAKES[key]
 
 
@@ -131,11 +131,11 @@ def _bound(function: FunctionType, opened: _Opened) -> FunctionType:
     return made
 
 
-def _looks_up(cls: type, opened: _Opened, site: Site) -> bool:
+def _looks_up(cls: type, opened: _Opened) -> bool:
     """Whether what is looked up between the two calls is stored as it is by the instances of a class."""
     if cls not in opened.looked_up:
-        names = {path[0][1] for paths in site.passed for path in paths if path}
-        plain = all(len(path) <= 1 for paths in site.passed for path in paths)
+        names = {path[0][1] for paths in opened.passed for path in paths if path}
+        plain = all(len(path) <= 1 for paths in opened.passed for path in paths)
         opened.looked_up[cls] = plain and all(_is_stored(inspect.getattr_static(cls, name, None)) for name in names)
     return opened.looked_up[cls]
 

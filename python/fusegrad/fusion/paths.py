@@ -1,11 +1,10 @@
 """What an expression in a method stands for, among what the module holds: self.fc, or layer in a loop over self.ls."""
 
 import ast
-import functools
 import inspect
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from types import FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 from torch import nn
@@ -161,12 +160,20 @@ def _attribute(owner: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-@functools.lru_cache(maxsize=256)
+_STORED_BY: dict[CodeType, str | None] = {}
+
+
 def stored_by(value: property) -> str | None:
     """The attribute that a property gives as it is stored, or None: `return self._beta`."""
     getter = value.fget
     if not isinstance(getter, FunctionType):
         return None
+    if getter.__code__ not in _STORED_BY:
+        _STORED_BY[getter.__code__] = _returned_by(getter)
+    return _STORED_BY[getter.__code__]
+
+
+def _returned_by(getter: FunctionType) -> str | None:
     try:
         definition = parse(getter, getter.__code__)[1]
     except Unreadable:

@@ -11,7 +11,7 @@ from ..internals.call import calls_torch
 from ..internals.module import stored
 from ..nn import Linear
 from .classes import original_class, why_class_stays
-from .convert import check_model, why_not
+from .convert import check_model, forget_functions, why_not
 from .find import SITES, Call, calls, fused_class_of
 from .runtime import LEFT_OUT
 from .watch import Ran, watch
@@ -79,9 +79,12 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
     """
     check_model("explain", model)
     found: dict[nn.Module, list[Call]] = {}
-    for path, m in model.named_modules():
-        for call in calls(m, path):
-            found.setdefault(call.linear, []).append(_as_it_runs(m, call))
+    try:
+        for path, m in model.named_modules():
+            for call in calls(m, path):
+                found.setdefault(call.linear, []).append(_as_it_runs(m, call))
+    finally:
+        forget_functions()
     layers = {
         m: path
         for path, m in model.named_modules()

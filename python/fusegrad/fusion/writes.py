@@ -57,7 +57,7 @@ def writes_in_place(model: nn.Module) -> bool:
             cls, function = todo.pop()
             if (cls, function) not in seen:
                 seen.add((cls, function))
-                facts = _read(function, function.__code__)
+                facts = read(function, function.__code__)
                 if facts.writes or any(_writes(m, facts) for m in modules[cls]):
                     return True
                 names |= facts.names
@@ -107,7 +107,7 @@ def _is_plain(value: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _read(function: FunctionType, code: CodeType) -> _Facts:
+def read(function: FunctionType, code: CodeType) -> _Facts:
     """Reads a function, whose code is `code`: its source where its code has the look of a write."""
     codes = [code, *nested(code)]
     names = frozenset(name for c in codes for name in (*c.co_names, *c.co_consts) if isinstance(name, str))
