@@ -30,6 +30,7 @@ USED = {
     "torch.utils._device.DeviceContext": "the mode of torch.set_default_device, which changes nothing here",
     "torch._C._len_torch_dispatch_stack": "tells whether a dispatch mode may be on",
     "torch.utils._python_dispatch._get_current_dispatch_mode_stack": "tells which dispatch modes are on",
+    "torch.utils._python_dispatch.TorchDispatchMode": "sees the ops that run, for explain",
     "torch.utils.checkpoint._CachedTorchDispatchMode": "the mode of a selective checkpoint in backward",
     "torch.utils.checkpoint._CachingTorchDispatchMode": "the mode of a selective checkpoint in forward",
     "torch._C._is_tracing": "tells whether torch.jit.trace records; torch.jit.is_tracing is the slower way to ask",

@@ -106,7 +106,7 @@ def _all_or_nothing(model: nn.Module) -> Iterator[None]:
 
 def forget_functions() -> None:
     """What was read of functions is kept no longer than a call of ours: a function may hold a model."""
-    rewrite.read.cache_clear()
+    rewrite.METHODS.clear()
     writes.read.cache_clear()
 
 

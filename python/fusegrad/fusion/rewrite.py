@@ -4,7 +4,6 @@ import ast
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from .code import Unreadable, parse, remake, self_name
 from .paths import Path
@@ -21,15 +20,13 @@ class Method:
 
 def read(function: FunctionType, code: CodeType) -> Method:
     """Reads a method, whose code is `code`. Raises Unreadable."""
-    if function not in _METHODS or _METHODS[function][0] is not code:
-        _METHODS[function] = code, _read(function, code)
-    method = _METHODS[function][1]
+    method = METHODS.get((function, code)) or METHODS.setdefault((function, code), _read(function, code))
     if isinstance(method, Unreadable):
         raise method
     return method
 
 
-_METHODS: WeakKeyDictionary[FunctionType, tuple[CodeType, Method | Unreadable]] = WeakKeyDictionary()
+METHODS: dict[tuple[FunctionType, CodeType], Method | Unreadable] = {}  # that were read
 
 
 def _read(function: FunctionType, code: CodeType) -> Method | Unreadable:
