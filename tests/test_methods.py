@@ -1,6 +1,7 @@
 """Methods other than a plain forward: inherited, closed over, generated, wrapped."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -97,3 +98,57 @@ def test_a_method_without_its_source_is_left_alone():
 
     Moved.forward.__code__ = Moved.forward.__code__.replace(co_firstlineno=1)
     assert fg.explain(fg.fuse(Moved()))[0].fused_with == ""
+
+
+def counted(f):
+    @functools.wraps(f)
+    def wrapper(*args):
+        wrapper.calls += 1
+        return f(*args)
+
+    wrapper.calls = 0
+    return wrapper
+
+
+TIMES = {}
+
+
+def timed(f):
+    @functools.wraps(f)
+    def wrapper(*args):
+        TIMES.setdefault(f, []).append(len(args))
+        return f(*args)
+
+    return wrapper
+
+
+def test_what_a_decorator_writes_down():
+    class Net(Base):
+        @counted
+        def forward(self, x):
+            return torch.tanh(self.a(x))
+
+        @timed
+        def twice(self, x):
+            return torch.tanh(self.a(x)) * 2
+
+    model, x = fg.fuse(Net().to(DEVICE)), inputs()
+    model(x), model.twice(x)
+    assert Net.forward.calls == model.forward.calls == 1 and [*TIMES] == [Net.twice.__wrapped__]
+    assert count_fused(model, x) == 1
+
+
+@pytest.mark.parametrize("decorate", (lambda f: f, counted), ids=("plain", "decorated"))
+@pytest.mark.parametrize("by_name", (False, True))
+def test_defaults_that_are_replaced(decorate, by_name):
+    def positional(self, x, scale=2.0):
+        return torch.tanh(self.a(x)) * scale
+
+    def named(self, x, *, scale=2.0):
+        return torch.tanh(self.a(x)) * scale
+
+    forward = named if by_name else positional
+    model, x = fg.fuse(type("Net", (Base,), {"forward": decorate(forward)})().to(DEVICE)), inputs()
+    y = model(x)
+    forward.__defaults__, forward.__kwdefaults__ = (None, {"scale": 6.0}) if by_name else ((6.0,), None)
+    torch.testing.assert_close(model(x), 3 * y)

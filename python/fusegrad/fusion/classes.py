@@ -5,6 +5,7 @@ import functools
 import secrets
 from abc import ABCMeta
 from collections.abc import Iterable
+from operator import is_
 from types import FunctionType, MethodType
 from typing import Any, Generic
 from weakref import WeakValueDictionary
@@ -78,16 +79,21 @@ def _has_the_layout_of_a_module(cls: type) -> bool:
 
 def _while_unchanged(original: type, name: str, found: list[FunctionType], fused: FunctionType) -> Any:
     """The fused method, until someone sets another one on the original class."""
-    seen, code = found[0], found[0].__code__
+    seen, parts = found[0], _parts(found[:1])
     if len(found) > 1:
         return _Wrapped(original, name, found, wrapped.rewrapped(found, fused))
 
     @functools.wraps(seen)
     def method(self, *args, **kwargs):
         live = getattr(original, name)
-        return (fused if live is seen and live.__code__ is code else live)(self, *args, **kwargs)
+        same = live is seen and all(map(is_, _parts([live]), parts))
+        return (fused if same else live)(self, *args, **kwargs)
 
     return method
+
+
+def _parts(functions: list[FunctionType]) -> list[Any]:
+    return [part for f in functions for part in (f.__code__, f.__defaults__, f.__kwdefaults__)]
 
 
 class _Wrapped:
@@ -95,11 +101,11 @@ class _Wrapped:
 
     def __init__(self, original: type, name: str, found: list[FunctionType], fused: FunctionType) -> None:
         self.original, self.name, self.found, self.fused = original, name, found, fused
-        self.codes = [f.__code__ for f in found]
+        self.parts = _parts(found)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         live = getattr(self.original, self.name)
-        same = live is self.found[0] and [f.__code__ for f in self.found] == self.codes
+        same = live is self.found[0] and all(map(is_, _parts(self.found), self.parts))
         function = self.fused if same and wrapped.are_as_they_were(self.found) else live
         return function if instance is None else MethodType(function, instance)
 

@@ -11,6 +11,8 @@ from types import CellType, FunctionType
 
 from .code import Unreadable, contents, parse, with_code
 
+_TAKE_FUNCTIONS = {"wraps", "partial", "checkpoint", "signature", "isinstance", "callable", "getattr", "hasattr"}
+
 
 def layers(function: FunctionType) -> list[FunctionType]:
     """The function and what it wraps, down to the author's. Raises Unreadable if a wrapper cannot be copied."""
@@ -41,7 +43,7 @@ def rewrapped(found: list[FunctionType], inner: FunctionType) -> FunctionType:
             elif contents(cell) is wrapper:
                 cells[name] = itself
         copy = with_code(wrapper, wrapper.__code__, cells)
-        vars(copy).update(vars(wrapper), __wrapped__=made)
+        copy.__dict__ = vars(wrapper)  # the same: `wrapper.calls += 1` counts on the author's
         copy.__doc__, copy.__module__, copy.__qualname__ = wrapper.__doc__, wrapper.__module__, wrapper.__qualname__
         itself.cell_contents = copy
         made = copy
@@ -60,6 +62,16 @@ def _only_passes_on(wrapper: FunctionType, inner: FunctionType) -> str | None:
         return None
     for node in ast.walk(definition):
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.Name) and child.id == names[0] and not isinstance(node, (ast.Call, ast.Attribute)):
+            if isinstance(child, ast.Name) and child.id == names[0] and not _is_harmless(node, child):
                 return None
     return names[0]
+
+
+def _is_harmless(parent: ast.AST, name: ast.Name) -> bool:
+    """Whether a function is called, passed to what calls or inspects it, or asked for an attribute: not stored."""
+    match parent:
+        case ast.Call(func=func):
+            return func is name or ast.unparse(func).split(".")[-1] in _TAKE_FUNCTIONS
+        case ast.Attribute(ctx=ast.Load()):
+            return True
+    return False
