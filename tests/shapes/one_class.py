@@ -145,6 +145,49 @@ def packed_in_one_line(self, x):
 
 
 @written(1)
+def packed_after_another_use_of_the_name(self, x):
+    r = x
+    x = self.packed(x)
+    a, b = x.chunk(2, dim=-1)
+    h = F.silu(a) * b
+    return self.c(h) + r
+
+
+@written(0)
+def packed_and_read_again(self, x):
+    x12 = self.packed(x)
+    a, b = x12.chunk(2, dim=-1)
+    return F.silu(a) * b + x12.sum()
+
+
+@written(0)
+def gate_read_again(self, x):
+    g = self.a(x)
+    h = F.silu(g)
+    u = self.b(x)
+    y = h * u
+    return y + g
+
+
+@written(0)
+def packed_and_read_after_the_loop(self, x):
+    for _ in range(2):
+        x12 = self.packed(x)
+        a, b = x12.chunk(2, dim=-1)
+        x = F.silu(a) * b
+    return x + x12.sum()
+
+
+@written(0)
+def gate_read_again_in_a_loop(self, x):
+    for _ in range(2):
+        x = self.a(x)
+        u = self.b(x)
+        y = F.silu(x) * u
+    return y
+
+
+@written(1)
 def torchs_glu(self, x):
     return F.glu(self.packed(x))
 

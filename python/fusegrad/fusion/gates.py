@@ -2,7 +2,7 @@
 
 import ast
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from .emit import put_off, run_gate
@@ -17,14 +17,26 @@ def gate_in(
     statements: list[ast.stmt],
     terms: Terms,
     may_hold: Callable[[str], bool],  # whether a variable may hold a term
-    loads: Mapping[str, int],  # how often the function reads its variables
+    reads_after: Callable[[str, ast.stmt], int],  # how often a variable is read when a statement has run
 ) -> tuple[list[Gate], Swaps] | None:
     """The gate that begins with the first of these statements: one, or one in each branch of an expression."""
     variables: Variables = {}
     swaps: Swaps = {}
     order: list[str] = []  # in which they were stored
+    stored_at: dict[str, int] = {}
+    gone: set[str] = set()  # variables whose term was stored in another one too
+
+    def is_read_elsewhere(name: str) -> bool:
+        k = stored_at[name]
+        return reads_after(name, statements[k]) != sum(reads_of(s, name) for s in statements[k + 1 : n + 1])
+
     for n, statement in enumerate(statements[:_MOST]):
-        if variables and (gates := _multiplied(statements[:n], statement, variables, terms, loads)):
+        if any(reads_of(statement, name) for name in gone):
+            return None
+        if variables and (gates := _multiplied(statement, variables, terms)):
+            kept = {*variables, *gone} - _stored_by(statement)
+            if not isinstance(statement, ast.Return) and any(map(is_read_elsewhere, kept)):
+                return None
             return gates, swaps | {g.node: functools.partial(run_gate, g, list(order)) for g in gates}
         match statement:
             case ast.Assign(targets=[ast.Name() as target], value=value):
@@ -37,30 +49,31 @@ def gate_in(
             return None
         for name in [v.node.id for v in variables_of(term)]:
             variables.pop(name, None)
+            gone.add(name)
             order = [o for o in order if o != name]
         for target in stored:
             if not may_hold(target.id) or target.id in variables:
                 return None
-            variables[target.id] = term
+            gone.discard(target.id)
+            variables[target.id], stored_at[target.id] = term, n
             order.append(target.id)
         swaps[value] = functools.partial(put_off, term)
     return None
 
 
-def _multiplied(
-    before: list[ast.stmt], statement: ast.stmt, variables: Variables, terms: Terms, loads: Mapping[str, int]
-) -> list[Gate]:
-    """The gates that a statement computes first, if they alone read the variables."""
+def _stored_by(statement: ast.stmt) -> set[str]:
     match statement:
-        case ast.Assign(targets=[target, *_], value=e):
-            stored = ast.unparse(target)
-        case ast.Return(value=ast.expr() as e):
-            stored = ""
+        case ast.Assign(targets=[ast.Name(id=name)]):
+            return {name}
+    return set()
+
+
+def _multiplied(statement: ast.stmt, variables: Variables, terms: Terms) -> list[Gate]:
+    """The gates that a statement computes first, if it reads the variables in them alone."""
+    match statement:
+        case ast.Assign(value=e) | ast.Return(value=ast.expr() as e):
+            pass
         case _:
-            return []
-    for name in variables:
-        reads = sum(reads_of(s, name) for s in (*before, statement))
-        if stored and stored != name and loads[name] != reads:
             return []
     found = _first(e, variables, terms)
     for gate in found:

@@ -88,7 +88,7 @@ class Reader:
         for body in blocks(self.definition):
             for i in range(len(body)):
                 self.terms.passed = []
-                if found := gate_in(body[i:], self.terms, self.may_hold, self.loads):
+                if found := gate_in(body[i:], self.terms, self.may_hold, self.reads_after):
                     yield self._site(*found)
 
     def _nested(self) -> Iterator[Site]:
@@ -116,6 +116,21 @@ class Reader:
             and name not in self.deleted
             and _SEE_LOCALS.isdisjoint(self.loads)
         )
+
+    @functools.cached_property
+    def looped(self) -> set[ast.AST]:
+        """What may run again after it has run."""
+        return {n for loop in self.everything if isinstance(loop, (ast.For, ast.While)) for n in ast.walk(loop)}
+
+    def reads_after(self, name: str, statement: ast.stmt) -> int:
+        """How often a variable is read in what may run after a statement."""
+        if statement in self.looped:
+            return self.loads[name]
+        end = statement.end_lineno or 0, statement.end_col_offset or 0
+        names = [n for n in self.everything if isinstance(n, ast.Name) and n.id == name]
+        written = {n.target for n in self.everything if isinstance(n, ast.AugAssign)}
+        after = (n for n in names if (n.lineno, n.col_offset) > end)
+        return sum(isinstance(n.ctx, ast.Load) or n in written for n in after)
 
     def follow(self, body: list[ast.stmt], i: int, name: str, held: Term | None) -> Site | None:
         """The activations that the statements from the i-th on apply first to what a variable holds."""
