@@ -220,3 +220,50 @@ def test_a_weight_that_is_a_buffer_is_told():
     net = nn.Sequential(layer, nn.Tanh()).to(DEVICE)
     assert fg.explain(fg.fuse(net))[0].fused_with == "tanh (1)"
     assert_listed(net)
+
+
+class Gate(nn.Module):
+    """A gate, and a layer whose weight is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 4)
+        nn.utils.parametrizations.weight_norm(self.down)
+        self.act = nn.SiLU()
+
+    def forward(self, x):
+        return torch.tanh(self.down(self.act(self.gate(x)) * self.up(x)))
+
+
+def test_a_run_is_told():
+    model, x = fg.fuse(Gate().to(DEVICE)), inputs()
+    assert all(row.ran is None for row in fg.explain(model))
+    rows = {row.layer: row for row in fg.explain(model, x)}
+    assert {name: (row.ran.fused, row.ran.alone) for name, row in rows.items()} == dict.fromkeys(rows, (1, 0))
+    assert rows["gate"].fused_with == "silu, the gate (act)" and rows["up"].fused_with == "times silu of the gate (act)"
+    assert rows["gate"].ran.seconds > 0 and rows["up"].ran.seconds == 0  # the time of both stands at the gate
+    assert "ran fused" in str(fg.explain(model, x)) and "ran fused" not in str(fg.explain(model))
+    alone = [row.ran for row in fg.explain(fg.unfuse(model), x)]
+    assert [(ran.fused, ran.alone) for ran in alone] == [(0, 1)] * 3
+
+
+def test_a_run_is_the_models_own():
+    """In its mode, with its arguments, and what it raises is raised."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.seen = nn.Linear(4, 4), []
+
+        def forward(self, x, *, times=1):
+            self.seen.append((self.training, times, torch.is_grad_enabled()))
+            for _ in range(times):
+                x = torch.tanh(self.fc(x))
+            return x
+
+    model, x = fg.fuse(Net().to(DEVICE)).eval(), inputs()
+    (row,) = fg.explain(model, x, times=3)
+    assert row.ran.fused == 3 and model.seen == [(False, 3, False)]
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        fg.explain(model, x, size=3)
+    torch.testing.assert_close(model(x), fg.unfuse(model)(x))
