@@ -271,7 +271,10 @@ class Terms:
             case ast.Call(func=func, args=args, keywords=[]):
                 name = ast.unparse(func).split(".")[-1]
                 known = name in _PREDICATES and isinstance(func, ast.Name)
-                known = known or (name.startswith("is_") and all(isinstance(a, ast.Constant) for a in args))
+                if name.startswith("is_") and not self.names.of(
+                    func
+                ):  # torch.is_grad_enabled(), no method of the module
+                    known = all(isinstance(a, ast.Constant) for a in args)
                 return known and name not in self.local and all(self.calm(v, variables) for v in (func, *args))
         return False
 

@@ -1,0 +1,136 @@
+"""Functions and modules that a layer is given to, put off: what they hold, look up and compute is what they say."""
+
+import functools
+import gc
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_put_off import SEEN, compare, make, two_statements
+from torch import nn
+
+import fusegrad as fg
+
+from cases import DEVICE
+from models import count_fused, inputs
+
+# --- functions and modules that are gone into
+
+
+def times(k):
+    def act(x, *, factor=k):
+        return torch.tanh(x) * factor
+
+    return act
+
+
+def test_defaults_of_functions_of_one_code():
+    model = make(lambda self, x: self.g(self.b(self.f(self.a(x)))), f=times(1.0), g=times(3.0))
+    assert count_fused(compare(model), inputs()) == 2
+
+
+class ActThenLinear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x):
+        return F.linear(torch.tanh(x), self.weight)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_hooks_that_compute_the_weights_of_what_comes_after():
+    models = [make(lambda self, x: self.act(self.a(x)), act=ActThenLinear().to(DEVICE)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    for m in models:
+        nn.utils.weight_norm(m.act)
+    fg.fuse(models[1])
+    x = inputs()
+    for _ in range(2):
+        torch.testing.assert_close(*(m(x) for m in models))
+        for m in models:
+            m.act.weight_g.data.mul_(3)
+
+
+# --- formulas
+
+
+def quick_gelu(x):
+    return x * (1.702 * x).sigmoid()
+
+
+def test_a_formula_whose_method_was_replaced(monkeypatch):
+    model = make(lambda self, x: quick_gelu(self.a(x)))
+    assert count_fused(compare(model), inputs()) == 1
+    sigmoid = torch.Tensor.sigmoid
+    monkeypatch.setattr(torch.Tensor, "sigmoid", lambda z: sigmoid(z) * 2)
+    compare(model)
+
+
+class Bound(nn.Module):
+    function = F.silu  # gets the module as its first argument
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Counting(nn.Module):
+    beta = 2.0
+
+    def __getattribute__(self, name):
+        if name == "beta":
+            SEEN.append(name)
+        return super().__getattribute__(name)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.beta * x)
+
+
+@pytest.mark.parametrize("act", (Bound, Counting))
+def test_what_a_formula_looks_up_in_its_own_way(act):
+    compare(make(lambda self, x: self.act(self.a(x)), act=act()))
+
+
+# --- memory
+
+
+def through_a_closure():
+    held = nn.Linear(4, 4)
+    return held, make(lambda self, x: torch.tanh(held(self.a(x))))
+
+
+def through_a_function_that_is_gone_into():
+    held = nn.Tanh()
+
+    def act(x):
+        return held(x)
+
+    return held, make(lambda self, x: self.f(self.a(x)), f=act)
+
+
+def through_a_decorator():
+    held = nn.Linear(4, 4)
+
+    def decorate(f):
+        @functools.wraps(f)
+        def wrapper(self, x):
+            return f(self, held(x))
+
+        return wrapper
+
+    return held, make(decorate(two_statements), act=nn.SiLU())
+
+
+@pytest.mark.parametrize(
+    "made", (through_a_closure, through_a_function_that_is_gone_into, through_a_decorator), ids=lambda f: f.__name__
+)
+def test_what_functions_hold_is_not_kept(made):
+    held, model = made()
+    fg.explain(fg.fuse(model))
+    model(inputs())
+    seen = weakref.ref(held)
+    del held, model
+    for _ in range(3):
+        gc.collect()
+    assert seen() is None
