@@ -1,9 +1,10 @@
 """What is run in the place of a term: calls that note what it computes (runtime.Later), or that compute it."""
 
 import ast
+import copy
 
 from .code import HELPERS
-from .terms import Act, Gate, Halves, Layer, Product, Scaled, Term, Viewed
+from .terms import Act, Gate, Halves, Layer, Product, Scaled, Term, Viewed, calls_of
 
 
 def helper(name: str) -> ast.expr:
@@ -38,12 +39,24 @@ def run_act(act: Act) -> ast.expr:
 
 def run_gate(gate: Gate, held: list[str]) -> ast.expr:
     """The gate, of what these variables hold, in the order in which they were given it."""
-    product = _call("later", gate.node, [helper("mul"), put_off(gate.left), put_off(gate.right)])
+    left = put_off(gate.left)
+    for f in calls_of(gate.right):
+        left = _call("settled", gate.node, [left, copy.deepcopy(f)])
+    product = _call("later", gate.node, [helper("mul"), left, put_off(gate.right)])
     return _call("now", gate.node, [product, *(ast.Name(name, ast.Load()) for name in held)])
 
 
 def run_variable(name: str, at: ast.AST) -> ast.expr:
     return _call("now", at, [ast.Name(name, ast.Load())])
+
+
+def settle(name: str, term: Term, at: ast.AST) -> list[ast.stmt]:
+    """Statements that run what a variable holds, where the layers of a term may do more than compute."""
+    made: list[ast.stmt] = []
+    for f in calls_of(term):
+        value = _call("settled", at, [ast.Name(name, ast.Load()), copy.deepcopy(f)])
+        made.append(ast.copy_location(ast.Assign([ast.copy_location(ast.Name(name, ast.Store()), at)], value), at))
+    return made
 
 
 def _arguments(term: Act | Halves, of: Term) -> list[ast.expr]:

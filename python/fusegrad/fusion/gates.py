@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from .emit import put_off, run_gate
+from .emit import put_off, run_gate, settle
 from .terms import Gate, Terms, Variables, reads_of, variables_of
 
 _MOST = 5  # statements
@@ -47,6 +47,8 @@ def gate_in(
                 return None
         if term is None:
             return None
+        if pending := [made for name in variables for made in settle(name, term, statement)]:
+            swaps[statement] = functools.partial(_after, pending, statement)
         for name in [v.node.id for v in variables_of(term)]:
             variables.pop(name, None)
             gone.add(name)
@@ -66,6 +68,10 @@ def _stored_by(statement: ast.stmt) -> set[str]:
         case ast.Assign(targets=[ast.Name(id=name)]):
             return {name}
     return set()
+
+
+def _after(before: list[ast.stmt], statement: ast.stmt) -> list[ast.stmt]:
+    return [*before, statement]
 
 
 def _multiplied(statement: ast.stmt, variables: Variables, terms: Terms) -> list[Gate]:

@@ -87,6 +87,14 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
     return _call(f, args, kwargs) if called is None else Later(f, args, kwargs, None, called)
 
 
+def settled(z: Any, f: Any) -> Any:
+    """What was noted, or its value if a call of f may do more than compute a layer: write to what z reads, say."""
+    pure = is_ours(f) and why_alone(f) is None
+    if not pure and isinstance(f, nn.Module):
+        pure = type(f).forward is nn.Linear.forward and opened.giving(f) is not None
+    return z if pure or not isinstance(f, nn.Module) else now(z)
+
+
 def _later_of_later(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     if f is mul or f is add or (isinstance(f, str) and f in _RESHAPE):
         return Later(f, args, kwargs)

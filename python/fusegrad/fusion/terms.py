@@ -319,6 +319,15 @@ def layers(read: Term) -> Iterator[Layer | Product]:
             yield from layers(read.of)
 
 
+def calls_of(term: Term) -> Iterator[ast.expr]:
+    """What is called where a term stands, for its layers."""
+    match term:
+        case Layer(node=e):
+            yield e.func
+        case Act(of=of) | Scaled(of=of) | Viewed(of=of) | Halves(of=of):
+            yield from calls_of(of)
+
+
 def variables_of(term: Term) -> Iterator[Any]:
     """The variables that are read by a term as it is written."""
     match term:
