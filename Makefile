@@ -30,7 +30,7 @@ build: $(VENV)/built  ## install in a venv and compile; does nothing when nothin
 test: build  ## the test suite, on the CPU: the same numbers each time
 	$(PY) -m pytest
 
-test-slow: build  ## the tests that take minutes each, and hours in all
+test-slow: build  ## the tests that cost more than they find
 	$(PY) -m pytest -m slow
 
 # the libraries of the extra `models`, with the torch that is there
