@@ -24,7 +24,8 @@ from . import formula, opened, recognise
 from .recognise import Spec
 
 _RESHAPE = "view", "reshape"
-_ADDMM = torchs(torch, "addmm")
+_ADDMM, _MM = torchs(torch, "addmm"), torchs(torch, "mm")
+_MATMULS = matmul, torchs(torch, "matmul"), _MM
 _LEAST = 2.0**-20  # of a number that scales a weight: others may overflow where their product with z does not
 LEFT_OUT = "_fusegrad_left_out"  # set on a module that filter_fn refused
 IN_PLACE = "_fusegrad_in_place"  # set on the layers of a model that writes in place
@@ -113,12 +114,14 @@ def _product_of_call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Product | N
     if is_linear(f) and not linear_is_replaced() and 2 <= len(args) and len(args) + len(kwargs) <= 3:
         x, w, *rest = args
         b = rest[0] if rest else kwargs.get("bias")
-    elif (f is matmul or f is _ADDMM) and not linear_is_replaced():
+    elif (f is _ADDMM or any(f is product for product in _MATMULS)) and not linear_is_replaced() and not kwargs:
         *bias, x, w = args
         b = bias[0] if bias else None
         if not (isinstance(x, Tensor) and isinstance(w, Tensor)) or calls_torch(x, w, b) or w.dim() != 2:
             return None
-        if f is _ADDMM and not (isinstance(b, Tensor) and b.dim() == 1 and x.dim() == 2):
+        if f is _ADDMM and not (isinstance(b, Tensor) and b.dim() == 1):
+            return None
+        if (f is _ADDMM or f is _MM) and x.dim() != 2:
             return None
         w = w.t()
     else:

@@ -44,7 +44,7 @@ class Layer(Term):
 
 @dataclass(frozen=True, eq=False)
 class Product(Term):
-    """x @ w, torch.addmm(b, x, w)."""
+    """x @ w, torch.mm(x, w), torch.matmul(x, w), torch.addmm(b, x, w)."""
 
     node: ast.BinOp | ast.Call
     paths: tuple[Path, ...] = ()
@@ -225,6 +225,8 @@ class Terms:
         if is_linear(self.value(e.func)) and {k.arg for k in e.keywords} <= {"bias"}:
             return Layer(e, ())
         if self.value(e.func) is torch.addmm and len(e.args) == 3 and not e.keywords:
+            return Product(e)
+        if any(self.value(e.func) is f for f in (torch.mm, torch.matmul)) and len(e.args) == 2 and not e.keywords:
             return Product(e)
         paths = self.names.of(e.func)
         return Layer(e, paths) if any(paths) and all(k.arg for k in e.keywords) else None
