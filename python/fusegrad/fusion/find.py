@@ -3,12 +3,14 @@
 `fuse` rewrites what is found here, `explain` prints it.
 """
 
+import ast
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
 
+import torch
 from torch import nn
 
 from .. import routing
@@ -20,10 +22,11 @@ from ..nn_gated import GatedLinear, GatedMLP
 from . import opened, recognise, wrapped
 from .code import Unreadable, nested
 from .paths import Path, find, join
+from .reasons import why_cut_is_alone
 from .recognise import Spec, is_activation
 from .rewrite import Method, Site, read
 from .runtime import LEFT_OUT, match
-from .terms import Act, Gate, Held, Term, Variable, layers
+from .terms import Act, Gate, Held, Layer, Term, Variable, layers
 
 # on a class that fuse made: the class it was made from, and the keys of what was rewritten in it
 UNFUSED, SITES = "_fusegrad_unfused", "_fusegrad_sites"
@@ -123,7 +126,7 @@ def author_of_forward(cls: type[nn.Module]) -> type:
     return next(base for base in cls.__mro__ if "forward" in vars(base))
 
 
-def is_torchs(cls: type) -> bool:
+def is_torchs(cls: type | FunctionType) -> bool:
     return f"{cls.__module__}.".startswith("torch.")
 
 
@@ -206,13 +209,22 @@ def _in_gate(m: nn.Module, path: str, gate: Gate, plain: bool, key: Key) -> Iter
         return  # another site is that of the activation
     names = " or ".join(dict.fromkeys(_name(*spec) for spec in found.values()))
     places = join(path, act.text) if len(found) > 1 else next(iter(found))
-    gates, ups = ([*_of(m, side)] for side in (act, next(side for side in sides if _act_of(side) is not act)))
+    other = next(side for side in sides if _act_of(side) is not act)
+    gates, ups = ([*_of(m, side)] for side in (act, other))
+    inputs = _inputs(act), _inputs(other)
     for linear in dict.fromkeys((*gates, *ups)):
-        if why := _why_alone(linear):
+        if all(inputs) and inputs[0].isdisjoint(inputs[1]):
+            yield Call(linear, "", "multiplied with the gate of another input: fused is act(gate(x)) * up(x)", key)
+        elif why := _why_alone(linear):
             yield Call(linear, "", why, key)
         elif gates and ups:
             part = f"{names}, the gate" if linear in gates else f"times {names} of the gate"
             yield Call(linear, f"{part} ({places})", "", key)
+
+
+def _inputs(term: Term) -> set[str]:
+    """What the layers of a term are called with, as it is written."""
+    return {ast.unparse(layer.node.args[0]) for layer in layers(term) if isinstance(layer, Layer)}
 
 
 def _act_of(term: Term) -> Act | None:
@@ -266,12 +278,13 @@ def _match(linear: nn.Module, act: Any, args: tuple, kwargs: dict[str, Any] | No
     if spec is not None or args or kwargs or opened.taking(act) is None:
         return spec
     owner, site = opened.applied_first(act) or (None, None)
-    for a in site.reads if isinstance(site, Site) else ():
-        assert isinstance(a, Act)
+    for begun in site.reads if isinstance(site, Site) else ():
+        a = begun if isinstance(begun, Act) else _act_of(begun.left) or _act_of(begun.right)
+        assert a is not None
         held = [*find(owner, a.paths).values()] if isinstance(owner, nn.Module) and any(a.paths) else [a.target]
         for first in held:
             if (spec := _match(linear, first, *_arguments(owner, a))) is not None:
-                return spec
+                return spec if a is begun or isinstance(spec, str) else (f"{_name(*spec)}, the gate", None)
     return None
 
 
@@ -281,6 +294,10 @@ def _unknown(act: Any, text: str) -> str:
         has = is_activation(type(act))
         lacks = "whose options fusegrad does not have" if has else "which is no activation of fusegrad"
         return f"followed by {type(act).__name__}, {lacks}"
+    if isinstance(act, FunctionType) and not is_torchs(act):
+        return f"read by {text}, which begins with no activation of fusegrad"
+    if any(act is f for f in ("chunk", "split", torch.chunk, torch.split)):
+        return why_cut_is_alone(f"`{text}`")
     return f"read by {text}"
 
 

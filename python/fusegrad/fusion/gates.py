@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .emit import put_off, run_gate, settle
-from .terms import Gate, Terms, Variables, reads_of, variables_of
+from .terms import Gate, Halves, Terms, Variables, reads_of, variables_of
 
 _MOST = 5  # statements
 
@@ -18,22 +18,25 @@ def gate_in(
     terms: Terms,
     may_hold: Callable[[str], bool],  # whether a variable may hold a term
     reads_after: Callable[[str, ast.stmt], int],  # how often a variable is read when a statement has run
+    given: str = "",  # the argument that holds a layer, where a function is looked at from its beginning
 ) -> tuple[list[Gate], Swaps] | None:
     """The gate that begins with the first of these statements: one, or one in each branch of an expression."""
-    variables: Variables = {}
+    variables: Variables = {given: None} if given else {}
     swaps: Swaps = {}
     order: list[str] = []  # in which they were stored
     stored_at: dict[str, int] = {}
     gone: set[str] = set()  # variables whose term was stored in another one too
 
     def is_read_elsewhere(name: str) -> bool:
-        k = stored_at[name]
+        k = stored_at.get(name, 0)
         return reads_after(name, statements[k]) != sum(reads_of(s, name) for s in statements[k + 1 : n + 1])
 
     for n, statement in enumerate(statements[:_MOST]):
+        if given and n and not all(isinstance(term, Halves) for term in variables.values()):
+            return None  # the product of a layer and its activation is no gate
         if any(reads_of(statement, name) for name in gone):
             return None
-        if variables and (gates := _multiplied(statement, variables, terms)):
+        if order and (gates := _multiplied(statement, variables, terms)):
             kept = {*variables, *gone} - _stored_by(statement)
             if not isinstance(statement, ast.Return) and any(map(is_read_elsewhere, kept)):
                 return None

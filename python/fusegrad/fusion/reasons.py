@@ -25,23 +25,27 @@ def why_stored_is_alone(definition: ast.AST, stored: ast.Assign, may_hold: Calla
         case [ast.Attribute() as target]:
             return f"kept as {ast.unparse(target)}, where others may read it"
         case _:
-            return f"its result is taken apart: {_text(stored)}"
+            return f"its result is taken apart: {text_of(stored)}"
     block = next((body for body in blocks(definition) if any(s is stored for s in body)), None)
     if block is None:
         return "called in a try or with block: to fuse it, write it and its activation as one expression"
     after = block[1 + next(i for i, s in enumerate(block) if s is stored) :]
     if not after:
-        return f"no activation follows in its block: {_text(stored)} is the last statement"
+        return f"no activation follows in its block: {text_of(stored)} is the last statement"
     next_, *others = after
     if not _reads(next_, name):
         if not any(_reads(s, name) for s in others):
             return f"{name} is not read in its block"
-        return f"{_text(next_)} comes between it and what reads {name}: apply its activation first to fuse it"
+        return f"{text_of(next_)} comes between it and what reads {name}: an activation is fused if it comes first"
     again = [next_] if _stores(next_, name) or isinstance(next_, ast.Return) else [next_, *_until_stored(others, name)]
     if sum(_reads(s, name) for s in again) > 1:
-        texts = (_text(s) for s in again if _reads(s, name))
+        texts = (text_of(s) for s in again if _reads(s, name))
         return f"not only an activation reads {name}: {', '.join(texts)}"
-    return f"read by {_text(next_)}, which does not begin with an activation of it"
+    return f"read by {text_of(next_)}, which does not begin with an activation of it"
+
+
+def why_cut_is_alone(cut: str) -> str:
+    return f"cut in parts by {cut}: fused is act(a) * b or a * act(b), where `a, b = z.chunk(2, dim=-1)` comes before"
 
 
 def _until_stored(statements: list[ast.stmt], name: str) -> Iterator[ast.stmt]:
@@ -62,7 +66,7 @@ def _reads(node: ast.AST, name: str) -> int:
     return sum(isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load) for n in ast.walk(node))
 
 
-def _text(statement: ast.stmt) -> str:
-    """The first line of a statement."""
-    line = ast.unparse(statement).partition("\n")[0]
+def text_of(node: ast.AST) -> str:
+    """The first line of a statement or an expression."""
+    line = ast.unparse(node).partition("\n")[0]
     return f"`{line if len(line) <= _MOST else line[: _MOST - 3] + '...'}`"

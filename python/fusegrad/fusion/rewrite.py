@@ -58,7 +58,7 @@ def takes_later(function: FunctionType, argument: int, helpers: Any) -> tuple[Fu
     reader = Reader(function, definition, self_name(definition) if argument else "")
     body = definition.body if isinstance(definition, ast.FunctionDef) else [ast.Return(definition.body)]
     start = 1 if _is_docstring(body[0]) else 0
-    site = reader.follow(body, start, name, None) if reader.may_hold(name) else None
+    site = reader.applied_to(name, body[start:])
     return None if site is None else (remake(function, _swap(module, site.swaps), helpers), site)
 
 

@@ -115,6 +115,8 @@ def _product_of_call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Product | N
         x, w, *rest = args
         b = rest[0] if rest else kwargs.get("bias")
     elif (f is _ADDMM or any(f is product for product in _MATMULS)) and not linear_is_replaced() and not kwargs:
+        if len(args) != (3 if f is _ADDMM else 2):
+            return None
         *bias, x, w = args
         b = bias[0] if bias else None
         if not (isinstance(x, Tensor) and isinstance(w, Tensor)) or calls_torch(x, w, b) or w.dim() != 2:

@@ -22,11 +22,13 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
+import torch
+
 from .code import Definition
 from .emit import put_off, run_act, run_gate, run_variable
 from .gates import Swaps, gate_in
 from .paths import Path
-from .reasons import blocks, why_stored_is_alone
+from .reasons import blocks, text_of, why_cut_is_alone, why_stored_is_alone
 from .terms import Act, Gate, Layer, Product, Term, Terms, Variable, Variables, Viewed, layers, reads_of, variables_of
 
 _SEE_LOCALS = {"locals", "vars", "dir", "eval", "exec", "breakpoint"}
@@ -75,8 +77,22 @@ class Reader:
             case ast.Assign():
                 return why_stored_is_alone(self.definition, parent, self.may_hold)
             case ast.Call(func=func) if call in parent.args:
+                if any(self.terms.value(func) is f for f in (torch.chunk, torch.split)):
+                    return why_cut_is_alone(text_of(parent))
                 return f"read by {self.terms.text(func)}"
-        return "read by what is no activation"
+            case ast.Attribute(attr="chunk" | "split" as name):
+                return why_cut_is_alone(f"its .{name}")
+        return f"read by {text_of(parent)}, which is no activation of it"
+
+    def applied_to(self, name: str, body: list[ast.stmt]) -> Site | None:
+        """The activations, or the gate, that a function applies first to an argument."""
+        if not self.may_hold(name):
+            return None
+        self.terms.passed = []
+        if found := gate_in(body, self.terms, self.may_hold, self.reads_after, name):
+            return self._site(*found)
+        self.terms.passed = []
+        return self.follow(body, 0, name, None)
 
     # --- in one expression
 
@@ -195,6 +211,10 @@ class Reader:
                         else None
                     )
                 case ast.Call(func=ast.Attribute(value=first)) | ast.Attribute(value=first):
+                    e = first
+                case ast.Tuple(elts=[first, *_]) | ast.List(elts=[first, *_]):
+                    e = first
+                case ast.Dict(keys=[ast.Constant(), *_], values=[first, *_]):
                     e = first
                 case ast.BinOp(left=first) | ast.Subscript(value=first) | ast.UnaryOp(operand=first):
                     if isinstance(e, ast.BinOp) and self.terms.calm(first, variables):
