@@ -9,7 +9,7 @@ from torch.autograd import grad
 import fusegrad as fg
 
 from models import snapshot
-from shapes import SHAPES, one_class, two_modules  # noqa: F401  (all but the first fill it)
+from shapes import SHAPES, fields, one_class, others, physics, transformers, two_modules  # noqa: F401  (they fill it)
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch's old weight_norm
 EVERY = pytest.mark.parametrize("name", SHAPES)
@@ -36,7 +36,8 @@ def derivatives(model, arguments):
 def test_values_and_derivatives_are_stocks(name):
     shape = SHAPES[name]
     expected = derivatives(shape.model(), shape.arguments())
-    torch.testing.assert_close(derivatives(fg.fuse(shape.model()), shape.arguments()), expected, rtol=1e-9, atol=1e-9)
+    got = derivatives(fg.fuse(shape.model()), shape.arguments())
+    torch.testing.assert_close(got, expected, rtol=shape.error, atol=shape.error)
 
 
 @EVERY
@@ -45,8 +46,9 @@ def test_what_runs_fused_is_what_explain_tells(name):
     rows = fg.explain(fg.fuse(shape.model()), *(x.detach() for x in shape.arguments()))
     assert sum(row.ran.fused for row in rows) == shape.fused, rows
     for row in rows:
-        assert bool(row.fused_with) == bool(row.ran.fused) or not (row.ran.fused or row.ran.alone), row
         assert row.fused_with or row.why
+        if row.ran.fused or row.ran.alone:
+            assert bool(row.fused_with) == (row.ran.fused > 0 or row.layer in shape.untaken), row
     whys = {row.layer: row.why for row in rows if not row.fused_with}
     for layer, why in shape.alone.items():
         assert whys[layer] == why

@@ -16,10 +16,6 @@ ROWS = 12  # more than D: a scale is taken into the weights only then
 SHAPES: dict[str, "Shape"] = {}
 
 
-def inputs() -> tuple[Tensor, ...]:
-    return (torch.randn(ROWS, D),)
-
-
 @dataclass(frozen=True)
 class Shape:
     """A way to write a model."""
@@ -27,7 +23,8 @@ class Shape:
     make: Callable[[], nn.Module]
     fused: int  # how many calls of layers run as one op with what follows them
     alone: Mapping[str, str] = field(default_factory=dict)  # layers that an activation follows, and why they are alone
-    inputs: Callable[[], tuple[Tensor, ...]] = inputs
+    untaken: tuple[str, ...] = ()  # layers that only a branch fuses, which is not taken
+    error: float = 1e-9
     compiled: bool = False  # whether it is compiled too
 
     def model(self) -> nn.Module:
@@ -36,7 +33,8 @@ class Shape:
 
     def arguments(self) -> tuple[Tensor, ...]:
         torch.manual_seed(1)
-        return tuple(x.to(DEVICE, torch.float64).requires_grad_() for x in self.inputs())
+        count = self.model().forward.__code__.co_argcount - 1
+        return tuple(torch.randn(ROWS, D).to(DEVICE, torch.float64).requires_grad_() for _ in range(count))
 
 
 def shape(fused: int, alone: Mapping[str, str] | None = None, name: str = "", **options):

@@ -89,6 +89,13 @@ def norm_before_or_after(self, x):
     return x
 
 
+@written(1)
+def first_of_a_tuple(self, x):
+    h = self.a(x)
+    y, r = self.act(h), x
+    return y + r
+
+
 # --- gates
 
 
@@ -258,7 +265,7 @@ def residual(self, x):
     return y + self.act(y)
 
 
-@written(0, {"a": "`u = x.sum()` comes between it and what reads y: apply its activation first to fuse it"})
+@written(0, {"a": "`u = x.sum()` comes between it and what reads y: an activation is fused if it comes first"})
 def computes_between(self, x):
     y = self.a(x)
     u = x.sum()
