@@ -50,6 +50,10 @@ class Block(Pinn):
         return x
 
 
+def packed():
+    return nn.Sequential(nn.Linear(4, 8), nn.GLU())
+
+
 CHANGES = {
     "layer added": (Pinn, lambda m: m.hidden.append(nn.Linear(8, 8))),
     "layer replaced by two": (Pinn, lambda m: setattr(m, "first", nn.Sequential(nn.Linear(4, 8), nn.ReLU()))),
@@ -71,6 +75,8 @@ CHANGES = {
     "method": (ClassAct, lambda m: setattr(m, "nonlin", torch.cos)),
     "alias": (Block, lambda m: setattr(m, "again", nn.Linear(4, 8))),
     "children": (Block, lambda m: m.hidden.add_module("last", nn.Linear(8, 8))),
+    "forward of a GLU": (packed, lambda m: setattr(m[1], "forward", lambda z: z * 0)),
+    "hooked GLU": (packed, lambda m: m[1].register_forward_hook(double)),
     "slope": (slopes, lambda m: setattr(m[1], "negative_slope", 0.9)),
     "alpha of a single activation": (slopes, lambda m: setattr(m[3], "alpha", 0.1)),
 }

@@ -121,3 +121,11 @@ def test_a_replaced_function_is_obeyed(name, function, any_size, monkeypatch):
     monkeypatch.setattr(F, function, lambda *args, **kwargs: before(*args, **kwargs) * 2)
     x = leaves()[0]
     close(ours(x), stock(x))
+
+
+def test_a_replaced_glu_is_obeyed(monkeypatch):
+    stock = nn.Sequential(nn.Linear(4, 8), nn.GLU()).to(DEVICE)
+    ours, x = fg.fuse(copy.deepcopy(stock)), torch.randn(3, 4, device=DEVICE)
+    before = F.glu
+    monkeypatch.setattr(F, "glu", lambda *args: before(*args) * 2)
+    close(ours(x), stock(x))

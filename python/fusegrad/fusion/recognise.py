@@ -16,7 +16,7 @@ from ..activations import REGISTRY, Activation
 from ..activations.definition import Facts
 from ..internals.call import calls_torch
 from ..internals.stock import as_written, stands_for, stands_for_what_it_is, torchs
-from ..nn import MLP, Act, Linear, takes_input
+from ..nn import MLP, Act, Linear, takes_input, why_called
 
 Spec = tuple[str, float | None]  # name and parameter of an activation
 
@@ -135,15 +135,15 @@ _GLU = torchs(F, "glu")
 
 def of_glu(act: Any, args: tuple, kwargs: dict[str, Any]) -> int | None:
     """The dimension that torch's GLU halves, whose second half is the gate; None for all else."""
-    if type(act) is nn.GLU and nn.GLU.forward is _GLU_FORWARD:
-        return None if args or kwargs else act.dim
+    if type(act) is nn.GLU:
+        return None if args or kwargs or why_called(act) else act.dim
     if act is F.glu and act is _GLU and len(args) + len(kwargs) <= 1:
         dim = kwargs.get("dim", *args) if args or kwargs else -1
         return dim if isinstance(dim, int) else None
     return None
 
 
-_GLU_FORWARD = torchs(nn.GLU, "forward")
+stands_for(nn.GLU, (nn.GLU, "forward"), (F, "glu"))
 
 
 def is_torchs_method(name: str, *tensors: Tensor) -> bool:

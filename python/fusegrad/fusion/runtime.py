@@ -309,9 +309,7 @@ def _gated(left: Any, right: Any) -> Any:
 def _packed_glu(act: Any, product: Product, args: tuple, kwargs: dict[str, Any]) -> Any:
     """torch's GLU of a layer as one op, or None."""
     dim = recognise.of_glu(act, args, kwargs)
-    if dim is None or (isinstance(act, nn.Module) and is_hooked(act)) or dim not in (-1, product.x.dim() - 1):
-        return None
-    if product.w.shape[0] % 2:
+    if dim is None or dim not in (-1, product.x.dim() - 1) or product.w.shape[0] % 2:
         return None
     return functional_gated.gated_packed(*product, act="sigmoid", packing="gate_last")
 
