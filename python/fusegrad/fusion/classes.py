@@ -79,14 +79,15 @@ def _has_the_layout_of_a_module(cls: type) -> bool:
 
 def _while_unchanged(original: type, name: str, found: list[FunctionType], fused: FunctionType) -> Any:
     """The fused method, until someone sets another one on the original class."""
-    seen, parts = found[0], _parts(found[:1])
+    seen, (code, defaults, named) = found[0], _parts(found[:1])
     if len(found) > 1:
         return _Wrapped(original, name, found, wrapped.rewrapped(found, fused))
 
     @functools.wraps(seen)
     def method(self, *args, **kwargs):
         live = getattr(original, name)
-        same = live is seen and all(map(is_, _parts([live]), parts))
+        same = live is seen and live.__code__ is code
+        same = same and live.__defaults__ is defaults and live.__kwdefaults__ is named
         return (fused if same else live)(self, *args, **kwargs)
 
     return method

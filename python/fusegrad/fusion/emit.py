@@ -22,19 +22,19 @@ def put_off(term: Term) -> ast.expr:
             return _call("later", e, [e.func, *e.args])
         case Viewed(node=e, of=of):
             assert isinstance(e.func, ast.Attribute)
-            return _call("later", e, [ast.Constant(e.func.attr), put_off(of), *e.args])
+            return _call("later_method", e, [ast.Constant(e.func.attr), put_off(of), *e.args])
         case Scaled(node=e, of=of):
             sides = [put_off(of) if side is of.node else side for side in (e.left, e.right)]
             return _call("later", e, [helper("mul" if isinstance(e.op, ast.Mult) else "add"), *sides])
         case Act(node=e, of=of):
-            return _call("later", e, _arguments(term, of), e.keywords)
+            return _call("later_method" if term.method else "later", e, _arguments(term, of), e.keywords)
         case Halves(node=e, of=of):
             return _call("halves", e, _arguments(term, of), e.keywords)
     return term.node
 
 
 def run_act(act: Act) -> ast.expr:
-    return _call("apply", act.node, _arguments(act, act.of), act.node.keywords)
+    return _call("apply_method" if act.method else "apply", act.node, _arguments(act, act.of), act.node.keywords)
 
 
 def run_gate(gate: Gate, held: list[str]) -> ast.expr:

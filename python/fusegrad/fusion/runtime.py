@@ -76,16 +76,23 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
             return F.linear(*product)
         return Later(f, args, kwargs, f, product) if fits(*product) else linear(*product)
     if any(type(a) is Later for a in args):
+        if isinstance(f, str):  # that the module holds, where an activation was to be
+            return f(*map(now, args), **kwargs)  # type: ignore[operator]  # which raises what the author's call raises
         return _later_of_later(f, args, kwargs)
     if isinstance(f, nn.Module):
         if LEFT_OUT not in vars(f) and not is_compiling() and (given := opened.giving(f)) is not None:
             if is_hooked(f):
                 run_pre_hooks(f, args)
             z = given(*args, **kwargs)
-            return Later(z.f, z.args, z.kwargs, f, z.product, z.spec) if type(z) is Later else z
+            return _given_by(f, z) if type(z) is Later else z
         return f(*args, **kwargs)
     called = _product_of_call(f, args, kwargs)
     return _call(f, args, kwargs) if called is None else Later(f, args, kwargs, None, called)
+
+
+def later_method(name: str, z: Any, *args: Any, **kwargs: Any) -> Any:
+    """Notes the call z.name(*args, **kwargs) of what was noted; makes any other call."""
+    return _later_of_later(name, (z, *args), kwargs) if type(z) is Later else getattr(z, name)(*args, **kwargs)
 
 
 def settled(z: Any, f: Any) -> Any:
@@ -96,6 +103,10 @@ def settled(z: Any, f: Any) -> Any:
     return z if pure or not isinstance(f, nn.Module) else now(z)
 
 
+def _given_by(layer: nn.Module | None, z: Later) -> Later:
+    return Later(z.f, z.args, z.kwargs, layer, z.product)
+
+
 def _later_of_later(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     if f is mul or f is add or (isinstance(f, str) and f in _RESHAPE):
         return Later(f, args, kwargs)
@@ -103,7 +114,7 @@ def _later_of_later(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     halves_of = z.args[0].args[0] if z.f is _first or z.f is _second else z
     spec = match(halves_of.layer, f, args[1:], kwargs)
     if not isinstance(spec, tuple) and halves_of is z:
-        return apply(f, *args, **kwargs)
+        return _apply(f, z, args[1:], kwargs)
     return Later(f, args, kwargs, None, None, spec if isinstance(spec, tuple) else None)
 
 
@@ -154,7 +165,16 @@ def _call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 
 def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
-    """act(z, ...), or the method of that name; with the layer that z notes, as one op where they can be."""
+    """act(z, ...); with the layer that z notes, as one op where they can be."""
+    return act(now(z), *args, **kwargs) if isinstance(act, str) else _apply(act, z, args, kwargs)
+
+
+def apply_method(name: str, z: Any, *args: Any, **kwargs: Any) -> Any:
+    """The same for z.name(...)."""
+    return _apply(name, z, args, kwargs)
+
+
+def _apply(act: Any, z: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     if type(z) is Later:
         if z.product is not None:  # the shortest way
             spec = match(z.layer, act, args, kwargs)
@@ -210,7 +230,7 @@ def _activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
             return None
         if not isinstance(match(flat.layer, act, args, kwargs), tuple):
             return None
-        y = _activated(act, Later(flat.f, flat.args, flat.kwargs, z.layer or flat.layer, flat.product), args, kwargs)
+        y = _activated(act, _given_by(z.layer or flat.layer, flat), args, kwargs)
         return None if y is None else getattr(y, layer.f)(*shape)
     if layer.product is None:
         return None
