@@ -12,10 +12,10 @@ from .physics import many
 class SineLayer(nn.Module):
     def __init__(self):
         super().__init__()
-        self.omega_0, self.linear = 30, nn.Linear(D, D)
+        self.omega, self.fc = 30, nn.Linear(D, D)
 
-    def forward(self, input):
-        return torch.sin(self.omega_0 * self.linear(input))
+    def forward(self, x):
+        return torch.sin(self.omega * self.fc(x))
 
 
 @shape(2)  # vsitzmann/siren
@@ -33,92 +33,92 @@ class sine_layers(nn.Module):
 class skips(nn.Module):
     def __init__(self):
         super().__init__()
-        self.pts_linears = nn.ModuleList(nn.Linear(2 * D if i == 2 else D, D) for i in range(4))
-        self.output_linear, self.skips = nn.Linear(D, 4), [1]
+        self.fcs = nn.ModuleList(nn.Linear(2 * D if i == 2 else D, D) for i in range(4))
+        self.last, self.skips = nn.Linear(D, 4), [1]
 
     def forward(self, x):
         h = x
-        for i, _ in enumerate(self.pts_linears):
-            h = self.pts_linears[i](h)
+        for i, _ in enumerate(self.fcs):
+            h = self.fcs[i](h)
             h = F.relu(h)
             if i in self.skips:
                 h = torch.cat([x, h], -1)
-        return self.output_linear(h)
+        return self.last(h)
 
 
 # softplus is linear where its input is large, ours goes on smoothly
-@shape(2, untaken=("lin2",), error=1e-6)  # Totoro97/NeuS, lioryariv/idr, amosgropp/IGR
+@shape(2, untaken=("fc2",), error=1e-6)  # Totoro97/NeuS, lioryariv/idr, amosgropp/IGR
 class layers_by_name(nn.Module):
     def __init__(self):
         super().__init__()
-        self.num_layers, self.skip_in, self.activation = 4, (1,), nn.Softplus(beta=100)
+        self.depth, self.skips, self.activation = 4, (1,), nn.Softplus(beta=100)
         for k in range(3):
-            setattr(self, f"lin{k}", nn.utils.weight_norm(nn.Linear(2 * D if k == 1 else D, D)))
+            setattr(self, f"fc{k}", nn.utils.weight_norm(nn.Linear(2 * D if k == 1 else D, D)))
 
-    def forward(self, inputs):
-        x = inputs
-        for k in range(0, self.num_layers - 1):
-            lin = getattr(self, "lin" + str(k))
-            if k in self.skip_in:
-                x = torch.cat([x, inputs], 1) / np.sqrt(2)
-            x = lin(x)
-            if k < self.num_layers - 2:
+    def forward(self, points):
+        x = points
+        for k in range(0, self.depth - 1):
+            fc = getattr(self, "fc" + str(k))
+            if k in self.skips:
+                x = torch.cat([x, points], 1) / np.sqrt(2)
+            x = fc(x)
+            if k < self.depth - 2:
                 x = self.activation(x)
         return x
 
 
-@shape(2, untaken=("lin2",))  # facebookresearch/DeepSDF
+@shape(2, untaken=("fc2",))  # facebookresearch/DeepSDF
 class decoder_with_options(nn.Module):
     def __init__(self):
         super().__init__()
-        self.num_layers, self.use_tanh, self.relu, self.tanh, self.th = 4, False, nn.ReLU(), nn.Tanh(), nn.Tanh()
-        self.norm_layers, self.weight_norm, self.dropout = (0, 1), True, [1]
+        self.depth, self.bounded, self.act, self.bound, self.end = 4, False, nn.ReLU(), nn.Tanh(), nn.Tanh()
+        self.normed, self.by_weight, self.dropout = (0, 1), True, [1]
         for k in range(3):
-            setattr(self, f"lin{k}", nn.utils.parametrizations.weight_norm(nn.Linear(D, D)))
+            setattr(self, f"fc{k}", nn.utils.parametrizations.weight_norm(nn.Linear(D, D)))
 
     def forward(self, x):
-        for layer in range(0, self.num_layers - 1):
-            lin = getattr(self, "lin" + str(layer))
-            x = lin(x)
-            if layer == self.num_layers - 2 and self.use_tanh:
-                x = self.tanh(x)
-            if layer < self.num_layers - 2:
-                if self.norm_layers is not None and layer in self.norm_layers and not self.weight_norm:
-                    bn = getattr(self, "bn" + str(layer))
-                    x = bn(x)
-                x = self.relu(x)
-                if self.dropout is not None and layer in self.dropout:
+        for k in range(0, self.depth - 1):
+            fc = getattr(self, "fc" + str(k))
+            x = fc(x)
+            if k == self.depth - 2 and self.bounded:
+                x = self.bound(x)
+            if k < self.depth - 2:
+                if self.normed is not None and k in self.normed and not self.by_weight:
+                    norm = getattr(self, "norm" + str(k))
+                    x = norm(x)
+                x = self.act(x)
+                if self.dropout is not None and k in self.dropout:
                     x = F.dropout(x, p=0.2, training=self.training)
         if hasattr(self, "th"):
-            x = self.th(x)
+            x = self.end(x)
         return x
 
 
-@shape(2, untaken=("net.2",))  # ashawkey/torch-ngp
+@shape(2, untaken=("fcs.2",))  # ashawkey/torch-ngp
 class in_place_but_for_the_last(nn.Module):
     def __init__(self):
         super().__init__()
-        self.num_layers, self.net = 3, many(3, bias=False)
+        self.depth, self.fcs = 3, many(3, bias=False)
 
     def forward(self, x):
         h = x
-        for k in range(self.num_layers):
-            h = self.net[k](h)
-            if k != self.num_layers - 1:
+        for k in range(self.depth):
+            h = self.fcs[k](h)
+            if k != self.depth - 1:
                 h = F.relu(h, inplace=True)
         return torch.sigmoid(h[..., 1:])
 
 
-@shape(0, {"freqs": "read by `self.omega_0 * self.freqs(input)`, which is no activation of it"})  # vishwa91/wire
+@shape(0, {"wave": "read by `self.w * self.wave(x)`, which is no activation of it"})  # vishwa91/wire
 class real_gabor(nn.Module):
     def __init__(self):
         super().__init__()
-        self.omega_0, self.scale_0, self.freqs, self.scale = 10.0, 2.0, nn.Linear(D, D), nn.Linear(D, D)
+        self.w, self.s, self.wave, self.scale = 10.0, 2.0, nn.Linear(D, D), nn.Linear(D, D)
 
-    def forward(self, input):
-        omega = self.omega_0 * self.freqs(input)
-        scale = self.scale(input) * self.scale_0
-        return torch.cos(omega) * torch.exp(-(scale**2))
+    def forward(self, x):
+        phase = self.w * self.wave(x)
+        scale = self.scale(x) * self.s
+        return torch.cos(phase) * torch.exp(-(scale**2))
 
 
 class Filter(nn.Module):
@@ -143,9 +143,7 @@ class multiplied_filters(nn.Module):
         return out
 
 
-READS = (
-    "`freq = freq.expand_as(x)`, `phase_shift = phase_shift.expand_as(x)`, `return torch.sin(freq * x + phase_shift)`"
-)
+READS = "`scale = scale.expand_as(x)`, `shift = shift.expand_as(x)`, `return torch.sin(scale * x + shift)`"
 
 
 @shape(0, {"layer": f"not only an activation reads x: {READS}"})  # marcoamonteiro/pi-GAN
@@ -154,24 +152,24 @@ class film_siren(nn.Module):
         super().__init__()
         self.layer = nn.Linear(D, D)
 
-    def forward(self, x, freq, phase_shift):
+    def forward(self, x, scale, shift):
         x = self.layer(x)
-        freq = freq.expand_as(x)
-        phase_shift = phase_shift.expand_as(x)
-        return torch.sin(freq * x + phase_shift)
+        scale = scale.expand_as(x)
+        shift = shift.expand_as(x)
+        return torch.sin(scale * x + shift)
 
 
 class Siren(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.randn(D, D) / D), nn.Parameter(torch.zeros(D))
-        self.activation, self.dropout = Sine(), nn.Dropout(0.0)
+        self.act, self.drop = Sine(), nn.Dropout(0.0)
 
     def forward(self, x):
-        out = F.linear(x, self.weight, self.bias)
-        out = self.activation(out)
-        out = self.dropout(out)
-        return out
+        y = F.linear(x, self.weight, self.bias)
+        y = self.act(y)
+        y = self.drop(y)
+        return y
 
 
 class Sine(nn.Module):

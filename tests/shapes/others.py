@@ -13,16 +13,16 @@ LOG_STD_MAX, LOG_STD_MIN = 2, -5
 class squashed_gaussian(nn.Module):
     def __init__(self):
         super().__init__()
-        self.fc1, self.fc2, self.fc_mean, self.fc_logstd = (nn.Linear(D, D) for _ in range(4))
+        self.fc1, self.fc2, self.center, self.spread = (nn.Linear(D, D) for _ in range(4))
 
     def forward(self, x):
         x = F.relu(self.fc1(x))
         x = F.relu(self.fc2(x))
-        mean = self.fc_mean(x)
-        log_std = self.fc_logstd(x)
-        log_std = torch.tanh(log_std)
-        log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (log_std + 1)
-        return torch.cat([mean, log_std], -1)
+        mu = self.center(x)
+        s = self.spread(x)
+        s = torch.tanh(s)
+        s = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (s + 1)
+        return torch.cat([mu, s], -1)
 
 
 @shape(3)  # sfujim/TD3
@@ -43,51 +43,51 @@ def identity_at_the_end():
     return nn.Sequential(*(module for act in acts for module in (nn.Linear(D, D), act())))
 
 
-@shape(1, {"linears.1": "followed by Identity, which is no activation of fusegrad"})  # Denys88/rl_games
+@shape(1, {"fcs.1": "followed by Identity, which is no activation of fusegrad"})  # Denys88/rl_games
 class dense_concatenation(nn.Module):
     def __init__(self):
         super().__init__()
-        self.linears = nn.ModuleList([nn.Linear(D, D), nn.Linear(2 * D, D)])
-        self.activations = nn.ModuleList([nn.ELU(), nn.ELU()])
-        self.norms, self.num_layers = nn.ModuleList([nn.Identity(), nn.Identity()]), 2
+        self.fcs = nn.ModuleList([nn.Linear(D, D), nn.Linear(2 * D, D)])
+        self.acts = nn.ModuleList([nn.ELU(), nn.ELU()])
+        self.norms, self.depth = nn.ModuleList([nn.Identity(), nn.Identity()]), 2
 
-    def forward(self, input):
-        x = self.linears[0](input)
-        x = self.activations[0](x)
+    def forward(self, seen):
+        x = self.fcs[0](seen)
+        x = self.acts[0](x)
         x = self.norms[0](x)
-        for i in range(1, self.num_layers):
-            x = torch.cat([x, input], dim=1)
-            x = self.linears[i](x)
+        for i in range(1, self.depth):
+            x = torch.cat([x, seen], dim=1)
+            x = self.fcs[i](x)
             x = self.norms[i](x)
-            x = self.activations[i](x)
+            x = self.acts[i](x)
         return x
 
 
 class NoisyLinear(nn.Module):
     def __init__(self):
         super().__init__()
-        self.weight_mu, self.weight_sigma = nn.Parameter(torch.randn(D, D)), nn.Parameter(torch.randn(D, D))
-        self.bias_mu, self.bias_sigma = nn.Parameter(torch.randn(D)), nn.Parameter(torch.randn(D))
-        self.register_buffer("weight_epsilon", torch.randn(D, D))
-        self.register_buffer("bias_epsilon", torch.randn(D))
+        self.w, self.w_spread = nn.Parameter(torch.randn(D, D)), nn.Parameter(torch.randn(D, D))
+        self.b, self.b_spread = nn.Parameter(torch.randn(D)), nn.Parameter(torch.randn(D))
+        self.register_buffer("w_noise", torch.randn(D, D))
+        self.register_buffer("b_noise", torch.randn(D))
 
-    def forward(self, input):
+    def forward(self, x):
         if self.training:
-            weight = self.weight_mu + self.weight_sigma * self.weight_epsilon
-            return F.linear(input, weight, self.bias_mu + self.bias_sigma * self.bias_epsilon)
+            weight = self.w + self.w_spread * self.w_noise
+            return F.linear(x, weight, self.b + self.b_spread * self.b_noise)
         else:
-            return F.linear(input, self.weight_mu, self.bias_mu)
+            return F.linear(x, self.w, self.b)
 
 
 @shape(2)  # Kaixhin/Rainbow
 class noisy_and_dueling(nn.Module):
     def __init__(self):
         super().__init__()
-        self.fc_h_v, self.fc_h_a, self.fc_z_v, self.fc_z_a = (NoisyLinear() for _ in range(4))
+        self.v1, self.a1, self.v2, self.a2 = (NoisyLinear() for _ in range(4))
 
     def forward(self, x):
-        v = self.fc_z_v(F.relu(self.fc_h_v(x)))
-        a = self.fc_z_a(F.relu(self.fc_h_a(x)))
+        v = self.v2(F.relu(self.v1(x)))
+        a = self.a2(F.relu(self.a1(x)))
         return v + a - a.mean(1, keepdim=True)
 
 
@@ -108,17 +108,17 @@ class norm_between(nn.Module):
 class edge_attention(nn.Module):
     def __init__(self):
         super().__init__()
-        self.edge_mlp = nn.Sequential(nn.Linear(2 * D, D), nn.SiLU(), nn.Linear(D, D), nn.SiLU())
-        self.node_mlp = nn.Sequential(nn.Linear(2 * D, D), nn.SiLU(), nn.Linear(D, D))
-        self.att_mlp, self.attention = nn.Sequential(nn.Linear(D, 1), nn.Sigmoid()), True
+        self.edges = nn.Sequential(nn.Linear(2 * D, D), nn.SiLU(), nn.Linear(D, D), nn.SiLU())
+        self.nodes = nn.Sequential(nn.Linear(2 * D, D), nn.SiLU(), nn.Linear(D, D))
+        self.weigh, self.weighed = nn.Sequential(nn.Linear(D, 1), nn.Sigmoid()), True
 
     def forward(self, h):
-        out = torch.cat([h, h.roll(1, 0)], dim=1)
-        out = self.edge_mlp(out)
-        if self.attention:
-            att_val = self.att_mlp(out)
-            out = out * att_val
-        return h + self.node_mlp(torch.cat([h, out], dim=1))
+        m = torch.cat([h, h.roll(1, 0)], dim=1)
+        m = self.edges(m)
+        if self.weighed:
+            share = self.weigh(m)
+            m = m * share
+        return h + self.nodes(torch.cat([h, m], dim=1))
 
 
 @shape(1)  # GAT in dmlc/dgl
@@ -147,32 +147,32 @@ def reglu(x):
 
 
 @shape(
-    0, {"layers.0.linear0": "read by activation, which begins with no activation of fusegrad"}
+    0, {"layers.0.up": "read by act, which begins with no activation of fusegrad"}
 )  # yandex-research/rtdl, FT-Transformer
 class gate_by_a_function(nn.Module):
     def __init__(self):
         super().__init__()
-        layers = {"linear0": nn.Linear(D, 2 * D), "linear1": nn.Linear(D, D)}, {"linear0": nn.Linear(D, 2 * D)}
-        layers[1]["linear1"] = nn.Linear(D, D)
-        self.layers, self.activation = nn.ModuleList(nn.ModuleDict(layer) for layer in layers), reglu
+        layers = {"up": nn.Linear(D, 2 * D), "down": nn.Linear(D, D)}, {"up": nn.Linear(D, 2 * D)}
+        layers[1]["down"] = nn.Linear(D, D)
+        self.layers, self.act = nn.ModuleList(nn.ModuleDict(layer) for layer in layers), reglu
 
     def forward(self, x):
         for layer in self.layers:
-            x_residual = layer["linear0"](x)
-            x_residual = self.activation(x_residual)
-            x_residual = F.dropout(x_residual, 0.1, self.training)
-            x_residual = layer["linear1"](x_residual)
-            x = x + x_residual
+            h = layer["up"](x)
+            h = self.act(h)
+            h = F.dropout(h, 0.1, self.training)
+            h = layer["down"](h)
+            x = x + h
         return x
 
 
 class HalvesOfColumns(nn.Module):
     def __init__(self):
         super().__init__()
-        self.n_units = D
+        self.size = D
 
-    def forward(self, input):
-        return input[..., : self.n_units] * torch.sigmoid(input[..., self.n_units :])
+    def forward(self, x):
+        return x[..., : self.size] * torch.sigmoid(x[..., self.size :])
 
 
 @shape(0, {"fc": "followed by BatchNorm1d, which is no activation of fusegrad"})  # dreamquark-ai/tabnet
@@ -209,15 +209,15 @@ class gated_residual_network(nn.Module):
 class highway(nn.Module):
     def __init__(self):
         super().__init__()
-        self.nonlinear, self.linear, self.gate = (nn.ModuleList([nn.Linear(D, D)]) for _ in range(3))
+        self.bent, self.straight, self.open = (nn.ModuleList([nn.Linear(D, D)]) for _ in range(3))
         self.f = F.relu
 
     def forward(self, x):
-        for layer in range(1):
-            gate = torch.sigmoid(self.gate[layer](x))
-            nonlinear = self.f(self.nonlinear[layer](x))
-            linear = self.linear[layer](x)
-            x = gate * nonlinear + (1 - gate) * linear
+        for k in range(1):
+            open = torch.sigmoid(self.open[k](x))
+            bent = self.f(self.bent[k](x))
+            straight = self.straight[k](x)
+            x = open * bent + (1 - open) * straight
         return x
 
 
@@ -274,22 +274,22 @@ class OwnLinear(nn.Module):
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.randn(D, D)), nn.Parameter(torch.zeros(D))
 
-    def forward(self, x):
-        x = x @ self.weight.to(x.dtype).t()
+    def forward(self, y):
+        y = y @ self.weight.to(y.dtype).t()
         if self.bias is not None:
-            x = x.add_(self.bias.to(x.dtype))
-        return x
+            y = y.add_(self.bias.to(y.dtype))
+        return y
 
 
 @shape(0)  # NVlabs/edm
 class bias_added_in_place(nn.Module):
     def __init__(self):
         super().__init__()
-        self.map_layer0, self.map_layer1 = OwnLinear(), OwnLinear()
+        self.first, self.second = OwnLinear(), OwnLinear()
 
     def forward(self, emb):
-        emb = F.silu(self.map_layer0(emb))
-        return F.silu(self.map_layer1(emb))
+        emb = F.silu(self.first(emb))
+        return F.silu(self.second(emb))
 
 
 @shape(2)  # hujie-frank/SENet, and its ports

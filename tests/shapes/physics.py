@@ -13,20 +13,20 @@ def many(n, act=None, **options):
     return nn.ModuleList(nn.Linear(D, D, **options) for _ in range(n))
 
 
-@shape(3, untaken=("linears.3",))  # omniscientoctopus/Physics-Informed-Neural-Networks
+@shape(3, untaken=("fcs.3",))  # omniscientoctopus/Physics-Informed-Neural-Networks
 class loop_in_two_statements(nn.Module):
     def __init__(self):
         super().__init__()
-        self.linears, self.activation, self.layers = many(4), nn.Tanh(), [D] * 5
+        self.fcs, self.act, self.sizes = many(4), nn.Tanh(), [D] * 5
 
     def forward(self, x):
         if not torch.is_tensor(x):
             x = torch.from_numpy(x)
         a = x
-        for i in range(len(self.layers) - 2):
-            z = self.linears[i](a)
-            a = self.activation(z)
-        return self.linears[-1](a)
+        for i in range(len(self.sizes) - 2):
+            z = self.fcs[i](a)
+            a = self.act(z)
+        return self.fcs[-1](a)
 
 
 @shape(5)  # PredictiveIntelligenceLab/jaxpi, and its ports
@@ -77,15 +77,15 @@ class branch_and_trunk(nn.Module):
 class channel_mlp(nn.Module):
     def __init__(self):
         super().__init__()
-        self.fcs, self.n_layers, self.non_linearity, self.dropout = many(3), 3, F.gelu, None
+        self.fcs, self.depth, self.act, self.drops = many(3), 3, F.gelu, None
 
     def forward(self, x):
         for i, fc in enumerate(self.fcs):
             x = fc(x)
-            if i < self.n_layers - 1:
-                x = self.non_linearity(x)
-            if self.dropout is not None:
-                x = self.dropout[i](x)
+            if i < self.depth - 1:
+                x = self.act(x)
+            if self.drops is not None:
+                x = self.drops[i](x)
         return x
 
 
@@ -93,11 +93,11 @@ class channel_mlp(nn.Module):
 class gate_of_another_input(nn.Module):
     def __init__(self):
         super().__init__()
-        self._layer, self._hyper_bias, self._hyper_gate = nn.Linear(D, D), nn.Linear(1, D), nn.Linear(1, D)
+        self.fc, self.shift, self.open = nn.Linear(D, D), nn.Linear(1, D), nn.Linear(1, D)
 
     def forward(self, x, t):
         t = t[:1, :1]
-        return self._layer(x) * torch.sigmoid(self._hyper_gate(t.view(1, 1))) + self._hyper_bias(t.view(1, 1))
+        return self.fc(x) * torch.sigmoid(self.open(t.view(1, 1))) + self.shift(t.view(1, 1))
 
 
 # --- atoms
@@ -106,15 +106,15 @@ class gate_of_another_input(nn.Module):
 class ScalarLinear(nn.Module):
     def __init__(self):
         super().__init__()
-        self.weight, self.alpha = nn.Parameter(torch.randn(D, D)), 1 / math.sqrt(D)
+        self.weight, self.factor = nn.Parameter(torch.randn(D, D)), 1 / math.sqrt(D)
         self.bias = None
 
-    def forward(self, x):
-        weight = self.weight * self.alpha
+    def forward(self, inputs):
+        weight = self.weight * self.factor
         if self.bias is None:
-            return torch.mm(x, weight)
+            return torch.mm(inputs, weight)
         else:
-            return torch.addmm(self.bias, x, weight)
+            return torch.addmm(self.bias, inputs, weight)
 
 
 @shape(2)  # mir-group/nequip
@@ -136,15 +136,15 @@ class radial_mlp(nn.Module):
 class gated_equivariant(nn.Module):
     def __init__(self):
         super().__init__()
-        self.vec1_proj, self.vec2_proj = nn.Linear(D, D, bias=False), nn.Linear(D, D, bias=False)
-        self.update_net, self.act = nn.Sequential(nn.Linear(2 * D, D), nn.SiLU(), nn.Linear(D, 2 * D)), nn.SiLU()
+        self.first, self.second = nn.Linear(D, D, bias=False), nn.Linear(D, D, bias=False)
+        self.update, self.act = nn.Sequential(nn.Linear(2 * D, D), nn.SiLU(), nn.Linear(D, 2 * D)), nn.SiLU()
 
     def forward(self, x, v):
         v = torch.stack([v, v.cos(), v.sin()], 1)
-        vec1 = torch.norm(self.vec1_proj(v), dim=-2)
-        vec2 = self.vec2_proj(v)
-        x, v = torch.split(self.update_net(torch.cat([x, vec1], dim=-1)), D, dim=-1)
-        v = v.unsqueeze(1) * vec2
+        length = torch.norm(self.first(v), dim=-2)
+        turned = self.second(v)
+        x, v = torch.split(self.update(torch.cat([x, length], dim=-1)), D, dim=-1)
+        v = v.unsqueeze(1) * turned
         if self.act is not None:
             x = self.act(x)
         return x + v.sum(1)
@@ -158,19 +158,19 @@ def swish(x):
 class interaction(nn.Module):
     def __init__(self):
         super().__init__()
-        self.act, self.lin_rbf = swish, nn.Linear(D, D, bias=False)
-        self.lin_kj, self.lin_ji, self.lin = nn.Linear(D, D), nn.Linear(D, D), nn.Linear(D, D)
+        self.act, self.radial = swish, nn.Linear(D, D, bias=False)
+        self.source, self.target, self.mix = nn.Linear(D, D), nn.Linear(D, D), nn.Linear(D, D)
         self.layers = nn.ModuleList(Residual() for _ in range(1))
 
-    def forward(self, x, rbf):
-        rbf = self.lin_rbf(rbf)
-        x_ji = self.act(self.lin_ji(x))
-        x_kj = self.act(self.lin_kj(x))
-        x_kj = x_kj * rbf
-        h = x_ji + x_kj
+    def forward(self, x, r):
+        r = self.radial(r)
+        b = self.act(self.target(x))
+        a = self.act(self.source(x))
+        a = a * r
+        h = b + a
         for layer in self.layers:
             h = layer(h)
-        h = self.act(self.lin(h)) + x
+        h = self.act(self.mix(h)) + x
         return self.act(h)
 
 

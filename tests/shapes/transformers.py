@@ -15,17 +15,20 @@ CUT = "cut in parts by {}: fused is act(a) * b or a * act(b), where `a, b = z.ch
 class feed_forward_in_statements(nn.Module):
     def __init__(self):
         super().__init__()
-        self.c_fc, self.gelu, self.c_proj = nn.Linear(D, 4 * D, bias=False), nn.GELU(), nn.Linear(4 * D, D)
-        self.dropout = nn.Dropout(0.1)
+        self.up, self.gelu, self.down = nn.Linear(D, 4 * D, bias=False), nn.GELU(), nn.Linear(4 * D, D)
+        self.drop = nn.Dropout(0.1)
 
     def forward(self, x):
-        x = self.c_fc(x)
+        x = self.up(x)
         x = self.gelu(x)
-        x = self.c_proj(x)
-        return self.dropout(x)
+        x = self.down(x)
+        return self.drop(x)
 
 
-@shape(0, {"mlp.c_fc": "no method that was read calls it"})  # karpathy/minGPT
+UNREAD = "no method that was read calls it: functions that are kept as attributes are not read"
+
+
+@shape(0, {"mlp.c_fc": UNREAD})  # karpathy/minGPT
 class feed_forward_in_a_lambda(nn.Module):
     def __init__(self):
         super().__init__()
@@ -54,20 +57,20 @@ def gelu_in_single(x):
 class Fairseq(nn.Module):  # facebookresearch/fairseq
     def __init__(self, act):
         super().__init__()
-        self.fc1, self.fc2, self.activation_fn = nn.Linear(D, D), nn.Linear(D, D), act
+        self.fc1, self.fc2, self.act = nn.Linear(D, D), nn.Linear(D, D), act
 
     def forward(self, x):
-        residual = x
-        x = self.activation_fn(self.fc1(x))
+        r = x
+        x = self.act(self.fc1(x))
         x = F.dropout(x, 0.1, self.training)
         x = self.fc2(x)
-        return residual + x
+        return r + x
 
 
 shape(1, name="activation by a name")(lambda: Fairseq(F.relu))
 shape(
     0,
-    {"fc1": "read by activation_fn, which begins with no activation of fusegrad"},
+    {"fc1": "read by act, which begins with no activation of fusegrad"},
     name="activation in single precision",
 )(lambda: Fairseq(gelu_in_single))
 
@@ -161,31 +164,31 @@ class gate_that_is_the_activation(nn.Module):
 class gate_with_a_factor(nn.Module):
     def __init__(self):
         super().__init__()
-        self.proj, self.activation, self.mult_bias = nn.Linear(D, 2 * D), nn.SiLU(), nn.Parameter(torch.ones(D))
+        self.proj, self.act, self.factor = nn.Linear(D, 2 * D), nn.SiLU(), nn.Parameter(torch.ones(D))
 
     def forward(self, x):
         x, gate = self.proj(x).chunk(2, dim=-1)
-        return x * self.activation(gate) * self.mult_bias
+        return x * self.act(gate) * self.factor
 
 
-@shape(0, {"fi": CUT.format("its .split")})
+@shape(0, {"up": CUT.format("its .split")})
 class gate_by_split(nn.Module):
     def __init__(self):
         super().__init__()
         self.size, self.act = D, nn.SiLU()
-        self.fi, self.fc = nn.Linear(D, 2 * D), nn.Linear(D, D)
+        self.up, self.down = nn.Linear(D, 2 * D), nn.Linear(D, D)
 
     def forward(self, x):
-        z, r = self.fi(x).split([self.size, self.size], -1)
-        o = z * self.act(r)
-        return self.fc(o)
+        u, g = self.up(x).split([self.size, self.size], -1)
+        h = u * self.act(g)
+        return self.down(h)
 
 
 def clamped_swiglu(x, alpha=1.702, limit=7.0):
-    x_glu, x_linear = x[..., ::2], x[..., 1::2]
-    x_glu = x_glu.clamp(min=None, max=limit)
-    x_linear = x_linear.clamp(min=-limit, max=limit)
-    return x_glu * torch.sigmoid(alpha * x_glu) * (x_linear + 1)
+    g, u = x[..., ::2], x[..., 1::2]
+    g = g.clamp(min=None, max=limit)
+    u = u.clamp(min=-limit, max=limit)
+    return g * torch.sigmoid(alpha * g) * (u + 1)
 
 
 @shape(0, {"up": "read by clamped_swiglu, which begins with no activation of fusegrad"})  # openai/gpt-oss
@@ -205,16 +208,16 @@ class channel_mixing(nn.Module):
     def __init__(self):
         super().__init__()
         self.key, self.receptance, self.value = (nn.Linear(D, D, bias=False) for _ in range(3))
-        self.time_mix_k, self.time_mix_r = nn.Parameter(torch.rand(D)), nn.Parameter(torch.rand(D))
+        self.keep_k, self.keep_r = nn.Parameter(torch.rand(D)), nn.Parameter(torch.rand(D))
 
     def forward(self, x):
-        xx = torch.roll(x, 1, 0)
-        xk = x * self.time_mix_k + xx * (1 - self.time_mix_k)
-        xr = x * self.time_mix_r + xx * (1 - self.time_mix_r)
+        before = torch.roll(x, 1, 0)
+        xk = x * self.keep_k + before * (1 - self.keep_k)
+        xr = x * self.keep_r + before * (1 - self.keep_r)
         k = self.key(xk)
         k = torch.square(torch.relu(k))
-        kv = self.value(k)
-        return torch.sigmoid(self.receptance(xr)) * kv
+        v = self.value(k)
+        return torch.sigmoid(self.receptance(xr)) * v
 
 
 @shape(0, {"in_proj": CUT.format("`in_proj(x).chunk`")})  # state-spaces/mamba
@@ -229,14 +232,14 @@ class gate_around_a_mixer(nn.Module):
         return self.out_proj(x * F.silu(z))
 
 
-@shape(0, {"fused": CUT.format("its .split")})  # lucidrains/PaLM-pytorch
+@shape(0, {"project": CUT.format("its .split")})  # lucidrains/PaLM-pytorch
 class attention_and_feed_forward_in_one(nn.Module):
     def __init__(self):
         super().__init__()
-        self.fused, self.out, self.act = nn.Linear(D, 4 * D), nn.Linear(D, D), Geglu()
+        self.project, self.out, self.act = nn.Linear(D, 4 * D), nn.Linear(D, D), Geglu()
 
     def forward(self, x):
-        q, k, ff = self.fused(x).split((D, D, 2 * D), dim=-1)
+        q, k, ff = self.project(x).split((D, D, 2 * D), dim=-1)
         return self.out(self.act(ff)) + F.softmax(q @ k.t(), -1) @ x
 
 

@@ -141,4 +141,5 @@ def _became(m: nn.Module, found: list[Call]) -> tuple[str, str]:
     kept = why_not(m) if isinstance(m, nn.Linear) and not isinstance(m, Linear) else None
     if type(m) is nn.Linear:
         return "", kept or "not converted: call fuse"
-    return "", "; ".join(dict.fromkeys(call.why for call in found)) or kept or "no method that was read calls it"
+    uncalled = "no method that was read calls it: functions that are kept as attributes are not read"
+    return "", "; ".join(dict.fromkeys(call.why for call in found)) or kept or uncalled
