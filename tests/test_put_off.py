@@ -242,3 +242,7 @@ def test_functions_of_torch_that_were_replaced(forward, owner, name, monkeypatch
 @pytest.mark.parametrize("factor", (math.inf, -math.inf, math.nan, 1e300, 1e-300, 0.0, True, 10**9))
 def test_a_scale_that_is_no_factor_of_a_weight(factor):
     compare(make(lambda self, x: torch.sigmoid(self.s * self.a(x)), s=factor))
+
+
+def test_text_is_no_activation():
+    compare(make(lambda self, x: self.act(self.a(x)), act="tanh"))

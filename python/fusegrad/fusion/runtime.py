@@ -166,7 +166,9 @@ def _call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     """act(z, ...); with the layer that z notes, as one op where they can be."""
-    return act(now(z), *args, **kwargs) if isinstance(act, str) else _apply(act, z, args, kwargs)
+    if isinstance(act, str):  # that the module holds, where an activation was to be
+        return act(now(z), *args, **kwargs)  # type: ignore[operator]  # raises what the author's call raises
+    return _apply(act, z, args, kwargs)
 
 
 def apply_method(name: str, z: Any, *args: Any, **kwargs: Any) -> Any:
