@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
@@ -97,6 +98,24 @@ def test_filter():
     model = fg.fuse(make("nested"), filter_fn=lambda m, path: not path.startswith("0.2"))
     assert type(model[2]) is fg.Linear and type(model[0][2][0]) is nn.Linear
     assert fused_with(model) == {"0.0": "silu (0.1)", "0.2.0": "", "2": "tanh (3)"}
+
+
+class Shifted(nn.Module):
+    def forward(self, x):
+        return F.softplus(x) - 0.5
+
+
+class QuickGelu(nn.Module):
+    def forward(self, x):
+        return x * torch.sigmoid(1.702 * x)
+
+
+@pytest.mark.parametrize("act", (Shifted, QuickGelu))
+def test_filter_is_asked_about_activations_of_ones_own(act):
+    model = nn.Sequential(nn.Linear(4, 4), act()).to(DEVICE)
+    fg.fuse(model, filter_fn=lambda m, path: not isinstance(m, act))
+    assert fg.explain(model)[0].why == f"filter_fn left {act.__name__} after it alone"
+    assert count_fused(model, inputs()) == 0 and count_fused(fg.fuse(model), inputs()) == 1
 
 
 def test_filter_is_asked_about_linears_and_activations_and_obeyed():

@@ -306,15 +306,15 @@ def test_fuse():
     torch.testing.assert_close(model(x), fg.unfuse(copy.deepcopy(model))(x))
 
 
-class Wide(Ripple):
-    pass
-
-
 Layer = type("Layer", (nn.Linear,), {})
 
 
-@pytest.mark.parametrize("act", (Wide(), Ripple(nn.Parameter(torch.ones(4))), Ripple(torch.ones(()))), ids=repr)
-def test_fuse_leaves_what_is_not_the_class_itself_or_has_no_number(act):
+def test_fuse_knows_a_class_derived_from_it_by_its_formula():
+    assert fused_with(nn.Sequential(nn.Linear(3, 4), type("Wide", (Ripple,), {})())) == ["ripple (1)"]
+
+
+@pytest.mark.parametrize("act", (Ripple(nn.Parameter(torch.ones(4))), Ripple(torch.ones(()))), ids=repr)
+def test_fuse_leaves_what_has_no_number(act):
     model, x = nn.Sequential(nn.Linear(3, 4), act), torch.randn(5, 3)
     stock = model(x)
     assert fused_with(model) == [""]

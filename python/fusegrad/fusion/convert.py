@@ -13,12 +13,12 @@ from torch import nn
 
 from ..internals.module import children, stored
 from ..nn import Linear, why_called, why_unfit
-from . import recognise, rewrite, writes
+from . import rewrite, writes
 from .classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
-from .find import calls, fused_class_of
-from .opened import is_layer
+from .find import activation_of, calls, fused_class_of
+from .opened import LEFT_OUT, is_layer
 from .recognise import ADOPTED, STOCK, AdoptedAct
-from .runtime import IN_PLACE, LEFT_OUT, adopts
+from .runtime import IN_PLACE, adopts
 
 Filter = Callable[[nn.Module, str], bool]  # (Linear or activation, its path) -> whether it may be fused
 
@@ -59,7 +59,8 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     with _all_or_nothing(model):
         in_place = writes.writes_in_place(model)
         for path, m in list(model.named_modules()):
-            if is_linear(m) or recognise.of_module(m) is not None:
+            vars(m).pop(LEFT_OUT, None)
+            if is_linear(m) or is_activation(m):
                 _convert(m, filter_fn is not None and not filter_fn(m, path), in_place)
         for m in model.modules():
             if fused_class_of(m) not in (None, type(m)):
@@ -133,6 +134,11 @@ def unfuse(model: nn.Module) -> nn.Module:
 def is_linear(m: nn.Module) -> bool:
     """Whether a module is a linear layer: torch's or ours, one that returns what one gives, or calls F.linear."""
     return isinstance(m, nn.Linear) or is_layer(m) or any(call.linear is m for call in calls(m))
+
+
+def is_activation(m: nn.Module) -> bool:
+    """Whether a module is an activation: one of torch's, of a known formula, or one that applies such a one first."""
+    return isinstance(activation_of(m, m), tuple)
 
 
 def why_not(m: nn.Linear) -> str | None:

@@ -21,11 +21,12 @@ from ..nn import MLP, Linear, why_alone, why_unfit
 from ..nn_gated import GatedLinear, GatedMLP
 from . import opened, recognise, wrapped
 from .code import Unreadable, nested
+from .opened import LEFT_OUT
 from .paths import Path, find, join
 from .reasons import why_cut_is_alone
 from .recognise import Spec, is_activation
 from .rewrite import Method, Site, read
-from .runtime import LEFT_OUT, match
+from .runtime import match
 from .terms import Act, Gate, Held, Layer, Term, Variable, layers
 
 # on a class that fuse made: the class it was made from, and the keys of what was rewritten in it
@@ -252,7 +253,7 @@ def _call(
 ) -> Call:
     if why := _why_alone(linear):
         return Call(linear, "", why, key)
-    found = {at: _match(linear, act, args, kwargs) for at, act in acts.items()}
+    found = {at: activation_of(linear, act, args, kwargs) for at, act in acts.items()}
     specs = {at: spec for at, spec in found.items() if isinstance(spec, tuple)}
     if not specs:
         whys = dict.fromkeys(why or _unknown(acts[at], text) for at, why in found.items())
@@ -270,7 +271,9 @@ def _why_alone(linear: nn.Module) -> str | None:
     return why or (why_unfit(linear) if is_stored else None)
 
 
-def _match(linear: nn.Module, act: Any, args: tuple, kwargs: dict[str, Any] | None) -> Spec | str | None:
+def activation_of(
+    linear: nn.Module, act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+) -> Spec | str | None:
     """As `match`, and of an activation that is gone into: what it applies first."""
     spec = match(linear, act, args, kwargs)
     if spec is None and recognise.of_glu(act, args, kwargs or {}) is not None:
@@ -283,7 +286,7 @@ def _match(linear: nn.Module, act: Any, args: tuple, kwargs: dict[str, Any] | No
         assert a is not None
         held = [*find(owner, a.paths).values()] if isinstance(owner, nn.Module) and any(a.paths) else [a.target]
         for first in held:
-            if (spec := _match(linear, first, *_arguments(owner, a))) is not None:
+            if (spec := activation_of(linear, first, *_arguments(owner, a))) is not None:
                 return spec if a is begun or isinstance(spec, str) else (f"{_name(*spec)}, the gate", None)
     return None
 
@@ -291,6 +294,8 @@ def _match(linear: nn.Module, act: Any, args: tuple, kwargs: dict[str, Any] | No
 def _unknown(act: Any, text: str) -> str:
     """Why what is called after a layer is not fused with it."""
     if isinstance(act, nn.Module):
+        if LEFT_OUT in vars(act):
+            return f"filter_fn left {type(act).__name__} after it alone"
         has = is_activation(type(act))
         lacks = "whose options fusegrad does not have" if has else "which is no activation of fusegrad"
         return f"followed by {type(act).__name__}, {lacks}"

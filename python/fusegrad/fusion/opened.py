@@ -28,6 +28,8 @@ from .code import HELPERS, Unreadable, with_code
 from .paths import Path, stored_by
 from .rewrite import Site, gives_later, takes_later
 
+LEFT_OUT = "_fusegrad_left_out"  # set on a module that filter_fn refused
+
 
 @dataclass(frozen=True)
 class _Opened:
@@ -49,8 +51,10 @@ _GIVES: dict[CodeType, _Opened | None] = {}
 def taking(act: Any) -> Callable[[Any], Any] | None:
     """What computes act(z) of a layer z that was put off; None if act cannot be gone into."""
     function, owner = _function_of(act)
-    if function is None or (isinstance(owner, nn.Module) and is_hooked(owner)):
+    if function is None or (isinstance(owner, nn.Module) and (is_hooked(owner) or LEFT_OUT in vars(owner))):
         return None
+    if isinstance(act, nn.Module) and type(act).__module__.startswith("torch."):
+        return None  # which is known as it is
     opened = _taking(function, 0 if owner is None else 1)
     if opened is None or (owner is not None and not _looks_up(type(owner), opened)):
         return None

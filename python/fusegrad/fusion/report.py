@@ -13,7 +13,7 @@ from ..nn import Linear
 from .classes import original_class, why_class_stays
 from .convert import check_model, forget_functions, why_not
 from .find import SITES, Call, calls, fused_class_of
-from .runtime import LEFT_OUT
+from .opened import LEFT_OUT
 from .watch import Ran, watch
 
 

@@ -21,13 +21,13 @@ from ..internals.module import is_hooked, run_pre_hooks
 from ..internals.stock import torchs
 from ..nn import Linear, fits, is_ours, linear, why_alone, why_called
 from . import formula, opened, recognise
+from .opened import LEFT_OUT
 from .recognise import Spec
 
 _RESHAPE = "view", "reshape"
 _ADDMM, _MM = torchs(torch, "addmm"), torchs(torch, "mm")
 _MATMULS = matmul, torchs(torch, "matmul"), _MM
 _LEAST = 2.0**-20  # of a number that scales a weight: others may overflow where their product with z does not
-LEFT_OUT = "_fusegrad_left_out"  # set on a module that filter_fn refused
 IN_PLACE = "_fusegrad_in_place"  # set on the layers of a model that writes in place
 # torch saves the output of these for backward too, so that writing to it fails with and without fuse
 _STOCK_SAVES_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "exp"})
