@@ -23,6 +23,14 @@ IN_CI = ("torch", "transformers", "deepxde")
 MODELS = [
     pytest.param(case, id=str(case), marks=() if case.library in IN_CI else pytest.mark.models) for case in zoo.MODELS
 ]
+# transformers' models are read for seconds each: in CI one of each way to write a layer is copied
+COPIED = ("BERT", "Llama", "OPT", "GPT-2", "T5, gated")
+COPIES = [
+    param
+    if param.values[0].library != "transformers" or param.values[0].name in COPIED
+    else pytest.param(*param.values, id=param.id, marks=pytest.mark.models)
+    for param in MODELS
+]
 # how many layers run fused with the activation or the gate that follows; zoo's `followed` says how many could
 FUSED = {
     "transformers BERT": 3,
@@ -145,7 +153,7 @@ def pickled(model):
 
 
 @pytest.mark.parametrize("copied", (copy.deepcopy, pickled), ids=("deepcopy", "pickle"))
-@pytest.mark.parametrize("case", MODELS, indirect=True)
+@pytest.mark.parametrize("case", COPIES, indirect=True)
 def test_copies(case, copied):
     """Where torch can copy the model: not one whose weights are computed, say."""
     stock, _ = model_and_inputs(case)
