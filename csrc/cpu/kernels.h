@@ -135,7 +135,7 @@ void gated(const Gated&);
 namespace avx512_bf16 {
 void gemm(const Gemm&);
 void gated(const Gated&);
-}
+}  // namespace avx512_bf16
 
 // --- what the kernels need of their surroundings: torch (runtime.cpp) or a plain program (tests/kernels.cpp) --------
 
