@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .machine import sentence
 from .models import Row, read
-from .report import replace, row
+from .report import put, row
 from .table import duration
 
 HEAD = ("library", "model", "Linears", "followed", "fused", "why not", "training", "inference", "products", "allowed")
@@ -58,16 +58,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("file", nargs="?", type=Path, help="where to put the table, between its marks")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/models.csv"), help="the csv")
     args = parser.parse_args(argv)
-    try:
-        table = markdown(args.results)
-        if args.file is None:
-            print(table)
-        else:
-            replace(args.file, table)
-    except (OSError, ValueError) as e:
-        print(e, file=sys.stderr)
-        return 1
-    return 0
+    return put(lambda: markdown(args.results), args.file)
 
 
 if __name__ == "__main__":

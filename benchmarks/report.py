@@ -6,6 +6,7 @@ With a file, the table replaces what stands there between the two marks; without
 import argparse
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from .harness import Result
@@ -28,15 +29,13 @@ def markdown(folder: Path | str) -> str:
     fusegrad's over stock's: below 1 is better.
     """
     lines, measured = [], []
-    for device in ("cpu", "cuda"):
-        for name in NAMES:
-            path = Path(folder) / f"{name}_{device}.csv"
-            rows = read(path) if path.exists() else []
-            cases: dict[tuple[str, str], dict[str, Result]] = {}
-            for result, _ in rows:
-                cases.setdefault((result.case, result.dtype), {})[result.provider] = result
-            lines += [_line(of) for of in cases.values() if "fusegrad" in of]
-            measured += [f"{device}: {sentence(facts)}" for _, facts in rows]
+    for path in _results(Path(folder)):
+        rows = read(path)
+        cases: dict[tuple[str, str], dict[str, Result]] = {}
+        for result, _ in rows:
+            cases.setdefault((result.case, result.dtype), {})[result.provider] = result
+        lines += [_line(of) for of in cases.values() if "fusegrad" in of]
+        measured += [f"{path.stem.rpartition('_')[2]}: {sentence(facts)}" for _, facts in rows]
     if not lines:
         raise ValueError(f"report: {folder} has none of {', '.join(NAMES)} as a csv")
     head = [row(HEAD), row(["---", *["---:"] * 3, "---", "---:", "---:"])]
@@ -45,6 +44,12 @@ def markdown(folder: Path | str) -> str:
         "stock; error (against float64) and bytes kept for backward: fusegrad's over stock's."
     )
     return "\n".join([*head, *lines, "", legend, "", *(f"Measured on {of}." for of in dict.fromkeys(measured))])
+
+
+def _results(folder: Path) -> list[Path]:
+    """The csv files of benchmarks in a folder; that of real models has a table of its own."""
+    paths = (folder / f"{name}_{device}.csv" for device in ("cpu", "cuda") for name in NAMES)
+    return [path for path in paths if path.exists()]
 
 
 def _line(of: dict[str, Result]) -> str:
@@ -82,6 +87,16 @@ def replace(file: Path, table: str) -> None:
     file.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
+def put(table: Callable[[], str], file: Path | None) -> int:
+    """Print a table, or put it into a file, and return the exit code."""
+    try:
+        print(table()) if file is None else replace(file, table())
+    except (OSError, ValueError) as e:
+        print(e, file=sys.stderr)
+        return 1
+    return 0
+
+
 def main(argv: list[str]) -> int:
     """Print the table, or put it into a file, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fusegrad.benchmarks.report", description=__doc__)
@@ -89,19 +104,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder with the csv files")
     parser.add_argument("--plots", action="store_true", help="make the plot of each csv too")
     args = parser.parse_args(argv)
-    try:
+
+    def table() -> str:
         if args.plots:
-            for path in sorted(args.results.glob("*.csv")):
+            for path in _results(args.results):
                 plot(path, question(path.stem.rpartition("_")[0]))
-        table = markdown(args.results)
-        if args.file is None:
-            print(table)
-        else:
-            replace(args.file, table)
-    except (OSError, ValueError) as e:
-        print(e, file=sys.stderr)
-        return 1
-    return 0
+        return markdown(args.results)
+
+    return put(table, args.file)
 
 
 if __name__ == "__main__":

@@ -244,6 +244,16 @@ def test_readme_table_is_that_of_the_csv(tmp_path):
     assert shown.strip() == markdown(ROOT / "benchmarks" / "results").strip()
 
 
+def test_plots_are_those_of_benchmarks(tmp_path):
+    """Beside their csv; that of real models has no plot."""
+    pytest.importorskip("matplotlib")
+    for name in ("call_overhead_cpu.csv", "models.csv"):
+        shutil.copy(ROOT / "benchmarks" / "results" / name, tmp_path)
+    run = python("-m", "fusegrad.benchmarks.report", "--results", str(tmp_path), "--plots")
+    assert run.returncode == 0 and run.stdout.startswith("| case |"), run.stderr
+    assert [path.name for path in tmp_path.glob("*.png")] == ["call_overhead_cpu.png"]
+
+
 def test_table_of_models_is_that_of_the_csv():
     from fusegrad.benchmarks.models_report import markdown
 

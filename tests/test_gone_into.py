@@ -1,5 +1,6 @@
 """Functions and modules that a layer is given to, put off: what they hold, look up and compute is what they say."""
 
+import copy
 import functools
 import gc
 import weakref
@@ -51,6 +52,32 @@ def test_hooks_that_compute_the_weights_of_what_comes_after():
         torch.testing.assert_close(*(m(x) for m in models))
         for m in models:
             m.act.weight_g.data.mul_(3)
+
+
+class LooksUp(nn.Module):
+    """A layer that asks for a shape when its product is made, which writes to the weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.zeros(4))
+
+    @property
+    def shape(self):
+        with torch.no_grad():
+            self.weight.mul_(2)
+        return -1, 4
+
+    def forward(self, x):
+        y = torch.addmm(self.bias, x.reshape(-1, 4), self.weight)
+        y = y.view(self.shape)
+        return y
+
+
+def test_what_a_layer_looks_up_after_its_product():
+    stock = make(lambda self, x: torch.tanh(self.f(x)), f=LooksUp().to(DEVICE))
+    model = fg.fuse(copy.deepcopy(stock))
+    with torch.no_grad():
+        torch.testing.assert_close(model(inputs()), stock(inputs()))
 
 
 # --- formulas

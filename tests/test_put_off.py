@@ -246,3 +246,48 @@ def test_a_scale_that_is_no_factor_of_a_weight(factor):
 
 def test_text_is_no_activation():
     compare(make(lambda self, x: self.act(self.a(x)), act="tanh"))
+
+
+# --- a gate whose second layer writes to the input of the first
+
+
+class Doubles(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        x.mul_(2)
+        return self.fc(x)
+
+
+def in_one_expression(self, x):
+    return self.act(self.a(x)) * self.f(x)
+
+
+def in_three_statements(self, x):
+    g = self.a(x)
+    u = self.f(x)
+    return self.act(g) * u
+
+
+def with_the_activation_first(self, x):
+    g = self.act(self.a(x))
+    u = self.f(x)
+    h = g * u
+    return h
+
+
+def with_the_gate_last(self, x):
+    return self.f(x) * self.act(self.a(x))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    (in_one_expression, in_three_statements, with_the_activation_first, with_the_gate_last),
+    ids=lambda f: f.__name__,
+)
+def test_a_gate_is_made_before_what_writes_to_its_input(forward):
+    stock = make(forward, act=nn.SiLU(), f=Doubles().to(DEVICE))
+    with torch.no_grad():
+        torch.testing.assert_close(fg.fuse(copy.deepcopy(stock))(inputs()), stock(inputs()))

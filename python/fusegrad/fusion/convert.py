@@ -59,7 +59,8 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     with _all_or_nothing(model):
         in_place = writes.writes_in_place(model)
         for path, m in list(model.named_modules()):
-            vars(m).pop(LEFT_OUT, None)
+            for mark in (LEFT_OUT, IN_PLACE):
+                vars(m).pop(mark, None)
             if is_linear(m) or is_activation(m):
                 _convert(m, filter_fn is not None and not filter_fn(m, path), in_place)
         for m in model.modules():
@@ -74,10 +75,8 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
 
 def _convert(m: nn.Module, left_out: bool, in_place: bool) -> None:
     """Give a Linear or an activation module the class that it is to have."""
-    for mark, holds in ((LEFT_OUT, left_out), (IN_PLACE, False)):
-        vars(m).pop(mark, None)
-        if holds:
-            vars(m)[mark] = True
+    if left_out:
+        vars(m)[LEFT_OUT] = True
     if not left_out and type(m) is nn.Linear and why_not(m) is None:
         vars(m)[CONVERTED] = True
         set_class(m, Linear)

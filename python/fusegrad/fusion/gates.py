@@ -5,8 +5,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from .code import reads_of, stored_by
 from .emit import put_off, run_gate, settle
-from .terms import Gate, Halves, Terms, Variables, reads_of, variables_of
+from .terms import Gate, Halves, Terms, Variables, variables_of
 
 _MOST = 5  # statements
 
@@ -37,7 +38,7 @@ def gate_in(
         if any(reads_of(statement, name) for name in gone):
             return None
         if order and (gates := _multiplied(statement, variables, terms)):
-            kept = {*variables, *gone} - _stored_by(statement)
+            kept = {*variables, *gone} - {stored_by(statement)}
             if not isinstance(statement, ast.Return) and any(map(is_read_elsewhere, kept)):
                 return None
             return gates, swaps | {g.node: functools.partial(run_gate, g, list(order)) for g in gates}
@@ -64,13 +65,6 @@ def gate_in(
             order.append(target.id)
         swaps[value] = functools.partial(put_off, term)
     return None
-
-
-def _stored_by(statement: ast.stmt) -> set[str]:
-    match statement:
-        case ast.Assign(targets=[ast.Name(id=name)]):
-            return {name}
-    return set()
 
 
 def _after(before: list[ast.stmt], statement: ast.stmt) -> list[ast.stmt]:

@@ -25,8 +25,8 @@ from ..internals.module import children, computes_weights_before, is_hooked
 from ..internals.stock import called_as_written
 from ..nn import is_ours
 from .code import HELPERS, Unreadable, with_code
-from .paths import Path, stored_by
-from .rewrite import Site, gives_later, takes_later
+from .paths import stored_by
+from .rewrite import Passed, Site, gives_later, takes_later
 
 LEFT_OUT = "_fusegrad_left_out"  # set on a module that filter_fn refused
 
@@ -34,7 +34,7 @@ LEFT_OUT = "_fusegrad_left_out"  # set on a module that filter_fn refused
 @dataclass(frozen=True)
 class _Opened:
     code: CodeType
-    passed: tuple[tuple[Path, ...], ...] = ()  # what an activation looks up before it applies its first
+    passed: Passed = ()  # what is looked up between the layer and its activation
     layers: frozenset[str] = frozenset()  # the attributes that hold what a layer returns the result of, "" for itself
     made: list[FunctionType] = field(default_factory=list)  # the function, if it has no variables and no defaults
     looked_up: WeakKeyDictionary[type, bool] = field(default_factory=WeakKeyDictionary)
@@ -91,9 +91,11 @@ def giving(layer: nn.Module) -> Callable[..., Any] | None:
         except Unreadable:
             made = None
         names = frozenset(str(path[0][1]) if path else "" for path in made[1] if len(path) <= 1) if made else None
-        _GIVES[code] = _Opened(made[0].__code__, layers=names) if made and names else None
+        _GIVES[code] = _Opened(made[0].__code__, made[2], names) if made and names else None
     opened = _GIVES[code]
-    if opened is None or not any(not name or is_layer(children(owner).get(name)) for name in opened.layers):
+    if opened is None or not _looks_up(type(owner), opened):
+        return None
+    if not any(not name or is_layer(children(owner).get(name)) for name in opened.layers):
         return None
     return MethodType(_bound(function, opened), owner)
 

@@ -3,6 +3,8 @@
 import ast
 from collections.abc import Callable, Iterator
 
+from .code import reads_of, stored_by
+
 _MOST = 60  # letters of a statement
 
 
@@ -33,13 +35,15 @@ def why_stored_is_alone(definition: ast.AST, stored: ast.Assign, may_hold: Calla
     if not after:
         return f"no activation follows in its block: {text_of(stored)} is the last statement"
     next_, *others = after
-    if not _reads(next_, name):
-        if not any(_reads(s, name) for s in others):
+    if not reads_of(next_, name):
+        if not any(reads_of(s, name) for s in others):
             return f"{name} is not read in its block"
         return f"{text_of(next_)} comes between it and what reads {name}: an activation is fused if it comes first"
-    again = [next_] if _stores(next_, name) or isinstance(next_, ast.Return) else [next_, *_until_stored(others, name)]
-    if sum(_reads(s, name) for s in again) > 1:
-        texts = (text_of(s) for s in again if _reads(s, name))
+    again = (
+        [next_] if stored_by(next_) == name or isinstance(next_, ast.Return) else [next_, *_until_stored(others, name)]
+    )
+    if sum(reads_of(s, name) for s in again) > 1:
+        texts = (text_of(s) for s in again if reads_of(s, name))
         return f"not only an activation reads {name}: {', '.join(texts)}"
     return f"read by {text_of(next_)}, which does not begin with an activation of it"
 
@@ -51,19 +55,8 @@ def why_cut_is_alone(cut: str) -> str:
 def _until_stored(statements: list[ast.stmt], name: str) -> Iterator[ast.stmt]:
     for statement in statements:
         yield statement
-        if _stores(statement, name):
+        if stored_by(statement) == name:
             return
-
-
-def _stores(statement: ast.stmt, name: str) -> bool:
-    match statement:
-        case ast.Assign(targets=[ast.Name(id=target)]):
-            return target == name
-    return False
-
-
-def _reads(node: ast.AST, name: str) -> int:
-    return sum(isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load) for n in ast.walk(node))
 
 
 def text_of(node: ast.AST) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from .code import Unreadable, parse, remake, self_name
 from .paths import Path
-from .sites import Reader, Site, Swaps
+from .sites import Passed, Reader, Site, Swaps
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,17 @@ def takes_later(function: FunctionType, argument: int, helpers: Any) -> tuple[Fu
     return None if site is None else (remake(function, _swap(module, site.swaps), helpers), site)
 
 
-def gives_later(function: FunctionType, helpers: Any) -> tuple[FunctionType, set[Path]] | None:
-    """The function, with the layer put off whose result it returns, and where it is held; None if there is none."""
+def gives_later(function: FunctionType, helpers: Any) -> tuple[FunctionType, set[Path], Passed] | None:
+    """The function, with the layer put off whose result it returns; where that is held, and what is looked up after it.
+
+    None if it returns none.
+    """
     module, definition = parse(function, function.__code__)
     if isinstance(definition, ast.Lambda):
         return None
-    swaps, paths = Reader(function, definition, self_name(definition)).returned()
-    return (remake(function, _swap(module, swaps), helpers), paths) if swaps else None
+    reader = Reader(function, definition, self_name(definition))
+    swaps, paths = reader.returned()
+    return (remake(function, _swap(module, swaps), helpers), paths, tuple(reader.terms.passed)) if swaps else None
 
 
 def _swap(module: ast.Module, swaps: Swaps) -> ast.Module:

@@ -19,7 +19,7 @@ from ..activations import REGISTRY
 from ..internals.call import autocasts, calls_torch, is_linear, linear_is_replaced
 from ..internals.module import is_hooked, run_pre_hooks
 from ..internals.stock import torchs
-from ..nn import Linear, fits, is_ours, linear, why_alone, why_called
+from ..nn import fits, is_ours, linear, why_alone, why_called
 from . import formula, opened, recognise
 from .opened import LEFT_OUT
 from .recognise import Spec
@@ -68,7 +68,7 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
     So what may do more than compute its result is called where the author calls it, and weights are read there. A
     module that returns the result of a layer is called up to that.
     """
-    if type(f) is Linear or is_ours(f):
+    if is_ours(f):
         if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or why_alone(f) is not None:
             return f(*args, **kwargs)
         product = Product(args[0], f.weight, f.bias)  # once each, as in torch
@@ -178,17 +178,10 @@ def apply_method(name: str, z: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _apply(act: Any, z: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     if type(z) is Later:
-        if z.product is not None:  # the shortest way
-            spec = match(z.layer, act, args, kwargs)
-            if type(spec) is tuple and not isinstance(act, str):
-                return functional.linear_act(*z.product, act=spec[0], param=spec[1])
-            if spec is None and not args and not kwargs and not is_compiling() and (taking := opened.taking(act)):
-                return taking(z)
         y = _activated(act, z, args, kwargs)
         if y is not None:
             return y
-        z = now(z)
-    return getattr(z, act)(*args, **kwargs) if isinstance(act, str) else act(z, *args, **kwargs)
+    return _call(act, (now(z), *args), kwargs)
 
 
 def now(z: Any, *held: Any) -> Any:
@@ -243,7 +236,7 @@ def _activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
         return _packed_glu(act, layer.product, args, kwargs) if spec is None and not scales else None
     if isinstance(act, str) and not recognise.is_torchs_method(act, layer.product.x, layer.product.w):
         return None
-    scaled = _scaled(layer.product, scales, spec)
+    scaled = _scaled(layer.product, scales, spec) if scales else (layer.product, spec)
     if scaled is None:
         return None
     product, (name, param) = scaled
@@ -283,7 +276,7 @@ def adopts(act: nn.Module, in_place: bool) -> bool:
 def _scaled(product: Product, scales: list[Later], spec: Spec) -> tuple[Product, Spec] | None:
     """The layer times s, plus t, as a layer of s w and s b + t, where that costs less than passes over its result."""
     x, w, b = product
-    if scales and autocasts():  # which may compute the product in another dtype
+    if autocasts():  # which may compute the product in another dtype
         return None
     for f, operands, *_ in scales:
         s = operands[1] if type(operands[0]) is Later else operands[0]

@@ -24,14 +24,17 @@ from typing import Any
 
 import torch
 
-from .code import Definition
+from .code import Definition, reads_of
 from .emit import put_off, run_act, run_gate, run_variable
 from .gates import Swaps, gate_in
 from .paths import Path
 from .reasons import blocks, text_of, why_cut_is_alone, why_stored_is_alone
-from .terms import Act, Gate, Layer, Product, Term, Terms, Variable, Variables, Viewed, layers, reads_of, variables_of
+from .terms import Act, Gate, Layer, Product, Term, Terms, Variable, Variables, Viewed, layers, variables_of
 
 _SEE_LOCALS = {"locals", "vars", "dir", "eval", "exec", "breakpoint"}
+
+
+Passed = tuple[tuple[Path, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,7 @@ class Site:
     """Where an activation may be applied to a layer: that depends on what the module holds."""
 
     reads: tuple[Act | Gate, ...]  # what may read the layer next: one in each branch
-    passed: tuple[tuple[Path, ...], ...]  # what is looked up between the calls, which must be plain attributes
+    passed: Passed  # what is looked up between the calls, which must be plain attributes
     swaps: Swaps
 
 
@@ -205,11 +208,8 @@ class Reader:
                         if branch is None and not self._run_name(side, name, swaps):
                             return None
                     read_in = reads_of(then, name) + reads_of(other, name)
-                    return (
-                        ([a for b in found for a in b[0]], swaps)
-                        if found and reads_of(whole, name) == read_in
-                        else None
-                    )
+                    acts = [act for branch in found for act in branch[0]]
+                    return (acts, swaps) if acts and reads_of(whole, name) == read_in else None
                 case ast.Call(func=ast.Attribute(value=first)) | ast.Attribute(value=first):
                     e = first
                 case ast.Tuple(elts=[first, *_]) | ast.List(elts=[first, *_]):
@@ -234,6 +234,7 @@ class Reader:
 
     def returned(self) -> tuple[Swaps, set[Path]]:
         """Puts off the layers whose results are returned as they are; and where the module may hold them, or ()."""
+        self.terms.passed = []
         swaps: Swaps = {}
         paths: set[Path] = set()
         for body in blocks(self.definition):

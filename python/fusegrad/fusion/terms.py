@@ -273,9 +273,7 @@ class Terms:
             case ast.Call(func=func, args=args, keywords=[]):
                 name = ast.unparse(func).split(".")[-1]
                 known = name in _PREDICATES and isinstance(func, ast.Name)
-                if name.startswith("is_") and not self.names.of(
-                    func
-                ):  # torch.is_grad_enabled(), no method of the module
+                if name.startswith("is_") and not self.names.of(func):  # torch.is_grad_enabled(), no method of a module
                     known = all(isinstance(a, ast.Constant) for a in args)
                 return known and name not in self.local and all(self.calm(v, variables) for v in (func, *args))
         return False
@@ -342,7 +340,3 @@ def variables_of(term: Term) -> Iterator[Any]:
             pass
         case _:
             yield term
-
-
-def reads_of(node: ast.AST, name: str) -> int:
-    return sum(isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load) for n in ast.walk(node))
