@@ -55,6 +55,7 @@ USED = {
     "torch.compiler.config._config": "tells all threads with which rules a graph was compiled; else it is set for one",
     "torch._check_value": "tells torch.export that two sizes are one",
     "torch._decomp.register_decomposition": "lets ONNX export what the ops are made of",
+    "torch._library.utils.get_layout_constraint_tag": "tells Inductor the strides of an op's operands",
     "torch._ops.OpOverload": "what torch.ops gives, for type checkers",
     "torch.nn.modules.module._global_forward_hooks": "tells whether a hook of all modules is set",
     "torch.nn.modules.module._global_forward_pre_hooks": "the same, before forward",

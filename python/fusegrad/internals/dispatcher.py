@@ -1,5 +1,6 @@
 """The dispatcher: keys, what is registered under them, and contexts that leave some of them out."""
 
+import sys
 from collections.abc import Callable
 from functools import reduce
 from operator import or_
@@ -7,6 +8,7 @@ from operator import or_
 import torch
 from torch import SymInt, Tensor
 from torch._C import _parse_dispatch_key
+from torch._library.utils import get_layout_constraint_tag
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # a mode that sees each op
 
 Overload = torch._ops.OpOverload
@@ -59,6 +61,18 @@ def autocasts_to_float32(name: str) -> bool:
 def decomposes(op: Overload, into: Callable) -> None:
     """Let an exported program that is to run without fusegrad, ONNX say, be made of torch's own ops instead of `op`."""
     torch._decomp.register_decomposition(op)(into)
+
+
+def stays_whole(op: Overload) -> None:
+    """Let Inductor call an op that has a decomposition.
+
+    It does so of itself, but raises where CI is set in the environment, as on GitHub's runners. It is told once it is
+    there: an op is traced before it is compiled.
+    """
+    inductor = sys.modules.get("torch._inductor.lowering")
+    if inductor is not None and op not in inductor.lowerings:
+        layout = inductor.tag_to_layout_constraint(get_layout_constraint_tag(op, with_default=True))
+        inductor.make_fallback(op, layout_constraint=layout, warn=False)
 
 
 def has_kernel(op: str, device: str) -> bool:

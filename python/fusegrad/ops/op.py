@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..internals.call import in_plain_eager, requires_grad
-from ..internals.dispatcher import Overload, count_tensors, decomposes
+from ..internals.dispatcher import Overload, count_tensors, decomposes, stays_whole
 from ..internals.function import below_autograd, bind
 from .operands import check
 
@@ -43,7 +43,7 @@ class Op:
         library.define(self.schema, tags=(torch.Tag.pt2_compliant_tag,))
         self.overload: Overload = getattr(torch.ops.fusegrad, self.name).default
         OPS[self.name] = self.overload
-        torch.library.register_fake(f"fusegrad::{self.name}", self.checked(self.fake), lib=library)
+        torch.library.register_fake(f"fusegrad::{self.name}", self.traced, lib=library)
         self.serve("CompositeExplicitAutograd", self.reference)
         decomposes(self.overload, self.reference)
         self.tensors = count_tensors(self.overload)
@@ -57,6 +57,12 @@ class Op:
         if not in_plain_eager(*tensors):
             return self.overload(*args)
         return self.apply(*args) if requires_grad(*tensors) else self.kernel(*args)
+
+    def traced(self, *args: Any) -> Any:
+        """The op on fake tensors, as compilers and exporters trace it."""
+        stays_whole(self.overload)
+        self.check(args)
+        return self.fake(*args)
 
     def serve(self, key: str, kernel: Callable) -> None:
         """Let a kernel serve the op on a dispatch key."""
