@@ -17,6 +17,7 @@ PYBIND11_MODULE(_C, m) {
         "Those that the kernels are written for, the widest first, and whether this processor has them.");
   m.def("use_instruction_set", &fusegrad::use_instruction_set, py::arg("name"),
         "Run the kernels of this instruction set, not those of the widest that the processor has.");
+  m.def("torch_multiplies_faster", &fusegrad::torch_multiplies_faster, "Whether products are left to torch.");
   m.def("scratch_bytes", &fusegrad::scratch_bytes, "The scratch memory that all threads hold.");
   m.def("empty_cache", &fusegrad::empty_cache, py::call_guard<py::gil_scoped_release>(),
         "Free the scratch memory of this thread and of those that work for it.");

@@ -6,9 +6,8 @@
 // pointers.)
 //
 // Products of all types, layouts and sizes around the tiles, with every epilogue, of one matrix or of two, and gated
-// ones, against sums in float64; activations for NaN and for rows, and their backward passes, gz and gu with their sums
-// against them. Exits with 1 at the first wrong
-// number.
+// ones, against sums in float64; chains of layers and their gradients; activations for NaN and for rows, and their
+// backward passes, gz and gu with their sums against them. Exits with 1 at the first wrong number.
 #include "cpu/kernels.h"
 
 #include <cmath>
@@ -140,6 +139,7 @@ bool right(const Kernels& kernels, const Case& c, std::mt19937& random) {
 
 }  // namespace
 
+#include "kernels_chain.h"
 #include "kernels_gated.h"
 
 namespace {
@@ -223,6 +223,7 @@ bool all_right(const Kernels& kernels, int rounds) {
     if (c.m * c.n <= 3000 && i % 3 == 0) c.k = 2501;  // several blocks
     if (!right(kernels, c, random) || !gated_right(kernels, c, random)) return false;
   }
+  if (!chains_right(kernels, random)) return false;
   for (int a = 0; a < kernels.count; a++)
     for (int order = 0; order < kOrders; order++)
       for (Type t : {Type::f32, Type::f64, Type::bf16, Type::f16})

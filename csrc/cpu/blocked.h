@@ -25,8 +25,8 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-// c = a b + bias or c += a b + bias, of a tile of kRows by kVectors and k words.
-template <int kRows, int kVectors, class P, class V = typename P::V, class S = ScalarOf<V>>
+// c = a b + bias or c += a b + bias, of a tile of kRows by kVectors and k words; a bias of columns, or of rows.
+template <int kRows, int kVectors, class P, bool kBiasOfRows = false, class V = typename P::V, class S = ScalarOf<V>>
 void micro_kernel(int64_t k, const typename P::Word* a, const typename P::Word* b, const S* bias, S* c, int64_t ldc,
                   bool add) {
   V sum[kRows][kVectors];
@@ -57,7 +57,7 @@ void micro_kernel(int64_t k, const typename P::Word* a, const typename P::Word* 
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; i++)
 #pragma GCC unroll 2
-      for (int j = 0; j < kVectors; j++) sum[i][j] += load<V>(bias + j * kLanes<V>);
+      for (int j = 0; j < kVectors; j++) sum[i][j] += kBiasOfRows ? all<V>(bias[i]) : load<V>(bias + j * kLanes<V>);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++)
@@ -68,16 +68,16 @@ void micro_kernel(int64_t k, const typename P::Word* a, const typename P::Word* 
     }
 }
 
-template <class P> struct Kernel {  // for 1 to kMR rows, 1 or 2 vectors
-  using MicroKernel = decltype(&micro_kernel<1, 1, P>);
+template <class P, bool kBiasOfRows> struct Kernel {  // for 1 to kMR rows, 1 or 2 vectors
+  using MicroKernel = decltype(&micro_kernel<1, 1, P, kBiasOfRows>);
   MicroKernel tile[2][kMR];
 
   constexpr Kernel() : tile{} { fill(typename Count<kMR>::type{}); }
   template <int... I> constexpr void fill(Indices<I...>) {
-    ((tile[0][I] = micro_kernel<I + 1, 1, P>, tile[1][I] = micro_kernel<I + 1, 2, P>), ...);
+    ((tile[0][I] = micro_kernel<I + 1, 1, P, kBiasOfRows>, tile[1][I] = micro_kernel<I + 1, 2, P, kBiasOfRows>), ...);
   }
 };
-template <class P> constexpr Kernel<P> kKernel;
+template <class P, bool kBiasOfRows = false> constexpr Kernel<P, kBiasOfRows> kKernel;
 
 template <class Body> void share(int count, int64_t tasks, const Body& body) {
   if (count == 1 || tasks == 1)

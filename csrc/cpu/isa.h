@@ -10,6 +10,8 @@
 #include "gemm.h"
 
 #if !defined(FUSEGRAD_AVX512_BF16)  // that has products alone
+#include "chain_backward.h"
+
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
@@ -17,6 +19,8 @@ namespace FUSEGRAD_ISA {
 constexpr Kernels kKernels = {FUSEGRAD_NAME(FUSEGRAD_ISA),
                               gemm,
                               gated,
+                              chain,
+                              chain_backward,
                               act,
                               differentiate,
                               gz_and_sum,

@@ -91,6 +91,36 @@ struct Gated {
   bool saves_input;
 };
 
+// A layer of a chain, y = activation(z), z = x w^T + bias, and its gradients.
+struct ChainLayer {
+  int64_t k, n;
+  Operand w;  // (n, k)
+  const void* bias = nullptr;
+  int64_t bias_stride = 1;
+  Elementwise value = nullptr, first = nullptr;  // nullptr for the identity
+  double param = 0;
+  bool saves_input = false;
+  void *gw = nullptr, *gb = nullptr;  // (n, k), rows adjacent, and (n); nullptr if not needed
+};
+
+constexpr int kMostLayers = 31;  // of a chain
+
+// Layers of which each is the input of the next, all float32 or all float64.
+//
+// `saved` is what backward needs of each layer but its last output: z or y, as the activation saves, (m, n) numbers
+// layer after layer, in an order that only the kernels know. nullptr if nothing is to be saved.
+struct Chain {
+  Type type;
+  int64_t m;
+  int count;
+  const ChainLayer* layers;
+  Operand x;  // (m, k)
+  void* y;    // (m, n), rows adjacent; in backward it is read where the last activation saves its output
+  void* saved;
+  Operand gy = {};     // (m, n)
+  void* gx = nullptr;  // (m, k), rows adjacent; nullptr if not needed
+};
+
 // What the backward pass of a gated layer works on: rows of n adjacent numbers.
 struct GateArgs {
   int64_t rows, n;
@@ -104,6 +134,8 @@ struct Kernels {
   const char* isa;
   void (*gemm)(const Gemm&);
   void (*gated)(const Gated&);
+  void (*chain)(const Chain&);           // y and saved
+  void (*chain_backward)(const Chain&);  // gx, gw, gb, of gy, x, y and saved
   // The same for numbers of any one type, on this thread.
   void (*act)(Type, Elementwise, const ElementwiseArgs&, double param);
   void (*differentiate)(Type, Derivative, const DerivativeArgs&, double param);
@@ -147,7 +179,8 @@ void parallel(int64_t n, int64_t grain, void (*body)(int64_t begin, int64_t end,
 
 // Scratch memory of this thread, aligned to a cache line, good until its next call with the same slot.
 void* scratch(int slot, int64_t bytes);
-constexpr int kSlotOfA = 0, kSlotOfB = 1, kSlotOfPartial = 2, kSlotOfGz = 3, kSlotOfSums = 4, kSlots = 5;
+constexpr int kSlotOfA = 0, kSlotOfB = 1, kSlotOfPartial = 2, kSlotOfGz = 3, kSlotOfSums = 4, kSlotOfWeights = 5,
+              kSlots = 6;
 
 // What a slot holds is not needed any more: it may be given back.
 void give_back(int slot);

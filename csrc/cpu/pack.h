@@ -99,7 +99,7 @@ template <int W, class T> void pack_panel(const T* from, int64_t row_stride, int
         put(done * W + i * n, P::load_rows(from + done * kEach * k_stride + i * n, k_stride));
     }
   } else if (k_stride == 1) {
-    for (; done + n <= whole; done += n) {
+    for (const int64_t end = whole / n * n; done < end; done += n) {
       // from the last group of rows to the first: each runs over into the next k, which is written later
       for (int group = kVectors - 1; group >= 0; group--) {
         V rows[n];

@@ -28,6 +28,7 @@ from .activations.primitives import (  # noqa: F401  (what an activation of one'
 )
 from .backends import empty_cache
 from .functional import act, linear, linear_act, mlp, mm, mul_constant
+from .functional_chain import chain
 from .functional_gated import gated, gated_packed
 from .fusion.convert import fuse, unfuse
 from .fusion.report import explain
@@ -56,6 +57,7 @@ __all__ = [
     "act",
     "activation",
     "backends",
+    "chain",
     "empty_cache",
     "explain",
     "fuse",

@@ -102,6 +102,10 @@ if _HAS_TRITON:
         op: ops.op.Op = getattr(ops, name)
         op.serve("CPU" if INTERPRETED else "CUDA", _triton(op))  # CUDA is the key of HIP too
 
+# Whether chains are served, and the activations that the kernels have from the start.
+CHAINS: bool = extension is not None and not extension.torch_multiplies_faster()
+KNOWN: frozenset[str] = frozenset(extension.activations()) if extension is not None else frozenset()
+
 
 def empty_cache() -> None:
     """Give back the memory that the CPU kernels keep from call to call: of this thread, and of those that work for it.

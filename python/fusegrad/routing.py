@@ -6,12 +6,15 @@ goes to an op, by the shortest route that its mode allows. Which kernel then ser
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, strided
 
 from . import backends
 from .internals.call import calls_torch, in_plain_eager, linear_is_replaced, requires_grad
+from .ops.chain import MOST_LAYERS
 from .ops.operands import DTYPES
 
 # Up to where stock's forward and backward are as fast as the ops', whose derivatives are called through Python: on two
@@ -86,6 +89,44 @@ def is_one_layer(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
     if not (in_plain_eager(x, w, b) and x.is_cpu and requires_grad(w)):
         return False
     return math.prod(x.shape[:-1]) < w.shape[1]
+
+
+# What a chain serves: layers whose panels of rows, and weights, stay in cache (Zen 3, 2026-11-26)
+CHAIN_ROWS, CHAIN_WIDTH = 9, 256
+CHAIN_DTYPES = torch.float32, torch.float64
+_PLAIN = Tensor, torch.nn.Parameter
+
+
+def may_be_a_chain(x: Tensor) -> bool:
+    """Whether an input is one of a chain, if its layers fit: the rest is asked by route_of_chain."""
+    return (
+        backends.CHAINS
+        and type(x) in _PLAIN
+        and in_plain_eager(x)
+        and x.dtype in CHAIN_DTYPES
+        and x.dim() > 0
+        and x.numel() >= CHAIN_ROWS * x.size(-1) > 0
+        and x.is_cpu
+        and x.layout is strided
+    )
+
+
+def route_of_chain(
+    x: Tensor, weights: Sequence[Tensor | None], acts: Sequence[str]
+) -> Literal["function", "kernel", "layers"]:
+    """What is best for layers w_1, b_1, ..., w_n, b_n: one op, with a derivative or without, or one by one.
+
+    Of an x that may be that of a chain. The op refuses what does not fit.
+    """
+    if not in_plain_eager(*weights) or linear_is_replaced() or len(acts) > MOST_LAYERS:
+        return "layers"
+    for t in weights:
+        if t is not None and not (t.is_cpu and t.layout is strided):
+            return "layers"
+    for act in acts:
+        if act not in backends.KNOWN and not backends.extension.has_activation(act):
+            return "layers"
+    return "function" if requires_grad(x, *weights) else "kernel"
 
 
 def runs_as_written(*tensors: Tensor | None) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..nn import Linear
-from . import runtime, wrapped
+from . import chains, runtime, wrapped
 from .code import Unreadable
 from .find import SITES, UNFUSED, Key, is_sequential
 from .opened import is_layer
@@ -112,8 +112,17 @@ class _Wrapped:
 
 
 def sequential_forward(self: nn.Sequential, input):
-    """The forward of torch.nn.Sequential, with each layer noted, and applied by what follows it."""
-    for module in self:
+    """The forward of torch.nn.Sequential, with each layer noted, and applied by what follows it; chains as one op."""
+    modules = list(self)
+    tried = done = 0  # up to where a chain was looked for, and found
+    for at, module in enumerate(modules):
+        if at < done:
+            continue
+        if at >= tried and type(module) is Linear and type(input) is not Later:
+            y, tried = chains.run(modules, at, input)
+            if y is not None:
+                input, done = y, tried
+                continue
         if is_layer(module):
             input = later(module, now(input))
         elif type(input) is Later:

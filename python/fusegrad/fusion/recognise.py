@@ -92,6 +92,29 @@ def of_module(module: nn.Module) -> Spec | None:
     return _of_options(type(module), vars(module))
 
 
+_PLAIN_OPTIONS = frozenset((bool, int, float, str, type(None)))
+_BY_OPTIONS: dict[tuple, Spec | None] = {}
+
+
+def of_adopted(module: nn.Module) -> Spec | None:
+    """The same in a shorter way, of a module that adopted a class of ours; None also where that is not enough."""
+    cls = type(module)
+    names = _OPTIONS_OF.get(cls)
+    if names is None:
+        return None
+    held = module.__dict__
+    values = [held.get(name) for name in names]
+    for value in values:
+        if type(value) not in _PLAIN_OPTIONS:
+            return None
+    key = cls, *values
+    if key not in _BY_OPTIONS:
+        if len(_BY_OPTIONS) > 1000:  # a slope that changes on each call
+            _BY_OPTIONS.clear()
+        _BY_OPTIONS[key] = _of_options(cls, held)
+    return _BY_OPTIONS[key]
+
+
 def is_activation(cls: type) -> bool:
     """Whether the modules of a class are activations of ours, if their options are."""
     return cls is Act or cls in _BY_MODULE
@@ -195,3 +218,7 @@ for stock, adopted in ADOPTED.items():
     stands_for(stock, *_definitions(stock))
     stands_for(adopted, (AdoptedAct, "forward"), (adopted, "forward"), *_definitions(stock))
     globals()[adopted.__name__] = adopted  # where pickle looks for it
+_OPTIONS_OF: dict[type, tuple[str, ...]] = {
+    adopted: tuple({name for a in _BY_MODULE[adopted] for name in (*([a.param] if a.param else []), *a.options)})
+    for adopted in ADOPTED.values()
+}

@@ -12,6 +12,8 @@ from ..internals.dispatcher import TorchDispatchMode
 _FUSED = {"fusegrad::linear_act", "fusegrad::gated", "fusegrad::mlp"}
 _ALONE = {"fusegrad::linear", "fusegrad::mm", "aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::linear"}
 
+_CHAIN = "fusegrad::chain"  # of layers with and without activations
+
 
 @dataclass
 class Ran:
@@ -41,11 +43,13 @@ class Watch(TorchDispatchMode):
         tensors = [*_tensors((args, kwargs or {}))]
         owners = dict.fromkeys(owner for t in tensors if t.dim() > 1 and (owner := self._owner(t)))
         name = func.name().partition(".")[0]
-        if name in _FUSED or name in _ALONE:
+        if name in _FUSED or name in _ALONE or name == _CHAIN:
+            acts = args[2].split(",") if name == _CHAIN else []
             for k, owner in enumerate(owners):
+                fused = not acts[k].startswith("identity ") if len(acts) == len(owners) else name in _FUSED
                 ran = self.ran[owner]
-                ran.fused, ran.alone = ran.fused + (name in _FUSED), ran.alone + (name in _ALONE)
-                ran.seconds += 0 if k else seconds  # of a gate the first layer has the time of both
+                ran.fused, ran.alone = ran.fused + fused, ran.alone + (not fused)
+                ran.seconds += 0 if k else seconds  # of a gate or a chain the first layer has all the time
         elif len(owners) == 1 and all(_is_vector(t) or self._owner(t) for t in tensors):
             for y in _tensors(result):
                 self._owns(next(iter(owners)), y)

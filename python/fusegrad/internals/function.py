@@ -72,6 +72,17 @@ def bind(library: torch.library.Library, op: Overload, rule: Rule) -> Callable:
     return apply
 
 
+def single_level(rule: Any) -> Callable:
+    """The `apply` of a Function with these forward and backward, for plain eager mode alone."""
+    members = {
+        "__doc__": rule.__doc__,
+        "forward": staticmethod(rule.forward),
+        "backward": staticmethod(rule.backward),
+        "_compiled_autograd_key": staticmethod(torch.autograd.Function._compiled_autograd_key),
+    }
+    return type(rule.__name__, (_SingleLevelFunction,), members).apply  # type: ignore[attr-defined]  # made in C++
+
+
 def below_autograd(op: Overload, *args: Any) -> Any:
     """What the op's kernel computes, without a derivative."""
     with _AutoDispatchBelowADInplaceOrView():

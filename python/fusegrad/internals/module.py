@@ -10,12 +10,20 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 def is_hooked(m: nn.Module) -> bool:
     """Whether a hook wants to see a call of this module: one of its own, or one for all modules."""
+    return has_own_hooks(m) or is_any_module_hooked()
+
+
+def has_own_hooks(m: nn.Module) -> bool:
+    held = m.__dict__
     return bool(
-        m._forward_hooks
-        or m._forward_pre_hooks
-        or m._backward_hooks
-        or m._backward_pre_hooks
-        or torchs._global_forward_hooks
+        held["_forward_hooks"] or held["_forward_pre_hooks"] or held["_backward_hooks"] or held["_backward_pre_hooks"]
+    )
+
+
+def is_any_module_hooked() -> bool:
+    """Whether there is a hook for all modules."""
+    return bool(
+        torchs._global_forward_hooks
         or torchs._global_forward_pre_hooks
         or torchs._global_backward_hooks
         or torchs._global_backward_pre_hooks

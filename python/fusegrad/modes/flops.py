@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from ..ops import OPS
@@ -41,3 +42,17 @@ def _(x_shape, w_gate_shape, *args, **kwargs) -> int:
 def _(gy_shape, x_shape, w_gate_shape, w_up_shape, s_shape, up_shape, act, param, *needed, **kwargs) -> int:
     need_x, need_w_gate, need_w_up = needed[:3]
     return 2 * math.prod(x_shape) * w_gate_shape[0] * (2 * need_x + need_w_gate + need_w_up)
+
+
+@register_flop_formula(torch.ops.fusegrad.chain)
+def _(x_shape, weight_shapes, *args, **kwargs) -> int:
+    return 2 * math.prod(x_shape[:-1]) * sum(math.prod(w) for w in weight_shapes[::2])
+
+
+@register_flop_formula(torch.ops.fusegrad.chain_backward)
+def _(gy_shape, x_shape, weight_shapes, y_shape, saved_shape, acts, needed, **kwargs) -> int:
+    """Each layer multiplies for gw, if needed, and for the gradient of its input, if that or one further on is."""
+    sizes = [math.prod(w) for w in weight_shapes[::2]]
+    need_w = [bool(needed >> (1 + 2 * layer) & 1) for layer in range(len(sizes))]
+    through = sum(sizes if needed & 1 else sizes[(needed & -needed).bit_length() // 2 :])  # from the lowest bit on
+    return 2 * math.prod(x_shape[:-1]) * (sum(n * s for n, s in zip(need_w, sizes, strict=True)) + through)

@@ -1,0 +1,245 @@
+// The gradients of a chain: back through all layers by tiles of panels.
+#pragma once
+
+#include "chain.h"
+
+namespace fusegrad {
+namespace FUSEGRAD_ISA {
+
+constexpr int64_t kBytesOfTile = 96 << 10;  // of the widest layer: three such stay in L2
+
+template <class T> struct ChainGradients : Chained<T> {
+  using Base = Chained<T>;
+  using Base::activate, Base::clear_rest, Base::g, Base::is_whole, Base::kept, Base::kPanel, Base::last, Base::multiply;
+  using Base::pack_weights, Base::panels, Base::read, Base::rows_in, Base::saved, Base::size_of_packed, Base::widest;
+  using Base::write;
+  using typename Base::P;
+  using typename Base::S;
+  using typename Base::V;
+  using typename Base::Weights;
+
+  // to += a b^T over the rows of `count` panels, of kRows features of a and kColumns of b.
+  template <int kRows, int kColumns>
+  static void add_products(int64_t count, const S* a, int64_t a_step, const S* b, int64_t b_step, S* to, int64_t ld) {
+    constexpr int n = kLanes<V>, kGroups = (kRows * kColumns + n - 1) / n;
+    V sum[kGroups * n];
+#pragma GCC unroll 32
+    for (int q = 0; q < kGroups * n; q++) sum[q] = V{};
+    for (int64_t p = 0; p < count; p++, a += a_step, b += b_step) {
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; v++) {
+        V column[kColumns];
+#pragma GCC unroll 6
+        for (int j = 0; j < kColumns; j++) column[j] = load<V>(b + j * kPanel + v * n);
+#pragma GCC unroll 4
+        for (int i = 0; i < kRows; i++) {
+          const V row = load<V>(a + i * kPanel + v * n);
+#pragma GCC unroll 6
+          for (int j = 0; j < kColumns; j++) sum[i * kColumns + j] += row * column[j];
+        }
+      }
+    }
+    S sums[kGroups * n];
+#pragma GCC unroll 24
+    for (int q = 0; q < kGroups; q++) store<V>(sums + q * n, sums_of_lanes<n / 2>(sum + q * n));
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; i++)
+#pragma GCC unroll 6
+      for (int j = 0; j < kColumns; j++) to[i * ld + j] += sums[i * kColumns + j];
+  }
+
+  template <int kColumns>
+  static void add_columns(int64_t count, const S* gz, int64_t n, const S* x, int64_t k, S* gw, int64_t ld) {
+    int64_t i = 0;
+    for (; i + kDotRows <= n; i += kDotRows)
+      add_products<kDotRows, kColumns>(count, gz + i * kPanel, n * kPanel, x, k * kPanel, gw + i * ld, ld);
+    for (; i < n; i++) add_products<1, kColumns>(count, gz + i * kPanel, n * kPanel, x, k * kPanel, gw + i * ld, ld);
+  }
+
+  // gw += gz^T x of panels, by sums of products of vectors: each is added up over its lanes at the end.
+  static void add_by_dots(int64_t count, const S* gz, int64_t n, const S* x, int64_t k, S* gw) {
+    int64_t j = 0;
+    for (; j + kDotColumns <= k; j += kDotColumns) add_columns<kDotColumns>(count, gz, n, x + j * kPanel, k, gw + j, k);
+    for (; j < k; j++) add_columns<1>(count, gz, n, x + j * kPanel, k, gw + j, k);
+  }
+
+  // The same by the micro-kernel, of panels that are transposed first.
+  static void add_by_blocks(int64_t count, const S* gz, int64_t n, const S* x, int64_t k, S* gw, S* room) {
+    const int64_t rows = count * kPanel;
+    S *a = room, *b = room + size_of_packed(n, rows);
+    for (int64_t i = 0; i < n; i += kMR)
+      for (int64_t p = 0; p < count; p++)
+        pack_panel<kMR>(gz + (p * n + i) * kPanel, kPanel, 1, n - i, kPanel, a + i * rows + p * kPanel * kMR);
+    for (int64_t j = 0; j < k; j += kPanel) {
+      const int64_t columns = least(kPanel, k - j);
+      for (int64_t p = 0; p < count; p++)
+        pack_panel<kPanel>(x + (p * k + j) * kPanel, kPanel, 1, columns, kPanel, b + p * kPanel * kPanel);
+      for (int64_t i = 0; i < n; i += kMR) {
+        alignas(64) S tile[kMR * kPanel];
+        const int64_t height = least(kMR, n - i);
+        const auto kernel = kKernel<P>.tile[columns > kLanes<V>][height - 1];
+        const bool whole = columns == kPanel;
+        for (int64_t q = 0; q < rows; q += kChain)
+          kernel(least(kChain, rows - q), a + i * rows + q * kMR, b + q * kPanel, nullptr,
+                 whole ? gw + i * k + j : tile, whole ? k : kPanel, whole || q > 0);
+        for (int64_t r = 0; !whole && r < height; r++)
+          Product<T>::add_row(gw + (i + r) * k + j, tile + r * kPanel, columns);
+      }
+    }
+  }
+
+  // Which costs less, in cycles: the dots to add up lanes, some 35 for each tile, or the blocks to transpose, 0.4 for
+  // each number (a Zen 3).
+  static bool by_dots(int64_t count, int64_t n, int64_t k) {
+    return n * k * 35 / (kDotRows * kDotColumns) < (n + k) * count * kPanel * 2 / 5 + n * k / 2;
+  }
+
+  // gw += gz^T x and gb += the sum of gz, of panels that follow one another.
+  static void add_gradients(int64_t count, const S* gz, int64_t n, const S* x, int64_t k, S* gw, S* gb, S* room) {
+    if (gw && by_dots(count, n, k))
+      add_by_dots(count, gz, n, x, k, gw);
+    else if (gw)
+      add_by_blocks(count, gz, n, x, k, gw, room);
+    for (int64_t i = 0; gb && i < n; i++) {
+      V sum = V{};
+      for (int64_t p = 0; p < count; p++) {
+        const S* from = gz + (p * n + i) * kPanel;
+        sum += load<V>(from) + load<V>(from + kLanes<V>);
+      }
+      S total = 0;
+      for (int q = 0; q < kLanes<V>; q++) total += sum[q];
+      gb[i] += total;
+    }
+  }
+
+  // Sums for the gradients of all layers, those that are needed: gw and gb of each, one after another.
+  int64_t size_of_gradients() const {
+    int64_t size = 0;
+    for (int l = 0; l < g.count; l++) {
+      const ChainLayer& layer = g.layers[l];
+      size += (layer.gw ? layer.n * layer.k : 0) + (layer.gb ? layer.n : 0);
+    }
+    return size;
+  }
+
+  struct Room {  // of one thread, for a tile of panels
+    S *gz, *next, *x, *one, *packed;
+  };
+
+  // The panels [panel, panel + count), which are all whole or are one.
+  void backward(const Weights& weights, int64_t panel, int64_t count, Room room, S* sums) const {
+    S *gz = room.gz, *next = room.next;
+    S* of_layer[kMostLayers];
+    for (int l = 0; l < g.count; l++) {
+      of_layer[l] = sums;
+      sums += (g.layers[l].gw ? g.layers[l].n * g.layers[l].k : 0) + (g.layers[l].gb ? g.layers[l].n : 0);
+    }
+    const bool whole = is_whole(panel);
+    const auto through = [&](int l, int64_t p, S* gradient, bool ends) {  // gy -> gz of layer l
+      const ChainLayer& layer = g.layers[l];
+      if (layer.first) {
+        const S* s = room.one;
+        if (ends && !layer.saves_input)
+          read({g.y, layer.n, 1}, panel + p, layer.n, room.one);
+        else
+          s = kept(l, panel + p, room.one);
+        activate(layer.first, layer.n, s, gradient, gradient, layer.param);
+      }
+      clear_rest(gradient, layer.n, panel + p);
+    };
+    for (int64_t p = 0; p < count; p++) {
+      S* to = gz + p * last().n * kPanel;
+      read(g.gy, panel + p, last().n, to);
+      through(g.count - 1, p, to, true);
+    }
+    int first_needed = 0;  // the gradients of a layer, or of x
+    while (!g.gx && first_needed < g.count && !g.layers[first_needed].gw && !g.layers[first_needed].gb) first_needed++;
+    for (int l = g.count - 1; l >= first_needed; l--) {
+      const ChainLayer& layer = g.layers[l];
+      if (layer.gw || layer.gb) {
+        const S* x = layer.gw ? input(l, panel, count, whole, room.x) : nullptr;
+        add_gradients(count, gz, layer.n, x, layer.k, layer.gw ? of_layer[l] : nullptr,
+                      layer.gb ? of_layer[l] + (layer.gw ? layer.n * layer.k : 0) : nullptr, room.packed);
+      }
+      if (l == first_needed && !(l == 0 && g.gx)) return;
+      for (int64_t p = 0; p < count; p++) {
+        S* to = next + p * layer.k * kPanel;
+        multiply(weights.data + weights.at[l], nullptr, layer.k, layer.n, gz + p * layer.n * kPanel, rows_in(panel + p),
+                 to);
+        if (l > 0)
+          through(l - 1, p, to, false);
+        else
+          write(to, panel + p, layer.k, g.gx);
+      }
+      S* done = gz;
+      gz = next;
+      next = done;
+    }
+  }
+
+  // The inputs of layer l, panel after panel: x, or y of the layer before, which is what was saved or made of it.
+  const S* input(int l, int64_t panel, int64_t count, bool whole, S* room) const {
+    const int64_t k = g.layers[l].k;
+    if (l > 0) {
+      const ChainLayer& before = g.layers[l - 1];
+      const bool is_kept = !before.value || !before.saves_input;
+      if (is_kept) return whole ? saved(l - 1, panel) : kept(l - 1, panel, room);
+      for (int64_t p = 0; p < count; p++) {
+        S* y = room + p * k * kPanel;
+        activate(before.value, k, kept(l - 1, panel + p, y), nullptr, y, before.param);
+        clear_rest(y, k, panel + p);
+      }
+      return room;
+    }
+    for (int64_t p = 0; p < count; p++) read(g.x, panel + p, k, room + p * k * kPanel);
+    return room;
+  }
+
+  void backward(int count) const {
+    const Weights weights = pack_weights(true);
+    const int64_t tile = clamp(kBytesOfTile / (widest() * kPanel * int64_t(sizeof(S))), 4, 64);
+    const int64_t width = tile * widest() * kPanel + kLanes<V>, sums = size_of_gradients();
+    const int64_t tasks = clamp(panels(), 1, count), each = ceil_div(panels(), tasks);
+    S* partial = static_cast<S*>(scratch(kSlotOfSums, (tasks * sums + 1) * int64_t(sizeof(S))));
+    __builtin_memset(partial, 0, tasks * sums * sizeof(S));
+    share(int(tasks), tasks, [&](int64_t task, int64_t end) {
+      const int64_t one = widest() * kPanel + kLanes<V>, packed = size_of_packed(widest(), tile * kPanel);
+      const int64_t size = 3 * width + one + packed + tile * kPanel * kPanel + kLanes<V>;
+      S* at = static_cast<S*>(scratch(kSlotOfA, size * int64_t(sizeof(S))));
+      const Room room{at, at + width, at + 2 * width, at + 3 * width, at + 3 * width + one};
+      for (; task < end; task++) {
+        const int64_t stop = least((task + 1) * each, panels());
+        for (int64_t panel = task * each, step; panel < stop; panel += step) {
+          step = least(tile, stop - panel);
+          if (step > 1 && !is_whole(panel + step - 1)) step--;
+          backward(weights, panel, step, room, partial + task * sums);
+        }
+      }
+    });
+    for (int64_t task = 1; task < tasks; task++) Product<T>::add_row(partial, partial + task * sums, sums);
+    const S* from = partial;
+    const auto put = [&](void* to, int64_t n) {
+      if (!to) return;
+      __builtin_memcpy(to, from, n * sizeof(S));
+      from += n;
+    };
+    for (int l = 0; l < g.count; l++) {
+      put(g.layers[l].gw, g.layers[l].n * g.layers[l].k);
+      put(g.layers[l].gb, g.layers[l].n);
+    }
+    give_back(kSlotOfWeights);
+    give_back(kSlotOfSums);
+  }
+
+  static int64_t clamp(int64_t a, int64_t low, int64_t high) { return a < low ? low : a > high ? high : a; }
+};
+
+inline void chain_backward(const Chain& g) {
+  if (g.type == Type::f32)
+    ChainGradients<float>{{g}}.backward(threads_for(g, 2));
+  else
+    ChainGradients<double>{{g}}.backward(threads_for(g, 2));
+}
+
+}  // namespace FUSEGRAD_ISA
+}  // namespace fusegrad

@@ -1,0 +1,93 @@
+"""A chain of layers, as a user calls it: like all of functional.py."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .activations import lookup
+from .functional import linear_act
+from .ops.chain import chain as as_one
+from .ops.chain import plan
+from .routing import CHAIN_WIDTH, may_be_a_chain, route_of_chain
+
+
+def chain(
+    x: Tensor,  # (..., k)
+    layers: Iterable[tuple],  # (w (n, k), b (n) or None, act or None) or (w, b, act, param) of each
+) -> Tensor:  # (..., n)
+    """Layers of which each is the input of the next: y = act_n(... act_1(x w_1^T + b_1) ... w_n^T + b_n).
+
+    On a CPU, in plain eager mode, small networks run as one op: rows pass through all layers while they are in cache,
+    and backward is one op too. What activations save is saved once. Else the layers run one by one, as `linear_act`.
+
+    Args:
+        x: input, (..., k), of any rank >= 1.
+        layers: of each its weight (n, k), as in torch.nn.Linear, its bias (n) or None, the name of its activation, a
+            key of `fusegrad.ACTIVATIONS`, or None for none, and, if need be, the activation's parameter.
+
+    Returns:
+        y, (..., n) of the last layer, in the dtype of x (under autocast: in the autocast dtype).
+
+    Raises:
+        TypeError: an argument is no tensor, the dtypes or devices are unsupported or differ, or a parameter no number.
+        ValueError: the shapes do not fit, an activation is unknown, a parameter is not legal, there is no layer.
+
+    Source: torch.nn.functional.linear and the activations in torch.nn.functional; passing tiles of rows through all
+    layers is what Müller et al., "Real-time neural radiance caching" (doi:10.1145/3450626.3459812) do on GPUs.
+
+    >>> import torch, fusegrad as fg
+    >>> w1, w2 = torch.ones(4, 3), torch.ones(1, 4)
+    >>> fg.chain(torch.ones(2, 3), [(w1, None, "relu"), (w2, None, None)])
+    tensor([[12.],
+            [12.]])
+    """
+    weights: list[Any] = []
+    names, params = [], []
+    for w, b, act, *given in layers:
+        a = lookup("chain", "identity" if act is None else act)
+        weights += w, b
+        names.append(a.name)
+        params.append(a.check("chain", given[0] if given else None))
+    if not names:
+        raise ValueError("chain: there is no layer; need one or more of (w, b, act)")
+    if may_be_a_chain(x) and all(map(_is_narrow, weights[::2])):
+        y = run_chain(x, weights, names, params)
+        if y is not None:
+            return y
+    for w, b, name, param in zip(weights[::2], weights[1::2], names, params, strict=True):
+        has_param = lookup("chain", name).param is not None
+        x = linear_act(x, w, b, act=name, param=param if has_param else None)
+    return x
+
+
+def _is_narrow(w: Any) -> bool:
+    return isinstance(w, Tensor) and w.dim() == 2 and w.size(0) <= CHAIN_WIDTH
+
+
+def run_chain(
+    x: Tensor, weights: Sequence[Tensor | None], names: Sequence[str], params: Sequence[float]
+) -> Tensor | None:
+    """The same as one op, of activations that were looked up; None where that is not served."""
+    route = route_of_chain(x, weights, names)
+    if route == "layers":
+        return None
+    of = plan(tuple(names), tuple(params), tuple([b is not None for b in weights[1::2]]))
+    try:
+        return as_one(x, weights, of, route == "function")
+    except RuntimeError:
+        if fit(x, weights):
+            raise
+        return None  # by layers: that says what does not fit
+
+
+def fit(x: Tensor, weights: Sequence[Tensor | None]) -> bool:
+    """Whether these are what the op takes."""
+    width = x.size(-1)
+    for w, b in zip(weights[::2], weights[1::2], strict=True):
+        if w is None or w.dtype is not x.dtype or w.dim() != 2 or w.size(1) != width or w.size(0) == 0:
+            return False
+        width = w.size(0)
+        if b is not None and not (b.dtype is x.dtype and b.dim() == 1 and b.size(0) == width):
+            return False
+    return True

@@ -1,0 +1,292 @@
+"""A chain of layers as one op, and as one node of autograd: a network whose layers stay in cache.
+
+It is a route of plain eager mode on the CPU alone. Wherever else it is called, and above the second derivative, its
+layers run one by one: by ops of the set, of which all higher derivatives are made.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..activations import REGISTRY
+from ..internals.call import in_plain_eager, requires_grad
+from ..internals.engine import wanted
+from ..internals.function import below_autograd, single_level
+from .act import act, act_gradients
+from .linear import gradients, linear, linear_act, linear_jvp, mm
+from .op import library
+from .terms import rows, total
+
+MOST_LAYERS = 31  # kMostLayers of csrc/cpu/kernels.h
+
+library.define(
+    "chain(Tensor x, Tensor?[] weights, str acts, bool save) -> (Tensor y, Tensor saved)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+library.define(
+    "chain_backward(Tensor gy, Tensor x, Tensor?[] weights, Tensor y, Tensor saved, str acts, int needed) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_forward, _backward = torch.ops.fusegrad.chain.default, torch.ops.fusegrad.chain_backward.default
+
+
+class Plan:
+    """What is known of a chain but its tensors: the activation of each layer, its parameter, and which have a bias."""
+
+    def __init__(self, names: Sequence[str], params: Sequence[float], has_bias: Sequence[bool]) -> None:
+        self.names, self.params = names, params
+        self.acts = ",".join(f"{name} {param!r}" for name, param in zip(names, params, strict=True))
+        self.absent = tuple(2 * i + 1 for i, there in enumerate(has_bias) if not there)  # among the weights
+        # whether what the last layer saves is the output
+        self.saves_output = names[-1] != "identity" and not REGISTRY[names[-1]].saves_input
+
+    def shifted(self, by: int, *more: int) -> tuple[int, ...]:
+        """What is absent where the weights are the arguments from `by` on, and `more` before them."""
+        return *more, *(i + by for i in self.absent)
+
+
+plan = lru_cache(maxsize=1000)(Plan)  # of tuples
+
+
+def chain(x: Tensor, weights: Sequence[Tensor | None], of: Plan, differentiable: bool) -> Tensor:
+    """y = act_n(... act_1(x w_1^T + b_1) ... w_n^T + b_n), of weights w_1, b_1, ..., w_n, b_n that fit.
+
+    For plain eager mode; `differentiable` says whether a gradient may be asked for.
+    """
+    if differentiable:
+        return _apply(of, x, *weights)
+    return below_autograd(_forward, x, weights, of.acts, False)[0]
+
+
+class Chain:
+    """y, and what the layers save, in one tensor in an order of the kernel's: it is no output, as in other ops.
+
+    Backward is the op chain_backward: with gz_l = gy_l act_l'(z_l), for each layer gw_l = gz_l^T y_{l-1}, gb_l the sum
+    of gz_l, and gy_{l-1} = gz_l w_l.
+    """
+
+    @staticmethod
+    def forward(ctx, of, x, *weights):
+        ctx.plan = of
+        y, saved = below_autograd(_forward, x, weights, of.acts, True)
+        ctx.save_for_backward(saved, y if of.saves_output else None, x, *weights)
+        ctx.set_materialize_grads(False)
+        return y
+
+    @staticmethod
+    def backward(ctx, gy):
+        of = ctx.plan
+        saved, y, x, *weights = ctx.saved_tensors
+        if gy is None:
+            return (None,) * (2 + len(weights))
+        needed = wanted(ctx, 2 + len(weights), of.shifted(2, 0))[1:]
+        if not in_plain_eager(gy, x, *weights):
+            return None, *backward_by_layers(gy, x, weights, of, needed)
+        if torch.is_grad_enabled():
+            found = iter(_apply_backward(of, needed, saved, y, gy, x, *weights))
+            return None, *(next(found) if n else None for n in needed)
+        return None, *_gradients(of, needed, saved, y, gy, x, weights)
+
+
+class ChainBackward:
+    """The gradients of a chain that are needed, as a function of gy, x, w_1, b_1, ...: they depend on z through these.
+
+    Along a, a_w, a_b of gx, gw, gb its gradient is that of <gy, ty>, with ty the tangent of y along a, a_w, a_b: a
+    sweep of tangents, and one back (second_by_layers).
+    """
+
+    @staticmethod
+    def forward(ctx, of, needed, saved, y, gy, x, *weights):
+        ctx.plan, ctx.needed = of, needed
+        ctx.has_y = y is not None
+        ctx.save_for_backward(gy, x, *weights)
+        found = [g for g in _gradients(of, needed, saved, y, gy, x, weights) if g is not None]
+        depends = [d for d, n in zip(_depend(of, gy, x, weights), needed, strict=True) if n]
+        ctx.mark_non_differentiable(*(g for g, d in zip(found, depends, strict=True) if not d))
+        ctx.set_materialize_grads(False)
+        return tuple(found)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        gy, x, *weights = ctx.saved_tensors
+        given = iter(grads)
+        along = [next(given) if n else None for n in ctx.needed]
+        absent = ctx.plan.shifted(6, 0, 1, *(() if ctx.has_y else (3,)))
+        needed = wanted(ctx, 6 + len(weights), absent)[4:]
+        return None, None, None, None, *second_by_layers(gy, x, weights, ctx.plan, along, needed)
+
+
+def _gradients(of: Plan, needed: Sequence[bool], saved, y, gy, x, weights) -> list[Tensor | None]:
+    """By the kernel: gx, gw_1, gb_1, ..., None for those that are not needed."""
+    mask, bit = 0, 1
+    for n in needed:
+        if n:
+            mask |= bit
+        bit <<= 1
+    found = below_autograd(_backward, gy, x, weights, gy if y is None else y, saved, of.acts, mask)
+    return [g if n else None for g, n in zip(found, needed, strict=True)]
+
+
+def _depend(of: Plan, gy: Tensor, x: Tensor, weights: Sequence[Tensor | None]) -> list[bool]:
+    """For gx, gw_1, gb_1, ...: does it depend on something that requires a gradient?"""
+    ask = lambda tensors: any(t is not None and t.requires_grad for t in tensors)
+    count, result = len(of.names), [False] * (1 + len(weights))
+    z = [ask((x, *weights[: 2 * i + 2])) for i in range(count)]  # of each layer
+    gz = gy.requires_grad
+    for i in reversed(range(count)):
+        gz = gz or (of.names[i] != "identity" and z[i])
+        result[2 + 2 * i] = gz
+        result[1 + 2 * i] = gz or (z[i - 1] if i else x.requires_grad)
+        gz = gz or ask((weights[2 * i],))
+    result[0] = gz
+    return result
+
+
+_apply, _apply_backward = single_level(Chain), single_level(ChainBackward)
+
+
+# --- by layers: in any mode, and differentiable as often as one likes -----------------------------------------------
+
+
+class Layer(NamedTuple):
+    w: Tensor
+    b: Tensor | None
+    name: str
+    param: float
+
+    @property
+    def saves_input(self) -> bool:
+        return REGISTRY[self.name].saves_input
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """y, and what the activation saves."""
+        if self.name == "identity":
+            return linear(x, self.w, self.b), None
+        y, saved = linear_act(x, self.w, self.b, self.name, self.param, True)
+        return y, saved if self.saves_input else y
+
+    def first(self, s: Tensor | None, g: Tensor) -> Tensor:
+        """g D_1(s)."""
+        return g if s is None else act(s, g, self.name, self.param, 1)
+
+
+def _layers(weights: Sequence[Any], of: Plan) -> list[Layer]:
+    return list(map(Layer, weights[::2], weights[1::2], of.names, of.params))
+
+
+def _of_first_needed(needed: Sequence[bool]) -> int:
+    """The first layer whose own gradients are needed, or that of x."""
+    return 0 if needed[0] else (needed.index(True) - 1) // 2 if any(needed) else len(needed)
+
+
+def backward_by_layers(
+    gy: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor | None],
+    of: Plan,
+    needed: Sequence[bool],  # of x, w_1, b_1, ...
+) -> list[Tensor | None]:
+    """gx, gw_1, gb_1, ..., each if needed: of layers that are computed again."""
+    layers = _layers(weights, of)
+    inputs, kept = [x], []
+    for layer in layers:
+        y, s = layer.forward(inputs[-1])
+        inputs.append(y)
+        kept.append(s)
+    found: list[Tensor | None] = [None] * len(needed)
+    first = _of_first_needed(needed)
+    for i in range(len(layers) - 1, first - 1, -1):
+        layer = layers[i]
+        gz = layer.first(kept[i], gy)
+        further = i > first or needed[0]
+        gx, *found[1 + 2 * i : 3 + 2 * i] = gradients(gz, inputs[i], layer.w, (further, *needed[1 + 2 * i : 3 + 2 * i]))
+        if further and gx is not None:
+            gy = gx
+    found[0] = gy if needed[0] else None
+    return found
+
+
+def second_by_layers(
+    gy: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor | None],
+    of: Plan,
+    along: Sequence[Tensor | None],  # of gx, gw_1, gb_1, ...
+    needed: Sequence[bool],  # of gy, x, w_1, b_1, ...
+) -> list[Tensor | None]:
+    """The gradients of <gy, ty> with respect to gy, x, w_1, b_1, ..., each if needed; ty is the tangent of y.
+
+    Forward, for each layer, with t of its input and of w and b from `along`:
+
+        z = x w^T + b,  tz = t w^T + x t_w^T + t_b,  y = act(z),  ty = D_1 tz
+
+    and back, with c and c_t the cotangents of y and ty, from 0 and gy:
+
+        c_tz = D_1 c_t,  c_z = D_1 c + D_2 tz c_t  (where the activation saves y: D_1 (c + D_2 tz c_t))
+        gw = c_z^T x + c_tz^T t,  gb = the sum of c_z,  c = c_z w + c_tz t_w,  c_t = c_tz w
+    """
+    layers = _layers(weights, of)
+    t: Tensor | None = along[0]
+    h, passed = x, []
+    for i, layer in enumerate(layers):
+        y, s = layer.forward(h)
+        tz = linear_jvp(h, layer.w, t, along[1 + 2 * i], along[2 + 2 * i])
+        passed.append((h, t, s, tz))
+        h, t = y, None if tz is None else layer.first(s, tz)
+    found: list[Tensor | None] = [None] * len(needed)
+    found[0] = t if needed[0] else None
+    of_inputs = needed[1:]
+    c: Tensor | None = None
+    c_t: Tensor = gy
+    first = _of_first_needed(of_inputs)
+    for i in range(len(layers) - 1, first - 1, -1):
+        layer, (h, t, s, tz) = layers[i], passed[i]
+        along_s = None
+        if s is None or tz is None:
+            c_tz = layer.first(s, c_t)
+        else:
+            along_s, c_tz, _ = act_gradients(c_t, s, tz, layer.name, layer.param, 1, (True, True, False))
+        if s is not None and not layer.saves_input:
+            c, along_s = total(c, along_s), None
+        c_z = total(None if c is None else layer.first(s, c), along_s)
+        need_w, need_b = of_inputs[1 + 2 * i : 3 + 2 * i]
+        if need_w:
+            found[2 + 2 * i] = total(
+                None if c_z is None else mm(rows(c_z), rows(h), True, False),
+                None if t is None else mm(rows(c_tz), rows(t), True, False),
+            )
+        if need_b and c_z is not None:
+            found[3 + 2 * i] = rows(c_z).sum(0)
+        if i == first and not needed[1]:
+            break
+        t_w = along[1 + 2 * i]
+        c = total(
+            None if c_z is None else mm(rows(c_z), layer.w, False, False).reshape(h.shape),
+            None if t_w is None else mm(rows(c_tz), t_w, False, False).reshape(h.shape),
+        )
+        c_t = mm(rows(c_tz), layer.w, False, False).reshape(h.shape)
+    found[1] = c if needed[1] else None
+    return found
+
+
+def _forward_in_any_mode(x, weights, acts, save):
+    """The raw op where autograd is on: y is differentiable; nothing is saved, as its layers save."""
+    names, params = zip(*(act.split(" ") for act in acts.split(",")), strict=True)
+    for layer in map(Layer, weights[::2], weights[1::2], names, map(float, params)):
+        x, _ = layer.forward(x)
+    return x, x.new_empty(0)
+
+
+def _backward_without_derivative(*args):
+    """The raw op where autograd is on: it cannot make z again, as it has no biases."""
+    tensors = [t for a in args for t in (a if isinstance(a, (list, tuple)) else [a]) if isinstance(t, Tensor)]
+    if requires_grad(*tensors):
+        raise RuntimeError("chain_backward: has no derivative; differentiate the gradients of fusegrad.chain")
+    return below_autograd(_backward, *args)
+
+
+library.impl("chain", _forward_in_any_mode, "Autograd")
+library.impl("chain_backward", _backward_without_derivative, "Autograd")

@@ -1,0 +1,303 @@
+"""A chain of layers as one op: numbers of all orders against stock, in every mode, and what a Sequential obeys."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd import forward_ad, functional, grad
+from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
+from torch.func import functional_call, vmap
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+import fusegrad as fg
+from fusegrad import backends, routing
+from fusegrad.activations import REGISTRY
+from fusegrad.fusion import chains
+
+pytestmark = pytest.mark.skipif(not backends.CHAINS, reason="no extension")
+close = torch.testing.assert_close
+ACTS = ["tanh", "silu", "relu", "sigmoid", "gelu", "softplus", None, "elu", "leaky_relu", "sin", "softsign"]
+
+
+def stock(x, layers):
+    for w, b, act, *param in layers:
+        x = F.linear(x, w, b)
+        if act is not None:
+            x = REGISTRY[act].value(x, param[0] if param else REGISTRY[act].default)
+    return x
+
+
+def a_chain(seed, dtype=torch.double):
+    """x, layers, and the tensors of them that require a gradient."""
+    random = torch.Generator().manual_seed(seed)
+    draw = lambda n: int(torch.randint(n, (), generator=random))
+    tensor = lambda *shape: torch.randn(shape, generator=random, dtype=torch.double).to(dtype)
+    sizes = [1 + draw(40) for _ in range(2 + draw(4))]
+    lead = [(9,), (17,), (5, 7), (64,), (100,), (2, 1, 8)][draw(6)]
+    x = tensor(*lead, sizes[0]).requires_grad_(draw(4) > 0)
+    layers = []
+    for k, n in pairwise(sizes):
+        w = (tensor(n, k) if draw(3) else tensor(k, n).mT) / k**0.5
+        b = tensor(n).requires_grad_(draw(4) > 0) if draw(4) else None
+        layers.append((w.requires_grad_(draw(4) > 0 or len(layers) == 0), b, ACTS[draw(len(ACTS))]))
+    return x, layers, [t for t in (x, *(t for layer in layers for t in layer[:2])) if t is not None and t.requires_grad]
+
+
+def orders(f, x, layers, on, most):
+    """y and its derivatives up to an order, and which of them require a gradient."""
+    y = f(x, layers)
+    gy = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape).requires_grad_()
+    found, total = [y], None
+    for order in range(1, most + 1):
+        to = on if order == 1 else [gy, *on]
+        new = grad(y if order == 1 else total, to, gy if order == 1 else None, create_graph=True, allow_unused=True)
+        found += [torch.zeros_like(t) if g is None else g for g, t in zip(new, to, strict=True)]
+        new = [g for g in new if g is not None and g.requires_grad]
+        if not new:
+            break
+        total = sum(g.sin().sum() for g in new)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_derivatives_of_three_orders(seed):
+    x, layers, on = a_chain(seed)
+    assert routing.may_be_a_chain(x)
+    ours, stocks = orders(fg.chain, x, layers, on, 3), orders(stock, x, layers, on, 3)
+    assert all(a.requires_grad == b.requires_grad or not b.any() for a, b in zip(ours, stocks, strict=True))
+    close(ours, stocks)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.double])
+def test_error_is_no_larger_than_stocks(dtype):
+    for seed in range(20):
+        x, layers, _ = a_chain(seed, dtype)
+        exact = stock(x.double(), [(w.double(), None if b is None else b.double(), act) for w, b, act in layers])
+        off = [(f(x, layers) - exact).abs().max() for f in (fg.chain, stock)]
+        assert off[0] <= 2 * off[1] + 8 * torch.finfo(dtype).eps * exact.abs().max()
+
+
+def test_only_what_is_wanted_is_computed():
+    x, layers, on = torch.randn(20, 3, requires_grad=True), [], []
+    for k, n in ((3, 8), (8, 8), (8, 2)):
+        layers.append((torch.randn(n, k, requires_grad=True), torch.randn(n, requires_grad=True), "tanh"))
+    on = [x, *(t for layer in layers for t in layer[:2])]
+    for wanted in [on[:1], on[1:2], on[2:3], on[5:], on[3:5], on[::-1]]:
+        close(grad(fg.chain(x, layers).sum(), wanted), grad(stock(x, layers).sum(), wanted), rtol=1e-4, atol=1e-5)
+    with FlopCounterMode(display=False) as ours:
+        grad(fg.chain(x, layers).sum(), x)
+    with FlopCounterMode(display=False) as theirs:
+        grad(stock(x, layers).sum(), x)
+    assert ours.get_total_flops() == theirs.get_total_flops()
+    with FlopCounterMode(display=False) as ours:
+        fg.chain(x, layers).sum().backward()
+    with FlopCounterMode(display=False) as theirs:
+        stock(x, layers).sum().backward()
+    assert ours.get_total_flops() == theirs.get_total_flops()
+
+
+def net(act=nn.Tanh):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(3, 16), act(), nn.Linear(16, 8), act(), nn.Linear(8, 2)).double()
+
+
+def pair(act=nn.Tanh):
+    return net(act), fg.fuse(net(act)), torch.randn(12, 3, dtype=torch.double, requires_grad=True)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """How many layers each chain that ran had."""
+    counts = []
+    run = chains.run_chain
+    monkeypatch.setattr(chains, "run_chain", lambda x, w, *of: counts.append(len(w) // 2) or run(x, w, *of))
+    return counts
+
+
+def compare(theirs, ours, x):
+    results = []
+    for m in (theirs, ours):
+        y = m(x)
+        to = [x, *(p for p in m.parameters() if p.requires_grad)]
+        results.append([y, *grad(y.sin().sum(), to, allow_unused=True, materialize_grads=True)])
+    close(*results)
+
+
+def test_a_sequential_is_a_chain(ran):
+    theirs, ours, x = pair()
+    compare(theirs, ours, x)
+    assert ran == [3]
+    row = fg.explain(ours, x)
+    assert [(r.ran.fused, r.ran.alone) for r in row] == [(1, 0), (1, 0), (0, 1)]
+
+
+def _hook(m):
+    m[2].register_forward_hook(lambda *_: None)
+    return [1]
+
+
+CHANGES = {
+    "frozen": (lambda m: m[2].weight.requires_grad_(False), [3]),
+    "hook on a layer": (lambda m: m[2].register_forward_hook(lambda mod, args, y: y * 2), []),
+    "hook on an activation": (lambda m: m[3].register_forward_pre_hook(lambda mod, args: (args[0] * 2,)), [2]),
+    "backward hook": (lambda m: m[4].register_full_backward_hook(lambda mod, gx, gy: (gx[0] * 2,)), [2]),
+    "another activation": (lambda m: m.__setitem__(1, nn.SiLU()), [3]),
+    "another layer": (lambda m: m.__setitem__(2, nn.Linear(16, 8, bias=False, dtype=torch.double)), []),
+    "tied": (lambda m: setattr(m[2], "bias", m[4].bias) or m[4].register_parameter("bias", None), None),
+    "no bias": (lambda m: m[2].register_parameter("bias", None), [3]),
+    "another forward": (lambda m: setattr(m[3], "forward", lambda z: z.cos()), [2]),
+    "forward of a layer": (lambda m: setattr(m[2], "forward", lambda z: z[..., :8].cos()), []),
+    "one deleted": (lambda m: m.__delitem__(1), [3]),
+    "weight normed": (lambda m: nn.utils.parametrizations.weight_norm(m[2]), []),
+    "own weight": (lambda m: setattr(m[0], "weight", nn.Parameter(m[0].weight.detach() * 2)), [3]),
+    "dropout": (lambda m: m.insert(2, nn.Dropout(0.0)), [2]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_later_is_obeyed(change, ran):
+    theirs, ours, x = pair()
+    act, expected = CHANGES[change]
+    for m in (theirs, ours):
+        torch.manual_seed(3)
+        act(m)
+    if change == "tied":
+        pytest.raises((RuntimeError, ValueError), theirs, x)
+        pytest.raises((RuntimeError, ValueError), ours, x)
+        return
+    compare(theirs, ours, x)
+    assert ran == expected
+
+
+def test_a_slope_that_changes(ran):
+    theirs, ours, x = pair(lambda: nn.LeakyReLU(0.2))
+    for slope in (0.2, 0.5, torch.tensor(0.3)):
+        theirs[1].negative_slope = ours[1].negative_slope = slope
+        compare(theirs, ours, x)
+    assert ran[:2] == [3, 3]
+
+
+def test_replaced_functions_are_obeyed(monkeypatch, ran):
+    theirs, ours, x = pair()
+    monkeypatch.setattr(F, "linear", lambda x, w, b=None: x @ w.mT)
+    compare(theirs, ours, x)
+    monkeypatch.undo()
+    monkeypatch.setattr(nn.Tanh, "forward", lambda self, z: z.sin())
+    compare(theirs, ours, x)
+
+
+def laplacian(m, x):
+    (g,) = grad(m(x).sum(), x, create_graph=True)
+    return sum(grad(g[:, i].sum(), x, create_graph=True)[0][:, i].square() for i in range(3))
+
+
+def batched(m, x):
+    return grad(m(x), x, torch.ones(2, 12, 2).double(), create_graph=True, is_grads_batched=True)[0]
+
+
+def per_row(m, x):
+    return vmap(lambda q: functional_call(m, dict(m.named_parameters()), q[None]))(x)
+
+
+MODES = {
+    "checkpoint": lambda m, x: checkpoint(m, x, use_reentrant=False),
+    "older checkpoint": lambda m, x: checkpoint(m, x, use_reentrant=True),
+    "saved tensors hooks": lambda m, x: _with(save_on_cpu(), lambda: m(x)),
+    "anomalies": lambda m, x: _with(torch.autograd.detect_anomaly(), lambda: m(x)),
+    "a Laplacian": laplacian,
+    "hvp": lambda m, x: functional.hvp(lambda q: m(q).sin().sum(), x, torch.ones_like(x), create_graph=True)[1],
+    "vectorised Hessian": lambda m, x: functional.hessian(lambda q: m(q).sin().sum(), x, True, vectorize=True),
+    "batched gradients": batched,
+    "vmap over rows": per_row,
+}
+
+
+def _with(context, call):
+    with context:
+        return call()
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+@pytest.mark.parametrize("mode", MODES)
+def test_mode(mode):
+    theirs, ours, x = pair(nn.SiLU)
+    if mode == "older checkpoint":
+        results = []
+        for m in (theirs, ours):
+            MODES[mode](m, x).sin().sum().backward()
+            results.append([p.grad for p in m.parameters()])
+        close(*results)
+        return
+    total = lambda m: MODES[mode](m, x).sin().sum()
+    close(*(grad(total(m), [x, *m.parameters()], allow_unused=True) for m in (theirs, ours)))
+
+
+def test_forward_mode_over_its_graph():
+    """What was computed in plain eager mode is differentiated in forward mode, by tangents of gy."""
+    theirs, ours, x = pair()
+    tangents = []
+    for m in (theirs, ours):
+        y = m(x)
+        with forward_ad.dual_level():
+            gy = forward_ad.make_dual(torch.ones_like(y), torch.arange(24, dtype=torch.double).reshape(12, 2))
+            tangents.append([forward_ad.unpack_dual(g).tangent for g in grad(y, [x, m[0].weight], gy)])
+    close(*tangents)
+
+
+def test_backward_twice_gives_the_same_bits():
+    _, ours, x = pair(nn.SiLU)
+    y = ours(x).sin().sum()
+    first = grad(y, [x, *ours.parameters()], retain_graph=True)
+    assert all(map(torch.equal, first, grad(y, [x, *ours.parameters()])))
+
+
+def test_it_keeps_no_more_bytes_than_stock():
+    x = torch.randn(1001, 3, dtype=torch.double, requires_grad=True)
+    for act in (nn.SiLU, nn.Tanh):
+        kept = []
+        for m in pair(act)[:2]:
+            sizes = {}  # of what is no parameter
+
+            def pack(t, sizes=sizes):
+                if not isinstance(t, nn.Parameter):
+                    sizes[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+                return t
+
+            with saved_tensors_hooks(pack, lambda t: t):
+                m(x)
+            kept.append(sum(sizes.values()))
+        assert 0 < kept[1] <= kept[0]
+
+
+def test_nan_and_infinity_stay_in_their_row():
+    _, ours, _ = pair(nn.SiLU)
+    x = torch.randn(20, 3, dtype=torch.double)
+    x[3, 1], x[17, 0] = torch.nan, torch.inf
+    close(ours(x), net(nn.SiLU)(x), equal_nan=True)
+
+
+def test_what_does_not_fit_is_told():
+    layers = [(torch.randn(4, 3), None, "tanh"), (torch.randn(2, 5), None, None)]
+    with pytest.raises(ValueError, match=r"w has shape \(2, 5\), x has shape \(10, 4\)"):
+        fg.chain(torch.randn(10, 3), layers)
+    with pytest.raises(ValueError, match="there is no layer"):
+        fg.chain(torch.randn(10, 3), [])
+    with pytest.raises(ValueError, match="unknown act"):
+        fg.chain(torch.randn(10, 3), [(torch.randn(4, 3), None, "tanhh")])
+    raw, weights = torch.ops.fusegrad.chain, [t for layer in layers for t in layer[:2]]
+    with torch.inference_mode():
+        with pytest.raises(RuntimeError, match="layer 1 has w"):
+            raw(torch.randn(10, 3), weights, "tanh 0.0,tanh 0.0", False)
+        for acts in ("tanh 0.0", "tanh", "tanh 0.0,", "tanh 0.0;tanh 0.0", "", "tanh 0.0,tanh 0.0,tanh 0.0"):
+            with pytest.raises(RuntimeError, match="chain: "):
+                raw(torch.randn(10, 3), [*weights[:2], torch.randn(2, 4), None], acts, False)
+
+
+def test_the_raw_op_is_differentiable():
+    x, layers, on = a_chain(5)
+    weights = [t for layer in layers for t in layer[:2]]
+    acts = ",".join(f"{a or 'identity'} {REGISTRY[a or 'identity'].default!r}" for _, _, a in layers)
+    close(grad(torch.ops.fusegrad.chain(x, weights, acts, True)[0].sum(), on), grad(stock(x, layers).sum(), on))
