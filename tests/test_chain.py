@@ -301,3 +301,9 @@ def test_the_raw_op_is_differentiable():
     weights = [t for layer in layers for t in layer[:2]]
     acts = ",".join(f"{a or 'identity'} {REGISTRY[a or 'identity'].default!r}" for _, _, a in layers)
     close(grad(torch.ops.fusegrad.chain(x, weights, acts, True)[0].sum(), on), grad(stock(x, layers).sum(), on))
+
+
+def test_explain_tells_up_to_how_many_rows_stock_serves(monkeypatch):
+    monkeypatch.setattr(routing, "SMALL_LAYER", 2**18)
+    model = fg.fuse(nn.Sequential(*net(), nn.Dropout(), nn.Linear(2, 4)))
+    assert [row.stock_rows for row in fg.explain(model)][:3] == [routing.CHAIN_ROWS - 1] * 3

@@ -18,6 +18,10 @@ template <class T> struct ChainGradients : Chained<T> {
   using typename Base::V;
   using typename Base::Weights;
 
+  struct Room {  // of one thread, for a tile of panels
+    S *gz, *next, *x, *one, *packed;
+  };
+
   // to += a b^T over the rows of `count` panels, of kRows features of a and kColumns of b.
   template <int kRows, int kColumns>
   static void add_products(int64_t count, const S* a, int64_t a_step, const S* b, int64_t b_step, S* to, int64_t ld) {
@@ -63,8 +67,9 @@ template <class T> struct ChainGradients : Chained<T> {
     for (; j < k; j++) add_columns<1>(count, gz, n, x + j * kPanel, k, gw + j, k);
   }
 
-  // The same by the micro-kernel, of panels that are transposed first.
-  static void add_by_blocks(int64_t count, const S* gz, int64_t n, const S* x, int64_t k, S* gw, S* room) {
+  // The same by the micro-kernel, of gz transposed first, and columns of x that pack_x(j, columns, to) packs by rows.
+  template <class F>
+  static void add_by_blocks(int64_t count, const S* gz, int64_t n, int64_t k, S* gw, S* room, const F& pack_x) {
     const int64_t rows = count * kPanel;
     S *a = room, *b = room + size_of_packed(n, rows);
     for (int64_t i = 0; i < n; i += kMR)
@@ -72,8 +77,7 @@ template <class T> struct ChainGradients : Chained<T> {
         pack_panel<kMR>(gz + (p * n + i) * kPanel, kPanel, 1, n - i, kPanel, a + i * rows + p * kPanel * kMR);
     for (int64_t j = 0; j < k; j += kPanel) {
       const int64_t columns = least(kPanel, k - j);
-      for (int64_t p = 0; p < count; p++)
-        pack_panel<kPanel>(x + (p * k + j) * kPanel, kPanel, 1, columns, kPanel, b + p * kPanel * kPanel);
+      pack_x(j, columns, b);
       for (int64_t i = 0; i < n; i += kMR) {
         alignas(64) S tile[kMR * kPanel];
         const int64_t height = least(kMR, n - i);
@@ -94,13 +98,28 @@ template <class T> struct ChainGradients : Chained<T> {
     return n * k * 35 / (kDotRows * kDotColumns) < (n + k) * count * kPanel * 2 / 5 + n * k / 2;
   }
 
-  // gw += gz^T x and gb += the sum of gz, of panels that follow one another.
-  static void add_gradients(int64_t count, const S* gz, int64_t n, const S* x, int64_t k, S* gw, S* gb, S* room) {
-    if (gw && by_dots(count, n, k))
-      add_by_dots(count, gz, n, x, k, gw);
-    else if (gw)
-      add_by_blocks(count, gz, n, x, k, gw, room);
-    for (int64_t i = 0; gb && i < n; i++) {
+  // gw += gz^T x of layer l, of panels that follow one another; x is the input of the layer.
+  void add_weight_gradient(int l, int64_t panel, int64_t count, const S* gz, S* gw, const Room& room) const {
+    const int64_t n = g.layers[l].n, k = g.layers[l].k;
+    if (l == 0 && !by_dots(count, n, k)) {  // by rows it is what was given
+      const int64_t rows = least(count * kPanel, g.m - panel * kPanel);
+      const T* x = static_cast<const T*>(g.x.data) + panel * kPanel * g.x.row_stride;
+      const int64_t column = g.x.column_stride;
+      return add_by_blocks(count, gz, n, k, gw, room.packed, [&](int64_t j, int64_t columns, S* to) {
+        pack_panel<kPanel>(x + j * column, column, g.x.row_stride, columns, rows, to);
+        __builtin_memset(to + rows * kPanel, 0, (count * kPanel - rows) * kPanel * sizeof(S));
+      });
+    }
+    const S* x = input(l, panel, count, room.x);
+    if (by_dots(count, n, k)) return add_by_dots(count, gz, n, x, k, gw);
+    add_by_blocks(count, gz, n, k, gw, room.packed, [&](int64_t j, int64_t columns, S* to) {
+      for (int64_t p = 0; p < count; p++)
+        pack_panel<kPanel>(x + (p * k + j) * kPanel, kPanel, 1, columns, kPanel, to + p * kPanel * kPanel);
+    });
+  }
+
+  static void add_bias_gradient(int64_t count, const S* gz, int64_t n, S* gb) {
+    for (int64_t i = 0; i < n; i++) {
       V sum = V{};
       for (int64_t p = 0; p < count; p++) {
         const S* from = gz + (p * n + i) * kPanel;
@@ -122,10 +141,6 @@ template <class T> struct ChainGradients : Chained<T> {
     return size;
   }
 
-  struct Room {  // of one thread, for a tile of panels
-    S *gz, *next, *x, *one, *packed;
-  };
-
   // The panels [panel, panel + count), which are all whole or are one.
   void backward(const Weights& weights, int64_t panel, int64_t count, Room room, S* sums) const {
     S *gz = room.gz, *next = room.next;
@@ -134,7 +149,6 @@ template <class T> struct ChainGradients : Chained<T> {
       of_layer[l] = sums;
       sums += (g.layers[l].gw ? g.layers[l].n * g.layers[l].k : 0) + (g.layers[l].gb ? g.layers[l].n : 0);
     }
-    const bool whole = is_whole(panel);
     const auto through = [&](int l, int64_t p, S* gradient, bool ends) {  // gy -> gz of layer l
       const ChainLayer& layer = g.layers[l];
       if (layer.first) {
@@ -156,11 +170,9 @@ template <class T> struct ChainGradients : Chained<T> {
     while (!g.gx && first_needed < g.count && !g.layers[first_needed].gw && !g.layers[first_needed].gb) first_needed++;
     for (int l = g.count - 1; l >= first_needed; l--) {
       const ChainLayer& layer = g.layers[l];
-      if (layer.gw || layer.gb) {
-        const S* x = layer.gw ? input(l, panel, count, whole, room.x) : nullptr;
-        add_gradients(count, gz, layer.n, x, layer.k, layer.gw ? of_layer[l] : nullptr,
-                      layer.gb ? of_layer[l] + (layer.gw ? layer.n * layer.k : 0) : nullptr, room.packed);
-      }
+      S* gw = of_layer[l];
+      if (layer.gw) add_weight_gradient(l, panel, count, gz, gw, room);
+      if (layer.gb) add_bias_gradient(count, gz, layer.n, gw + (layer.gw ? layer.n * layer.k : 0));
       if (l == first_needed && !(l == 0 && g.gx)) return;
       for (int64_t p = 0; p < count; p++) {
         S* to = next + p * layer.k * kPanel;
@@ -178,12 +190,12 @@ template <class T> struct ChainGradients : Chained<T> {
   }
 
   // The inputs of layer l, panel after panel: x, or y of the layer before, which is what was saved or made of it.
-  const S* input(int l, int64_t panel, int64_t count, bool whole, S* room) const {
+  const S* input(int l, int64_t panel, int64_t count, S* room) const {
     const int64_t k = g.layers[l].k;
     if (l > 0) {
       const ChainLayer& before = g.layers[l - 1];
       const bool is_kept = !before.value || !before.saves_input;
-      if (is_kept) return whole ? saved(l - 1, panel) : kept(l - 1, panel, room);
+      if (is_kept) return is_whole(panel) ? saved(l - 1, panel) : kept(l - 1, panel, room);
       for (int64_t p = 0; p < count; p++) {
         S* y = room + p * k * kPanel;
         activate(before.value, k, kept(l - 1, panel + p, y), nullptr, y, before.param);
@@ -197,7 +209,7 @@ template <class T> struct ChainGradients : Chained<T> {
 
   void backward(int count) const {
     const Weights weights = pack_weights(true);
-    const int64_t tile = clamp(kBytesOfTile / (widest() * kPanel * int64_t(sizeof(S))), 4, 64);
+    const int64_t tile = clamp(kBytesOfTile / (widest() * kPanel * int64_t(sizeof(S))), 8, 64);
     const int64_t width = tile * widest() * kPanel + kLanes<V>, sums = size_of_gradients();
     const int64_t tasks = clamp(panels(), 1, count), each = ceil_div(panels(), tasks);
     S* partial = static_cast<S*>(scratch(kSlotOfSums, (tasks * sums + 1) * int64_t(sizeof(S))));

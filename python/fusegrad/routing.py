@@ -92,7 +92,7 @@ def is_one_layer(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
 
 
 # What a chain serves: layers whose panels of rows, and weights, stay in cache (Zen 3, 2026-11-26)
-CHAIN_ROWS, CHAIN_WIDTH = 9, 256
+CHAIN_ROWS, CHAIN_WIDTH = 9, 512
 CHAIN_DTYPES = torch.float32, torch.float64
 _PLAIN = Tensor, torch.nn.Parameter
 

@@ -6,7 +6,7 @@
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..internals.module import children, stored
 from ..internals.stock import torchs
 from ..nn import MLP, Linear, why_alone, why_unfit
 from ..nn_gated import GatedLinear, GatedMLP
-from . import opened, recognise, wrapped
+from . import chains, opened, recognise, wrapped
 from .code import Unreadable, nested
 from .opened import LEFT_OUT
 from .paths import Path, find, join
@@ -43,6 +43,7 @@ class Call:
     fused_with: str  # activation and where it stands, or ""
     why: str  # why it is called alone, or ""
     key: Key | None = None  # where in the source, None in a Sequential
+    in_chain: bool = False  # of several layers as one op
     one_by_one: int | None = None  # in a module of ours, which fuse leaves as it is: up to how many rows are two calls
 
 
@@ -144,12 +145,14 @@ def methods(cls: type) -> Iterator[tuple[str, FunctionType]]:
 
 def _in_sequential(m: nn.Module, path: str) -> Iterator[Call]:
     items = list(children(m).items())
+    chained = chains.in_chains([*filter(None, children(m).values())]) if fused_class_of(m) is not None else set()
     for (_, child), after in zip(items, [*items[1:], None], strict=True):
         if isinstance(child, nn.Module) and opened.is_layer(child):
             if after is None:
-                yield Call(child, "", "the last of its Sequential")
+                yield Call(child, "", "the last of its Sequential", in_chain=child in chained)
             else:
-                yield _call(child, {join(path, after[0]): after[1]}, type(after[1]).__name__)
+                call = _call(child, {join(path, after[0]): after[1]}, type(after[1]).__name__)
+                yield replace(call, in_chain=child in chained)
 
 
 def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[Call]:

@@ -99,6 +99,8 @@ _BY_OPTIONS: dict[tuple, Spec | None] = {}
 def of_adopted(module: nn.Module) -> Spec | None:
     """The same in a shorter way, of a module that adopted a class of ours; None also where that is not enough."""
     cls = type(module)
+    if cls in _ONLY:
+        return _ONLY[cls]
     names = _OPTIONS_OF.get(cls)
     if names is None:
         return None
@@ -222,3 +224,4 @@ _OPTIONS_OF: dict[type, tuple[str, ...]] = {
     adopted: tuple({name for a in _BY_MODULE[adopted] for name in (*([a.param] if a.param else []), *a.options)})
     for adopted in ADOPTED.values()
 }
+_ONLY = {cls: _of_options(cls, {}) for cls, names in _OPTIONS_OF.items() if not names}
