@@ -2,10 +2,9 @@
 
 import math
 
-import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from ..ops import OPS
+from ..ops import OPS, chain
 
 
 @register_flop_formula(OPS["mm"].overloadpacket)
@@ -44,12 +43,12 @@ def _(gy_shape, x_shape, w_gate_shape, w_up_shape, s_shape, up_shape, act, param
     return 2 * math.prod(x_shape) * w_gate_shape[0] * (2 * need_x + need_w_gate + need_w_up)
 
 
-@register_flop_formula(torch.ops.fusegrad.chain)
+@register_flop_formula(chain.FORWARD.overloadpacket)
 def _(x_shape, weight_shapes, *args, **kwargs) -> int:
     return 2 * math.prod(x_shape[:-1]) * sum(math.prod(w) for w in weight_shapes[::2])
 
 
-@register_flop_formula(torch.ops.fusegrad.chain_backward)
+@register_flop_formula(chain.BACKWARD.overloadpacket)
 def _(gy_shape, x_shape, weight_shapes, y_shape, saved_shape, acts, needed, **kwargs) -> int:
     """Each layer multiplies for gw, if needed, and for the gradient of its input, if that or one further on is."""
     sizes = [math.prod(w) for w in weight_shapes[::2]]

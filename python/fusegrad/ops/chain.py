@@ -30,7 +30,7 @@ library.define(
     "chain_backward(Tensor gy, Tensor x, Tensor?[] weights, Tensor y, Tensor saved, str acts, int needed) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-_forward, _backward = torch.ops.fusegrad.chain.default, torch.ops.fusegrad.chain_backward.default
+FORWARD, BACKWARD = torch.ops.fusegrad.chain.default, torch.ops.fusegrad.chain_backward.default
 
 
 class Plan:
@@ -58,7 +58,7 @@ def chain(x: Tensor, weights: Sequence[Tensor | None], of: Plan, differentiable:
     """
     if differentiable:
         return _apply(of, x, *weights)
-    return below_autograd(_forward, x, weights, of.acts, False)[0]
+    return below_autograd(FORWARD, x, weights, of.acts, False)[0]
 
 
 class Chain:
@@ -71,7 +71,7 @@ class Chain:
     @staticmethod
     def forward(ctx, of, x, *weights):
         ctx.plan = of
-        y, saved = below_autograd(_forward, x, weights, of.acts, True)
+        y, saved = below_autograd(FORWARD, x, weights, of.acts, True)
         ctx.save_for_backward(saved, y if of.saves_output else None, x, *weights)
         ctx.set_materialize_grads(False)
         return y
@@ -126,7 +126,7 @@ def _gradients(of: Plan, needed: Sequence[bool], saved, y, gy, x, weights) -> li
         if n:
             mask |= bit
         bit <<= 1
-    found = below_autograd(_backward, gy, x, weights, gy if y is None else y, saved, of.acts, mask)
+    found = below_autograd(BACKWARD, gy, x, weights, gy if y is None else y, saved, of.acts, mask)
     return [g if n else None for g, n in zip(found, needed, strict=True)]
 
 
@@ -285,7 +285,7 @@ def _backward_without_derivative(*args):
     tensors = [t for a in args for t in (a if isinstance(a, (list, tuple)) else [a]) if isinstance(t, Tensor)]
     if requires_grad(*tensors):
         raise RuntimeError("chain_backward: has no derivative; differentiate the gradients of fusegrad.chain")
-    return below_autograd(_backward, *args)
+    return below_autograd(BACKWARD, *args)
 
 
 library.impl("chain", _forward_in_any_mode, "Autograd")
