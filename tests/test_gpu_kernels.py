@@ -77,7 +77,9 @@ def launched():
 def takes_most(launch, dtype):
     """Whether a launch takes more registers than the others: a product that saves, or a pass with all its results."""
     if launch.func is offline._multiply:
-        return launch.args[1] is gemm.mm_dact or launch.args[-1] or not REGISTRY[launch.args[5]].saves_input
+        _, product, *args = launch.args
+        saves_y = product is gemm.linear_act and not REGISTRY[args[3]].saves_input  # which it writes anyway
+        return product is gemm.mm_dact or saves_y or args[-1]
     passes = {act.act_vjp: (True, True, True), act.act_jvp: (True,)}
     needed = passes.get(launch.func)
     return dtype.itemsize > 2 and needed is not None and launch.args[-len(needed) :] == needed
