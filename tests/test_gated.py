@@ -6,7 +6,6 @@ import pytest
 import test_transforms  # noqa: F401  (fills them)
 import torch
 import torch.nn.functional as F
-from torch._dynamo import compiled_autograd
 from torch.autograd import grad, gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,7 +16,7 @@ from fusegrad.ops import OPS
 from fusegrad.ops.arguments import PACKINGS
 
 from cases import DEFAULTS, DEVICE, DTYPES, Case
-from transforms import COMPILED, TRANSFORMS
+from transforms import COMPILED, TRANSFORMS, agree_in_compiled_autograd
 
 ACTS = ("silu", "tanh")  # which save their input, and their output
 BIASES = list(itertools.product((True, False), repeat=2))
@@ -96,14 +95,7 @@ def test_the_op_numerically(act, save):
 @pytest.mark.parametrize("biases", ((False, True), (True, False)), ids=str)
 def test_compiled_autograd(biases):
     """Without one of the biases; with both it is among the transforms."""
-    torch._dynamo.reset()
-    gradients = []
-    for f in (ours(Case("silu")), stock(Case("silu"))):
-        args = arguments(biases=biases)
-        with compiled_autograd._enable(lambda graph: torch.compile(graph, backend="aot_eager")):
-            f(*args).sin().sum().backward()
-        gradients.append([t.grad for t in there(args)])
-    torch.testing.assert_close(*gradients)
+    agree_in_compiled_autograd(ours(Case("silu")), stock(Case("silu")), arguments(biases=biases))
 
 
 @pytest.mark.parametrize("act", ACTS)

@@ -6,6 +6,7 @@ A transform takes `f`, ours, and `r`, stock, both (x, w, b) -> y, and compares t
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import nn
+from torch._dynamo import compiled_autograd
 from torch.autograd import grad
 
 from cases import DEVICE, leaves, plain
@@ -32,6 +33,15 @@ def agree(f, r, compute):
 def compiled(fn, **options):
     torch._dynamo.reset()
     return torch.compile(fn, fullgraph=True, **({"backend": "aot_eager"} | options))
+
+
+def agree_in_compiled_autograd(f, r, args):
+    """It traces the backward rules themselves. Some args may be None."""
+    torch._dynamo.reset()
+    there = [t for t in args if t is not None]
+    with compiled_autograd._enable(lambda graph: torch.compile(graph, backend="aot_eager", fullgraph=True)):
+        f(*args).sin().sum().backward()
+    close([t.grad for t in there], list(grad(r(*args).sin().sum(), there)))
 
 
 def ones(*tensors):

@@ -7,14 +7,22 @@ from uuid import uuid4
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
-from torch._dynamo import compiled_autograd
 from torch.autograd import grad
 from torch.func import grad as func_grad
 from torch.func import jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
 from cases import DEVICE, leaves, plain
-from transforms import Net, agree, close, compiled, dual_tangent, ones, transform, under_autocast
+from transforms import (
+    Net,
+    agree_in_compiled_autograd,
+    close,
+    compiled,
+    dual_tangent,
+    ones,
+    transform,
+    under_autocast,
+)
 
 
 @transform
@@ -135,16 +143,7 @@ def compile_second_gradient_eager_backend(f, r):
 
 @transform
 def compile_backward(f, r):
-    """Compiled autograd, which traces the backward rules themselves."""
-
-    def compute(h):
-        torch._dynamo.reset()
-        args = leaves()
-        with compiled_autograd._enable(lambda graph: torch.compile(graph, backend="aot_eager", fullgraph=True)):
-            h(*args).sin().sum().backward()
-        return [t.grad for t in args]
-
-    agree(f, r, compute)
+    agree_in_compiled_autograd(f, r, leaves())
 
 
 @transform
