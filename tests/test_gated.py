@@ -16,7 +16,7 @@ from fusegrad.ops import OPS
 from fusegrad.ops.arguments import PACKINGS
 
 from cases import DEFAULTS, DEVICE, DTYPES, Case
-from transforms import COMPILED, TRANSFORMS, agree_in_compiled_autograd
+from transforms import COMPILED, TRANSFORMS, agree_in_compiled_autograd, compilers
 
 ACTS = ("silu", "tanh")  # which save their input, and their output
 BIASES = list(itertools.product((True, False), repeat=2))
@@ -47,7 +47,7 @@ def there(tensors):
 
 
 @pytest.mark.parametrize(
-    "act, name", [*itertools.product(ACTS, TRANSFORMS), *itertools.product(ACTS[:1], COMPILED)], ids=str
+    "act, name", [*itertools.product(ACTS, TRANSFORMS), *compilers(ACTS[0], all_names=True)], ids=str
 )
 def test_transform(act, name):
     """Both layers are made of one, so that every transform reaches both."""

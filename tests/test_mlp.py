@@ -18,7 +18,7 @@ from fusegrad.benchmarks.memory import bytes_saved
 from fusegrad.ops import OPS
 
 from cases import DEFAULTS, DEVICE, DTYPES, Case
-from transforms import COMPILED, TRANSFORMS, agree_in_compiled_autograd
+from transforms import COMPILED, TRANSFORMS, agree_in_compiled_autograd, compilers
 
 ACTS = ("silu", "tanh")  # which save their input, and their output
 BIASES = list(itertools.product((True, False), repeat=2))
@@ -50,7 +50,7 @@ def there(tensors):
 
 
 @pytest.mark.parametrize(
-    "act, name", [*itertools.product(ACTS, TRANSFORMS), *itertools.product(ACTS[:1], COMPILED)], ids=str
+    "act, name", [*itertools.product(ACTS, TRANSFORMS), *compilers(ACTS[0], all_names=False)], ids=str
 )
 def test_transform(act, name):
     """Both weights are made of one, so that every transform reaches both."""

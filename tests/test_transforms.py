@@ -17,7 +17,15 @@ from fusegrad import ops
 from fusegrad.ops import OPS
 
 from cases import Case
-from transforms import COMPILED, TRANSFORMS, backward, compiler, forward, func  # noqa: F401  (the last four fill them)
+from transforms import (  # noqa: F401  (the last four fill COMPILED and TRANSFORMS)
+    COMPILED,
+    TRANSFORMS,
+    backward,
+    compiler,
+    compilers,
+    forward,
+    func,
+)
 
 
 def through_module(case: Case):
@@ -31,13 +39,14 @@ ROUTES = {
     "module": through_module,
 }
 KINDS = SAVES_INPUT, SAVES_OUTPUT, TAKES_A_PARAMETER = Case("silu"), Case("tanh"), Case("softplus", 2.0)
-# compilers see one op, whatever called it, and a module as a module
-COMPILED_KINDS = (
-    ("linear_act", SAVES_INPUT),
-    ("linear_act", SAVES_OUTPUT),
-    ("act_of_linear", TAKES_A_PARAMETER),
-    ("module", SAVES_INPUT),
-)
+# Compilers see one op, whatever called it and whatever its name; a module they see as a module. So all are for one op
+# of each number of operands (of five, in test_gated.py), and each way to trace a rule for each kind of rule.
+COMPILED_KINDS = [
+    *compilers("linear_act", SAVES_INPUT, all_names=True),
+    *compilers("linear_act", SAVES_OUTPUT, all_names=False),
+    *compilers("act_of_linear", TAKES_A_PARAMETER, all_names=True),
+    *compilers("module", SAVES_INPUT, all_names=False),
+]
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -47,13 +56,12 @@ def test_transform(route, case, name):
     TRANSFORMS[name](ROUTES[route](case), case.stock_linear)
 
 
-@pytest.mark.parametrize("name", COMPILED)
-@pytest.mark.parametrize("route, case", COMPILED_KINDS, ids=str)
+@pytest.mark.parametrize("route, case, name", COMPILED_KINDS, ids=str)
 def test_compiled_transform(route, case, name):
     COMPILED[name](ROUTES[route](case), case.stock_linear)
 
 
-@pytest.mark.parametrize("name", TRANSFORMS | COMPILED)
+@pytest.mark.parametrize("name", [*TRANSFORMS, *compilers(all_names=False)])
 def test_linear(name):
     (TRANSFORMS | COMPILED)[name](fg.linear, torch.nn.functional.linear)
 

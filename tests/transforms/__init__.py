@@ -3,6 +3,7 @@
 A transform takes `f`, ours, and `r`, stock, both (x, w, b) -> y, and compares them. Where stock raises, ours must too.
 """
 
+import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import nn
@@ -19,6 +20,22 @@ COMPILED = {}
 def transform(test):
     (COMPILED if test.__name__.startswith(("compile", "export")) else TRANSFORMS)[test.__name__] = test
     return test
+
+
+# each way to trace a rule, Inductor, and export
+EACH_KIND = (
+    "compile_training",
+    "compile_jvp_of_gradient",
+    "compile_backward",
+    "compile_inductor",
+    "export_with_dynamic_shapes",
+)
+
+
+def compilers(*values, all_names):
+    """Parameters for each name in COMPILED, those not in EACH_KIND for `make test-slow` unless all_names."""
+    now = lambda name: all_names or name in EACH_KIND
+    return [pytest.param(*values, name, marks=() if now(name) else pytest.mark.slow) for name in COMPILED]
 
 
 def same(f, r, transformed, args=None):
