@@ -24,6 +24,7 @@ from fusegrad.kernels import choice
 from fusegrad.ops import OPS
 
 from cases import DEVICE, on_cpu
+from processes import python
 
 ROOT = Path(__file__).parent.parent
 TRITON = {"FUSEGRAD_BACKEND": "triton"}  # on CPU tensors, by its interpreter
@@ -33,7 +34,8 @@ def code_blocks(document):
     return re.findall(r"^```python\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
 
 
-def python(*args, **env):
+def from_the_start(*args, **env):
+    """What a new process of Python gives; less is needed by what environment variables and files do not tell Python."""
     command = [sys.executable, *args]
     env = os.environ | {"OMP_NUM_THREADS": "1"} | env
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
@@ -72,7 +74,7 @@ def test_check_finds_a_wrong_gradient(monkeypatch):
 
 
 def test_runs_as_a_module_and_refuses_nonsense():
-    assert python("-m", "fusegrad", "info").returncode == 0
+    assert from_the_start("-m", "fusegrad", "info").returncode == 0
     wrong = python("-m", "fusegrad", "inof")
     assert wrong.returncode == 2 and "invalid choice" in wrong.stderr
 
@@ -174,7 +176,8 @@ def test_documented_line_for_a_library_runs(block):
     for name in names:
         if importlib.util.find_spec(name.split(".")[0]) is None:
             pytest.skip(f"{name} is not installed")
-    run = python("-W", "ignore", "-c", "from fusegrad.benchmarks import zoo\nzoo.prepare()\n" + block)
+    quietly = "import warnings\nwarnings.simplefilter('ignore')\nfrom fusegrad.benchmarks import zoo\nzoo.prepare()\n"
+    run = python("-c", quietly + block)
     assert run.returncode == 0, run.stderr[-2000:]
 
 
@@ -196,7 +199,7 @@ def follow(recipe, tree):
 def passed(tree, files, select):
     """How many of the selected tests pass in a copy of the tree, where the reference serves what is new in C++."""
     files = (str(tree / "tests" / f"test_{name}.py") for name in files)
-    run = python("-m", "pytest", "-n0", *files, "-k", select, PYTHONPATH=str(tree / "python"))
+    run = from_the_start("-m", "pytest", "-n0", *files, "-k", select, PYTHONPATH=str(tree / "python"))
     assert run.returncode == 0, run.stdout[-3000:]
     return int(re.search(r"^(\d+) passed", run.stdout, re.MULTILINE)[1])
 
@@ -211,7 +214,7 @@ def test_the_recipe_of_an_op_works(tmp_path):
 def test_the_recipe_of_an_activation_works(tmp_path):
     follow("docs/add_an_activation.md", tmp_path)
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # of the formatters
-    run = python("-m", "fusegrad.activations.generate", PYTHONPATH=str(tmp_path / "python"), PATH=path)
+    run = from_the_start("-m", "fusegrad.activations.generate", PYTHONPATH=str(tmp_path / "python"), PATH=path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert passed(tmp_path, ("precision", "activations"), "lisht or complete") >= 13
 
@@ -230,7 +233,7 @@ def test_both_lectures_have_the_same_code():
 @on_cpu
 def test_example_reaches_the_accuracy_of_stock():
     pytest.importorskip("sklearn")
-    run = python("examples/digits.py")
+    run = from_the_start("examples/digits.py")
     assert run.returncode == 0, run.stderr
     accuracies = [float(a) for a in re.findall(r"accuracy ([\d.]+) %", run.stdout)]
     assert len(accuracies) == 2 and accuracies[0] == accuracies[1] > 95
@@ -267,7 +270,7 @@ def test_gpu_smoke():
     """What `make gpu` does, on the CPU: some kernels by the interpreter, and a few of the other steps."""
     pytest.importorskip("triton")
     steps = ("kernels", "memcheck", "tests", "call_overhead")
-    run = python("benchmarks/gpu.py", "--device", "cpu", "--smoke", *steps, PYTHONPATH="python", OUT="")
+    run = from_the_start("benchmarks/gpu.py", "--device", "cpu", "--smoke", *steps, PYTHONPATH="python", OUT="")
     assert run.returncode == 0, run.stdout + run.stderr
     said = re.findall(r"^(\w+) +\d+ s  (.*)$", run.stdout, re.MULTILINE)
     assert [name for name, _ in said] == list(steps)
@@ -281,7 +284,7 @@ def test_gpu_smoke():
 @pytest.mark.slow
 def test_every_kernel_that_gpu_runs():
     pytest.importorskip("triton")
-    run = python("tests/each_kernel.py", "cpu", **TRITON)
+    run = from_the_start("tests/each_kernel.py", "cpu", **TRITON)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -313,5 +316,5 @@ def test_gpu_stops_and_tells_a_step(capfd, tmp_path, monkeypatch):
 def test_gpu_says_what_is_missing():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    run = python("benchmarks/gpu.py", PYTHONPATH="python")
+    run = from_the_start("benchmarks/gpu.py", PYTHONPATH="python")
     assert run.returncode == 1 and "sees no CUDA device" in run.stdout

@@ -3,8 +3,6 @@
 import copy
 import io
 import shutil
-import subprocess
-import sys
 import threading
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 import fusegrad as fg
 
 from cases import CASES, DEFAULTS, DEVICE, Case, leaves, plain
+from processes import python
 
 
 def test_opinfo_samples_of_linear():
@@ -160,8 +159,9 @@ def test_a_graph_compiled_with_other_rules_is_compiled_again(tmp_path):
     """Torch saves compiled graphs on disk; a release whose rules differ must not be given those of another."""
     copy = tmp_path / "copy"
     shutil.copytree(Path(fg.__file__).parent, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    code = "import cache_key, torch; print(torch.compiler.config.cache_key_tag)"
-    tag = lambda: subprocess.check_output([sys.executable, "-c", code], cwd=copy / "internals", text=True)
+    code = f"import sys, torch; sys.path[0] = {str(copy / 'internals')!r}\n"
+    code += "import cache_key; print(torch.compiler.config.cache_key_tag)"
+    tag = lambda: python("-c", code).stdout
     before = tag()
     assert before == tag() and "fusegrad" in before
     (copy / "ops" / "act.py").write_text("# other rules")

@@ -1,6 +1,5 @@
 """What works where something is missing that others have."""
 
-import os
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import pytest
 from fusegrad import backends
 
 from cases import DEVICE
+from processes import python
 
 WITHOUT = """
 import os, sys
@@ -23,9 +23,7 @@ print(fg.backends.serving("act", "cuda"))
 @pytest.mark.skipif(backends.INTERPRETED or DEVICE == "cuda", reason="of a process without Triton")
 def test_without_triton():
     """All works on a CPU, the reference serves a GPU, and asking for the interpreter says what is missing."""
-    run = lambda **env: subprocess.run(
-        [sys.executable, "-c", WITHOUT], env={**os.environ, **env}, capture_output=True, text=True
-    )
-    assert run().stdout.split() == ["reference"]
-    assert "there is no triton: pip install triton" in run(FUSEGRAD_BACKEND="triton").stderr
-    assert "FUSEGRAD_BACKEND is 'cuda'; it can be 'triton', or not set" in run(FUSEGRAD_BACKEND="cuda").stderr
+    assert subprocess.check_output([sys.executable, "-c", WITHOUT], text=True).split() == ["reference"]
+    told = lambda backend: python("-c", WITHOUT, FUSEGRAD_BACKEND=backend).stderr
+    assert "there is no triton: pip install triton" in told("triton")
+    assert "FUSEGRAD_BACKEND is 'cuda'; it can be 'triton', or not set" in told("cuda")

@@ -20,6 +20,7 @@ from fusegrad.activations import compile as compiled
 from fusegrad.internals import cache_key
 
 from cases import on_cpu
+from processes import python
 
 CXX = shutil.which("c++")
 pytestmark = [
@@ -242,9 +243,7 @@ print("right")
 
 
 def run(code, **env):
-    what = ["-c", code] if isinstance(code, str) else [str(code)]
-    env = {**os.environ, **env}
-    done = subprocess.run([sys.executable, *what], capture_output=True, text=True, env=env, timeout=300)
+    done = python("-c", code, **env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.split(), done.stderr
 
@@ -310,7 +309,7 @@ if __name__ == "__main__":
         for row in rows:
             print(row["kernel"], row["function"], row["spill_bytes"])
 """)
-    out, _ = run(script)
+    out = subprocess.check_output([sys.executable, script], text=True).split()
     assert out == "act ripple_value 0 act_vjp ripple_first 0".split()
 
 

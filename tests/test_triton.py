@@ -15,6 +15,7 @@ from fusegrad.kernels import SERVED
 from fusegrad.ops import OPS
 
 from cases import CASES, DEFAULTS, DEVICE, DTYPES, Case
+from processes import python
 
 pytest.importorskip("triton")
 SERVING = backends.INTERPRETED or DEVICE == "cuda"
@@ -75,7 +76,7 @@ def test_every_op_has_a_kernel():
 
 def test_the_kernels_know_the_registry():
     code = "from fusegrad.kernels.activations import ACTIVATIONS; print(*ACTIVATIONS)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == [*REGISTRY]
+    assert python("-c", code).stdout.split() == [*REGISTRY]
 
 
 @served
