@@ -21,8 +21,17 @@ $(VENV)/ready:
 	@$(PY) -c 'import torch' 2>/dev/null || $(PIP) install torch==$(or $(TORCH),$(DEFAULT_TORCH))
 	@touch $@
 
+# the torch that is there, and what the package and some of its extras need
+REQUIRED = $(PY) -c 'import sys; from importlib.metadata import requires, version; print("torch==" + version("torch"), \
+  *(k.split(";")[0] for k in requires("fusegrad") if "extra ==" not in k or \
+    k.split("\"")[-2] in sys.argv[1:] and not k.startswith("fusegrad[")), sep="\n")'
+
+# pip installs on one core, while the other compiles
 $(VENV)/built: $(VENV)/ready pyproject.toml setup.py $(CPP)
-	@$(PIP) install --no-build-isolation -e '.[dev]'
+	@echo "compiling, and installing what development needs"
+	@$(PY) setup.py --quiet egg_info
+	@$(REQUIRED) bench dev > $@.txt
+	@$(PIP) install -r $@.txt & $(PIP) install --no-build-isolation --no-deps -e . && wait $$!
 	@touch $@
 
 build: $(VENV)/built  ## install in a venv and compile; does nothing when nothing changed
@@ -36,8 +45,7 @@ test-slow: build  ## the tests that cost more than they find
 # the libraries of the extra `models`, with the torch that is there
 $(VENV)/models: $(VENV)/built
 	@echo "installing the libraries of real models in $(VENV)"
-	@$(PY) -c 'from importlib.metadata import requires as r; import torch; print("torch==" + torch.__version__, \
-	  *(k.split(";")[0] for k in r("fusegrad") if "extra == \"models\"" in k), sep="\n")' > $@.txt
+	@$(REQUIRED) models > $@.txt
 	@$(PIP) install -r $@.txt
 	@touch $@
 
