@@ -73,7 +73,7 @@ def test_an_instruction_set_that_is_not_there_is_told():
 @pytest.mark.parametrize("isa", NARROWER)
 def test_narrower_instruction_sets(isa):
     """The numbers of the kernels, as here, forced to another instruction set."""
-    names = ("kernels", "layouts", "activations", "precision")
+    names = ("elementary", "layouts", "activations", "precision")
     tests = [str(ROOT / "tests" / f"test_{name}.py") for name in names]
     chosen = "test_layouts or precision or (activations and (error or extreme or nan)) or functions or blocks"
     code = (
