@@ -215,15 +215,36 @@ template <class V> struct TanhSoftplus {
   }
 };
 
-// x = n pi/2 + r, |r| <= pi/4; r is rounded once, from float64 for float32.
+// x = n pi/2 + r, |r| <= pi/4.
 inline F64 reduce_pio2(F64 x, F64 n) {
   return ((x - n * 0x1.921fb544p0) - n * 0x1.0b4611a6p-34) - n * 0x1.3198a2e037073p-69;
 }
+#if defined(FUSEGRAD_FMA)
+// x - n c, rounded once, also where nothing is contracted.
+inline F32 minus_product(F32 x, F32 n, float c) {
+  for (int i = 0; i < kLanes<F32>; i++) x[i] = __builtin_fmaf(-n[i], c, x[i]);
+  return x;
+}
+// The first step is exact: x and n times a float32 of [1, 2) are multiples of 2^-24, and their difference is below 1.
+inline F32 reduce_pio2(F32 x, F32 n) {
+  return minus_product(minus_product(minus_product(x, n, 0x1.921fb6p0f), n, -0x1.777a5cp-25f), n, -0x1.ee59dap-50f);
+}
+#else
+// Rounded once, from float64.
 inline F32 reduce_pio2(F32 x, F32 n) {
   typedef double Wide __attribute__((vector_size(2 * FUSEGRAD_VECTOR_BYTES)));
   const Wide turns = __builtin_convertvector(n, Wide);
   const Wide r = (__builtin_convertvector(x, Wide) - turns * 0x1.921fb544p0) - turns * 0x1.0b4611a62633ap-34;
   return __builtin_convertvector(r, F32);
+}
+#endif
+
+// Whether any lane of a comparison is true.
+template <class I> inline bool any(I lanes) {
+  int64_t words[sizeof lanes / 8], all = 0;
+  __builtin_memcpy(words, &lanes, sizeof lanes);
+  for (const int64_t word : words) all |= word;
+  return all != 0;
 }
 
 // sin(x + quarters pi/2); 2 ulp. Arguments beyond 2^20 go to libm, one by one.
@@ -240,9 +261,7 @@ template <class V> inline V sin_from(V x, int quarters) {
   const I quadrant = bits<I>(shifted) + quarters;
   const V size = (quadrant & 1) != 0 ? c : s;
   V y = (quadrant & 2) != 0 ? -size : size;
-  bool any = false;
-  for (int i = 0; i < kLanes<V>; i++) any |= large[i] != 0;
-  if (any) {
+  if (any(large)) {
     for (int i = 0; i < kLanes<V>; i++)
       if (large[i]) y[i] = S(quarters == 1 ? ::cos(double(x[i])) : ::sin(double(x[i])));
   }

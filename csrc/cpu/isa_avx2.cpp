@@ -7,6 +7,7 @@
 #define FUSEGRAD_ISA avx2
 #define FUSEGRAD_VECTOR_BYTES 32
 #define FUSEGRAD_F16C
+#define FUSEGRAD_FMA
 #include "isa.h"
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -8,6 +8,7 @@
 #define FUSEGRAD_ISA avx512
 #define FUSEGRAD_VECTOR_BYTES 64
 #define FUSEGRAD_F16C
+#define FUSEGRAD_FMA
 #include "isa.h"
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -8,6 +8,7 @@
 #define FUSEGRAD_ISA avx512_bf16
 #define FUSEGRAD_VECTOR_BYTES 64
 #define FUSEGRAD_F16C
+#define FUSEGRAD_FMA
 #define FUSEGRAD_AVX512_BF16
 #include "isa.h"
 #if defined(__clang__)
