@@ -1,5 +1,6 @@
 """A chain of layers as one op: numbers of all orders against stock, in every mode, and what a Sequential obeys."""
 
+import copy
 from itertools import pairwise
 
 import pytest
@@ -307,3 +308,27 @@ def test_explain_tells_up_to_how_many_rows_stock_serves(monkeypatch):
     monkeypatch.setattr(routing, "SMALL_LAYER", 2**18)
     model = fg.fuse(nn.Sequential(*net(), nn.Dropout(), nn.Linear(2, 4)))
     assert [row.stock_rows for row in fg.explain(model)][:3] == [routing.CHAIN_ROWS - 1] * 3
+    monkeypatch.setattr(routing, "SMALL_TENSOR_IN_TRAINING", 2**16)
+    assert [row.stock_rows for row in fg.explain(fg.MLP(3, 64, 4))] == [routing.CHAIN_ROWS - 1] * 2
+    assert [row.stock_rows for row in fg.explain(fg.MLP(3, 2**13, 4))] == [8, 8]
+
+
+def test_the_mlp_is_a_chain_where_it_is_narrow():
+    torch.manual_seed(0)
+    ours = fg.MLP(3, 20, 2, act="silu", dtype=torch.double)
+    theirs = nn.Sequential(nn.Linear(3, 20), nn.SiLU(), nn.Linear(20, 2)).double()
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    x = torch.randn(30, 3, dtype=torch.double, requires_grad=True)
+    compare(theirs, ours, x)
+    assert type(ours(x).grad_fn).__name__ == "ChainBackward"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_and_the_same_bits_each_time(threads):
+    torch.manual_seed(0)
+    theirs = nn.Sequential(nn.Linear(7, 96), nn.SiLU(), nn.Linear(96, 80), nn.SiLU(), nn.Linear(80, 3)).double()
+    ours, x = fg.fuse(copy.deepcopy(theirs)), torch.randn(1003, 7, dtype=torch.double, requires_grad=True)
+    torch.set_num_threads(threads)  # one again in the next test
+    compare(theirs, ours, x)
+    first, again = (grad(ours(x).sin().sum(), [x, *ours.parameters()]) for _ in range(2))
+    assert all(map(torch.equal, first, again))

@@ -70,7 +70,7 @@ ROOT = Path(call.__file__).parents[1]
 FILES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in ROOT.rglob("*.py")}
 # a file imports from its own room and from those before it
 ROOMS = (
-    "internals", "activations", "ops", "modes", "backends", "routing", "functional", "functional_chain",
+    "internals", "activations", "ops", "modes", "backends", "routing", "chained", "functional", "functional_chain",
     "functional_gated", "nn", "nn_gated", "fusion", "own", "check", "cli", "__init__", "__main__",
 )  # fmt: skip
 

@@ -24,6 +24,12 @@ ACTS = ("silu", "tanh")  # which save their input, and their output
 BIASES = list(itertools.product((True, False), repeat=2))
 
 
+@pytest.fixture(autouse=True)
+def _no_chain(monkeypatch):
+    """All sizes run as mlp: what a chain computes of narrow layers has its tests in test_chain.py."""
+    monkeypatch.setattr(routing, "CHAIN_ROWS", 2**40)
+
+
 def fresh(*shape, dtype=torch.float64, seed=0):
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
 

@@ -1,15 +1,13 @@
 """A chain of layers, as a user calls it: like all of functional.py."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
 
 from .activations import lookup
+from .chained import run_if_narrow
 from .functional import linear_act
-from .ops.chain import chain as as_one
-from .ops.chain import plan
-from .routing import CHAIN_WIDTH, may_be_a_chain, route_of_chain
 
 
 def chain(
@@ -51,43 +49,10 @@ def chain(
         params.append(a.check("chain", given[0] if given else None))
     if not names:
         raise ValueError("chain: there is no layer; need one or more of (w, b, act)")
-    if may_be_a_chain(x) and all(map(_is_narrow, weights[::2])):
-        y = run_chain(x, weights, names, params)
-        if y is not None:
-            return y
+    y = run_if_narrow(x, weights, names, params)
+    if y is not None:
+        return y
     for w, b, name, param in zip(weights[::2], weights[1::2], names, params, strict=True):
         has_param = lookup("chain", name).param is not None
         x = linear_act(x, w, b, act=name, param=param if has_param else None)
     return x
-
-
-def _is_narrow(w: Any) -> bool:
-    return isinstance(w, Tensor) and w.dim() == 2 and w.size(0) <= CHAIN_WIDTH
-
-
-def run_chain(
-    x: Tensor, weights: Sequence[Tensor | None], names: Sequence[str], params: Sequence[float]
-) -> Tensor | None:
-    """The same as one op, of activations that were looked up; None where that is not served."""
-    route = route_of_chain(x, weights, names)
-    if route == "layers":
-        return None
-    of = plan(tuple(names), tuple(params), tuple([b is not None for b in weights[1::2]]))
-    try:
-        return as_one(x, weights, of, route == "function")
-    except RuntimeError:
-        if fit(x, weights):
-            raise
-        return None  # by layers: that says what does not fit
-
-
-def fit(x: Tensor, weights: Sequence[Tensor | None]) -> bool:
-    """Whether these are what the op takes."""
-    width = x.size(-1)
-    for w, b in zip(weights[::2], weights[1::2], strict=True):
-        if w is None or w.dtype is not x.dtype or w.dim() != 2 or w.size(1) != width or w.size(0) == 0:
-            return False
-        width = w.size(0)
-        if b is not None and not (b.dtype is x.dtype and b.dim() == 1 and b.size(0) == width):
-            return False
-    return True

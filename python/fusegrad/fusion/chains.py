@@ -6,7 +6,7 @@ from operator import itemgetter
 from torch import Tensor, nn
 
 from ..activations import REGISTRY
-from ..functional_chain import run_chain
+from ..chained import run_chain
 from ..internals.module import is_any_module_hooked
 from ..internals.stock import as_written, called_as_written
 from ..nn import Linear

@@ -1,0 +1,48 @@
+"""Layers of which each is the input of the next, as one op where that is served."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .ops.chain import chain, plan
+from .routing import CHAIN_WIDTH, may_be_a_chain, route_of_chain
+
+
+def run_if_narrow(
+    x: Tensor, weights: Sequence[Tensor | None], names: Sequence[str], params: Sequence[float]
+) -> Tensor | None:
+    """What layers w_1, b_1, ..., w_n, b_n with these activations make of x; None where no chain serves them."""
+    return run_chain(x, weights, names, params) if may_be_a_chain(x) and all(map(_is_narrow, weights[::2])) else None
+
+
+def _is_narrow(w: Any) -> bool:
+    return isinstance(w, Tensor) and w.dim() == 2 and w.size(0) <= CHAIN_WIDTH
+
+
+def run_chain(
+    x: Tensor, weights: Sequence[Tensor | None], names: Sequence[str], params: Sequence[float]
+) -> Tensor | None:
+    """The same of an x that may be that of a chain, and of layers that are known to be narrow."""
+    route = route_of_chain(x, weights, names)
+    if route == "layers":
+        return None
+    of = plan(tuple(names), tuple(params), tuple([b is not None for b in weights[1::2]]))
+    try:
+        return chain(x, weights, of, route == "function")
+    except RuntimeError:
+        if fit(x, weights):
+            raise
+        return None  # by layers: that says what does not fit
+
+
+def fit(x: Tensor, weights: Sequence[Tensor | None]) -> bool:
+    """Whether these are what the op takes."""
+    width = x.size(-1)
+    for w, b in zip(weights[::2], weights[1::2], strict=True):
+        if w is None or w.dtype is not x.dtype or w.dim() != 2 or w.size(1) != width or w.size(0) == 0:
+            return False
+        width = w.size(0)
+        if b is not None and not (b.dtype is x.dtype and b.dim() == 1 and b.size(0) == width):
+            return False
+    return True
