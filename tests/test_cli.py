@@ -68,7 +68,7 @@ def test_check_finds_a_wrong_gradient(monkeypatch):
     monkeypatch.setattr(fg.check, "REGISTRY", {name: REGISTRY[name] for name in ("silu", "relu")})
     act = ops.act
     off = lambda s, g, name, param, order: act(s, g, name, param, order) * (1 + 1e-4 * (order == 1 and name == "silu"))
-    for file in ("act", "linear", "mlp", "gated"):
+    for file in ("act", "linear", "mlp", "chain", "gated"):
         monkeypatch.setattr(importlib.import_module(f"fusegrad.ops.{file}"), "act", off)
     assert {row.op for row in check("cpu") if not row.ok} == {"act silu", "linear_act silu", "mlp silu", "gated silu"}
 

@@ -90,7 +90,8 @@ Tensor map(Type type, Elementwise f, const Tensor& s, const Tensor* g, double pa
   return out;
 }
 
-Tensor act(Tensor s, std::optional<Tensor> g, std::string name, double param, int64_t order) {
+Tensor act(Tensor s, std::optional<Tensor> g, StringHandle name_, double param, int64_t order) {
+  const std::string name = text_of(name_);
   require(order >= 0 && (order > 0 || !g), "act: order must be 0 (without g), 1, 2, ..., got order ", order, ", g ",
           g ? "True" : "False");
   const Type type = check("act", "s (...), g (...)", {&s, if_any(g)});
@@ -133,8 +134,9 @@ std::array<Tensor, kOuts> differentiate(Type type, Derivative f, const Tensor (&
 }
 
 // Of y = g D_order(s) along gy: gs = gy g D_{order+1}(s), gg = gy D_order(s), and y; empty if not needed.
-std::tuple<Tensor, Tensor, Tensor> act_vjp(Tensor gy, Tensor s, Tensor g, std::string act, double param, int64_t order,
-                                           bool need_s, bool need_g, bool need_y) {
+std::tuple<Tensor, Tensor, Tensor> act_vjp(Tensor gy, Tensor s, Tensor g, StringHandle act_, double param,
+                                           int64_t order, bool need_s, bool need_g, bool need_y) {
+  std::string act = text_of(act_);
   require(order >= 1 && order <= kDerivativeOrders, "act_vjp: order must be 1 or 2, got ", order);
   const Type type = check("act_vjp", "gy (...), s (...), g (...)", {&gy, &s, &g});
   const Activation* a = activation(act);
@@ -150,8 +152,9 @@ std::tuple<Tensor, Tensor, Tensor> act_vjp(Tensor gy, Tensor s, Tensor g, std::s
 }
 
 // Of y = g D_order(s) along ts and tg: ty = ts g D_{order+1}(s) + tg D_order(s), and y; empty if not needed.
-std::tuple<Tensor, Tensor> act_jvp(Tensor ts, Tensor tg, Tensor s, Tensor g, std::string act, double param,
+std::tuple<Tensor, Tensor> act_jvp(Tensor ts, Tensor tg, Tensor s, Tensor g, StringHandle act_, double param,
                                    int64_t order, bool need_y) {
+  std::string act = text_of(act_);
   require(order >= 1 && order <= kDerivativeOrders, "act_jvp: order must be 1 or 2, got ", order);
   const Type type = check("act_jvp", "ts (...), tg (...), s (...), g (...)", {&ts, &tg, &s, &g});
   const Activation* a = activation(act);

@@ -1,4 +1,4 @@
-#include <cstdlib>
+#include <charconv>
 #include <cstring>
 
 #include "tensors.h"
@@ -23,7 +23,8 @@ std::vector<ChainLayer> layers_of(const char* op, Type type, const Tensor& x, co
     require(l < kMostLayers && 2 * l + 1 < weights.size() && at[length] == ' ', op, ": ", weights.size(),
             " weights and acts '", acts, "'; need w, b and 'name parameter' of each of 1 to ", kMostLayers, " layers");
     const Tensor *w = if_any(weights[2 * l]), *bias = if_any(weights[2 * l + 1]);
-    require(w != nullptr, op, ": layer ", l, " has no w");
+    require(w != nullptr && w->const_data_ptr() != nullptr && (!bias || bias->const_data_ptr() != nullptr), op,
+            ": layer ", l, " has no numbers in w or b");
     check(op, "w (n, k), b (n)", {w, bias});
     const int64_t n = w->size(0);
     require(w->size(1) == k && k > 0 && n > 0 && w->scalar_type() == x.scalar_type(), op, ": layer ", l, " has w ",
@@ -41,12 +42,11 @@ std::vector<ChainLayer> layers_of(const char* op, Type type, const Tensor& x, co
       layer.value = derivative(*a, 0, type);
       layer.first = derivative(*a, 1, type);
     }
-    char* end;
-    layer.param = std::strtod(at + length, &end);
+    const char* end = acts.c_str() + acts.size();
+    at = std::from_chars(at + length + 1, end, layer.param).ptr;  // which knows no locale
     layer.saves_input = a->saves_input;
     layers.push_back(layer);
     k = n;
-    at = end;
     require(*at == ',' || *at == 0, op, ": acts '", acts, "'; need 'name parameter' of each layer, and commas");
   }
   require(2 * layers.size() == weights.size() && !layers.empty(), op, ": ", weights.size(), " weights and acts '", acts,
@@ -57,7 +57,8 @@ std::vector<ChainLayer> layers_of(const char* op, Type type, const Tensor& x, co
 // Numbers that the last layer saves: its output is saved as such.
 int64_t saved_of_last(const ChainLayer& last) { return last.value && last.saves_input ? last.n : 0; }
 
-std::tuple<Tensor, Tensor> chain(Tensor x, Weights weights, std::string acts, bool save) {
+std::tuple<Tensor, Tensor> chain(Tensor x, Weights weights, StringHandle acts_, bool save) {
+  std::string acts = text_of(acts_);
   const Type type = check("chain", "x (..., k)", {&x});
   const std::vector<ChainLayer> layers = layers_of("chain", type, x, weights, acts);
   const Rows rows(x);
@@ -71,7 +72,9 @@ std::tuple<Tensor, Tensor> chain(Tensor x, Weights weights, std::string acts, bo
 
 // gx, and gw and gb of each layer, empty if not needed. Of `needed` the lowest bit is that of x, then those of w and b
 // of each layer follow.
-Tensors chain_backward(Tensor gy, Tensor x, Weights weights, Tensor y, Tensor saved, std::string acts, int64_t needed) {
+Tensors chain_backward(Tensor gy, Tensor x, Weights weights, Tensor y, Tensor saved, StringHandle acts_,
+                       int64_t needed) {
+  std::string acts = text_of(acts_);
   const Type type = check("chain_backward", "gy (..., n), y (..., n), x (..., k), saved (s)", {&gy, &y, &x, &saved});
   std::vector<ChainLayer> layers = layers_of("chain_backward", type, x, weights, acts);
   const Rows rows(x), given(gy), out(dense(y));

@@ -118,36 +118,44 @@ template <class T> struct ChainGradients : Chained<T> {
     });
   }
 
-  static void add_bias_gradient(int64_t count, const S* gz, int64_t n, S* gb) {
+  static void add_bias_gradient(int64_t count, const S* gz, int64_t n, double* gb) {
     for (int64_t i = 0; i < n; i++) {
       V sum = V{};
       for (int64_t p = 0; p < count; p++) {
         const S* from = gz + (p * n + i) * kPanel;
         sum += load<V>(from) + load<V>(from + kLanes<V>);
       }
-      S total = 0;
+      double total = 0;
       for (int q = 0; q < kLanes<V>; q++) total += sum[q];
       gb[i] += total;
     }
   }
 
-  // Sums for the gradients of all layers, those that are needed: gw and gb of each, one after another.
-  int64_t size_of_gradients() const {
-    int64_t size = 0;
-    for (int l = 0; l < g.count; l++) {
-      const ChainLayer& layer = g.layers[l];
-      size += (layer.gw ? layer.n * layer.k : 0) + (layer.gb ? layer.n : 0);
-    }
-    return size;
+  // Sums for the gradients of the layers, those that are needed, layer after layer: gb in float64, as it is of as many
+  // terms as there are rows, all of one sign maybe, then gw.
+  int64_t biases() const {
+    int64_t count = 0;
+    for (int l = 0; l < g.count; l++) count += g.layers[l].gb ? g.layers[l].n : 0;
+    return count;
   }
+  int64_t weights() const {
+    int64_t count = 0;
+    for (int l = 0; l < g.count; l++) count += g.layers[l].gw ? g.layers[l].n * g.layers[l].k : 0;
+    return count;
+  }
+  struct Sums {
+    double* gb;
+    S* gw;
+  };
 
   // The panels [panel, panel + count), which are all whole or are one.
-  void backward(const Weights& weights, int64_t panel, int64_t count, Room room, S* sums) const {
+  void backward(const Weights& packed, int64_t panel, int64_t count, Room room, Sums sums) const {
     S *gz = room.gz, *next = room.next;
-    S* of_layer[kMostLayers];
+    Sums of_layer[kMostLayers];
     for (int l = 0; l < g.count; l++) {
       of_layer[l] = sums;
-      sums += (g.layers[l].gw ? g.layers[l].n * g.layers[l].k : 0) + (g.layers[l].gb ? g.layers[l].n : 0);
+      if (g.layers[l].gb) sums.gb += g.layers[l].n;
+      if (g.layers[l].gw) sums.gw += g.layers[l].n * g.layers[l].k;
     }
     const auto through = [&](int l, int64_t p, S* gradient, bool ends) {  // gy -> gz of layer l
       const ChainLayer& layer = g.layers[l];
@@ -170,13 +178,12 @@ template <class T> struct ChainGradients : Chained<T> {
     while (!g.gx && first_needed < g.count && !g.layers[first_needed].gw && !g.layers[first_needed].gb) first_needed++;
     for (int l = g.count - 1; l >= first_needed; l--) {
       const ChainLayer& layer = g.layers[l];
-      S* gw = of_layer[l];
-      if (layer.gw) add_weight_gradient(l, panel, count, gz, gw, room);
-      if (layer.gb) add_bias_gradient(count, gz, layer.n, gw + (layer.gw ? layer.n * layer.k : 0));
+      if (layer.gw) add_weight_gradient(l, panel, count, gz, of_layer[l].gw, room);
+      if (layer.gb) add_bias_gradient(count, gz, layer.n, of_layer[l].gb);
       if (l == first_needed && !(l == 0 && g.gx)) return;
       for (int64_t p = 0; p < count; p++) {
         S* to = next + p * layer.k * kPanel;
-        multiply(weights.data + weights.at[l], nullptr, layer.k, layer.n, gz + p * layer.n * kPanel, rows_in(panel + p),
+        multiply(packed.data + packed.at[l], nullptr, layer.k, layer.n, gz + p * layer.n * kPanel, rows_in(panel + p),
                  to);
         if (l > 0)
           through(l - 1, p, to, false);
@@ -208,15 +215,20 @@ template <class T> struct ChainGradients : Chained<T> {
   }
 
   void backward(int count) const {
-    const Weights weights = pack_weights(true);
+    const Weights packed = pack_weights(true);
     const int64_t tile = clamp(kBytesOfTile / (widest() * kPanel * int64_t(sizeof(S))), 8, 64);
-    const int64_t width = tile * widest() * kPanel + kLanes<V>, sums = size_of_gradients();
+    const int64_t width = tile * widest() * kPanel + kLanes<V>;
     const int64_t tasks = clamp(panels(), 1, count), each = ceil_div(panels(), tasks);
-    S* partial = static_cast<S*>(scratch(kSlotOfSums, (tasks * sums + 1) * int64_t(sizeof(S))));
-    __builtin_memset(partial, 0, tasks * sums * sizeof(S));
+    const int64_t bytes = round_up(biases() * int64_t(sizeof(double)) + weights() * int64_t(sizeof(S)), 64);
+    char* partial = static_cast<char*>(scratch(kSlotOfSums, tasks * bytes + 64));
+    __builtin_memset(partial, 0, tasks * bytes);
+    const auto sums_of = [&](int64_t task) -> Sums {
+      double* gb = reinterpret_cast<double*>(partial + task * bytes);
+      return {gb, reinterpret_cast<S*>(gb + biases())};
+    };
     share(int(tasks), tasks, [&](int64_t task, int64_t end) {
-      const int64_t one = widest() * kPanel + kLanes<V>, packed = size_of_packed(widest(), tile * kPanel);
-      const int64_t size = 3 * width + one + packed + tile * kPanel * kPanel + kLanes<V>;
+      const int64_t one = widest() * kPanel + kLanes<V>, of_gz = size_of_packed(widest(), tile * kPanel);
+      const int64_t size = 3 * width + one + of_gz + tile * kPanel * kPanel + kLanes<V>;
       S* at = static_cast<S*>(scratch(kSlotOfA, size * int64_t(sizeof(S))));
       const Room room{at, at + width, at + 2 * width, at + 3 * width, at + 3 * width + one};
       for (; task < end; task++) {
@@ -224,20 +236,22 @@ template <class T> struct ChainGradients : Chained<T> {
         for (int64_t panel = task * each, step; panel < stop; panel += step) {
           step = least(tile, stop - panel);
           if (step > 1 && !is_whole(panel + step - 1)) step--;
-          backward(weights, panel, step, room, partial + task * sums);
+          backward(packed, panel, step, room, sums_of(task));
         }
       }
     });
-    for (int64_t task = 1; task < tasks; task++) Product<T>::add_row(partial, partial + task * sums, sums);
-    const S* from = partial;
-    const auto put = [&](void* to, int64_t n) {
-      if (!to) return;
-      __builtin_memcpy(to, from, n * sizeof(S));
-      from += n;
-    };
+    Sums total = sums_of(0);
+    for (int64_t task = 1; task < tasks; task++) {
+      const Sums more = sums_of(task);
+      for (int64_t i = 0; i < biases(); i++) total.gb[i] += more.gb[i];
+      Product<T>::add_row(total.gw, more.gw, weights());
+    }
     for (int l = 0; l < g.count; l++) {
-      put(g.layers[l].gw, g.layers[l].n * g.layers[l].k);
-      put(g.layers[l].gb, g.layers[l].n);
+      const ChainLayer& layer = g.layers[l];
+      for (int64_t i = 0; layer.gb && i < layer.n; i++) static_cast<T*>(layer.gb)[i] = T(total.gb[i]);
+      if (layer.gw) __builtin_memcpy(layer.gw, total.gw, layer.n * layer.k * sizeof(S));
+      if (layer.gb) total.gb += layer.n;
+      if (layer.gw) total.gw += layer.n * layer.k;
     }
     give_back(kSlotOfWeights);
     give_back(kSlotOfSums);

@@ -9,7 +9,8 @@ Tensor product(const Tensor& a, const Tensor& b) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> gated(Tensor x, Tensor w_gate, Tensor w_up, std::optional<Tensor> b_gate,
-                                         std::optional<Tensor> b_up, std::string act, double param, bool save) {
+                                         std::optional<Tensor> b_up, StringHandle act_, double param, bool save) {
+  std::string act = text_of(act_);
   const Type type = check("gated", "x (..., k), w_gate (n, k), w_up (n, k), b_gate (n), b_up (n)",
                           {&x, &w_gate, &w_up, if_any(b_gate), if_any(b_up)});
   const Activation* a = activation(act);
@@ -76,9 +77,10 @@ Tensor sum_of_products(const Tensor& both, const Tensor& w_gate, const Tensor& w
 // Of y = act(z) up, with gz = gy up act'(z), gu = gy act(z): gx = gz w_gate + gu w_up, gw_gate = gz^T x, gw_up = gu^T
 // x, and the sums of gz and gu; empty if not needed.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gated_backward(Tensor gy, Tensor x, Tensor w_gate, Tensor w_up,
-                                                                  Tensor s, Tensor up, std::string act, double param,
+                                                                  Tensor s, Tensor up, StringHandle act_, double param,
                                                                   bool need_x, bool need_w_gate, bool need_w_up,
                                                                   bool need_b_gate, bool need_b_up) {
+  std::string act = text_of(act_);
   const Type type =
       check("gated_backward", "gy (..., n), x (..., k), w_gate (n, k), w_up (n, k), s (..., n), up (..., n)",
             {&gy, &x, &w_gate, &w_up, &s, &up});

@@ -30,8 +30,9 @@ Tensor linear(Tensor x, Tensor w, std::optional<Tensor> b) {
   return y;
 }
 
-std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor w, std::optional<Tensor> b, std::string act, double param,
+std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor w, std::optional<Tensor> b, StringHandle act_, double param,
                                       bool save) {
+  std::string act = text_of(act_);
   const Type type = check("linear_act", kLayer, {&x, &w, if_any(b)});
   const Activation* a = activation(act);
   if (a == nullptr || torch_multiplies_faster()) {
@@ -78,8 +79,9 @@ void gz_and_sum(Type type, Elementwise f, const Rows& gy, const Tensor& s, void*
 }
 
 // Of y = act(z), z = x w^T + b, with gz = gy act'(z): gx = gz w, gw = gz^T x, gb = sum of gz; empty if not needed.
-std::tuple<Tensor, Tensor, Tensor> linear_act_backward(Tensor gy, Tensor x, Tensor w, Tensor s, std::string act,
+std::tuple<Tensor, Tensor, Tensor> linear_act_backward(Tensor gy, Tensor x, Tensor w, Tensor s, StringHandle act_,
                                                        double param, bool need_x, bool need_w, bool need_b) {
+  std::string act = text_of(act_);
   const Type type = check("linear_act_backward", "gy (..., n), x (..., k), w (n, k), s (..., n)", {&gy, &x, &w, &s});
   const Activation* a = activation(act);
   if (a == nullptr) {
@@ -110,7 +112,8 @@ std::tuple<Tensor, Tensor, Tensor> linear_act_backward(Tensor gy, Tensor x, Tens
 }
 
 // gz = gy act'(z) with gy = a b, and the sum of its rows; empty if not needed.
-std::tuple<Tensor, Tensor> mm_dact(Tensor a, Tensor b, Tensor s, std::string act, double param, bool need_sum) {
+std::tuple<Tensor, Tensor> mm_dact(Tensor a, Tensor b, Tensor s, StringHandle act_, double param, bool need_sum) {
+  std::string act = text_of(act_);
   const Type type = check("mm_dact", "a (m, k), b (k, n), s (m, n)", {&a, &b, &s});
   const Activation* known = activation(act);
   Tensor gz = dense(mm(a, b, false, false));

@@ -38,7 +38,7 @@ def run_chain(
 
 def fit(x: Tensor, weights: Sequence[Tensor | None]) -> bool:
     """Whether these are what the op takes."""
-    width = x.size(-1)
+    width = x.size(-1) if x.dim() else 0
     for w, b in zip(weights[::2], weights[1::2], strict=True):
         if w is None or w.dtype is not x.dtype or w.dim() != 2 or w.size(1) != width or w.size(0) == 0:
             return False

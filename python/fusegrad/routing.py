@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, strided
 
 from . import backends
-from .internals.call import calls_torch, in_plain_eager, linear_is_replaced, requires_grad
+from .internals.call import calls_torch, holds_its_numbers, in_plain_eager, linear_is_replaced, requires_grad
 from .ops.chain import MOST_LAYERS
 from .ops.operands import DTYPES
 
@@ -121,7 +121,7 @@ def route_of_chain(
     if not in_plain_eager(*weights) or linear_is_replaced() or len(acts) > MOST_LAYERS:
         return "layers"
     for t in weights:
-        if t is not None and not (t.is_cpu and t.layout is strided):
+        if t is not None and not (t.is_cpu and t.layout is strided and holds_its_numbers(t)):
             return "layers"
     for act in acts:
         if act not in backends.KNOWN and not backends.extension.has_activation(act):

@@ -1,5 +1,6 @@
 """Layers and activations that stand one after another in a torch.nn.Sequential: those that are one op, a chain."""
 
+import math
 from collections.abc import Sequence
 from operator import itemgetter
 
@@ -18,9 +19,19 @@ from .runtime import IN_PLACE, match
 _own_hooks = itemgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+_WEIGHTS = frozenset(("weight", "bias"))
+_OTHERWISE = IN_PLACE, "forward", *_WEIGHTS  # held by a layer itself: it is not read, or called, as its class says
+_GETATTR = nn.Module.__getattr__
+
+
+def _weights_are_stored() -> bool:
+    """Whether reading the weight of a Linear looks up what is stored, as torch wrote it, and no more."""
+    return Linear.__getattr__ is _GETATTR and not hasattr(Linear, "weight") and not hasattr(Linear, "bias")
+
+
 def run(modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple[Tensor | None, int]:
     """What the modules from `at` on make of x as one op, or None; and up to where that was tried."""
-    if not may_be_a_chain(x) or is_any_module_hooked():
+    if not may_be_a_chain(x) or is_any_module_hooked() or not _weights_are_stored():
         return None, len(modules)
     layers, names, params, end = chain_from(modules, at)
     if len(layers) < 2:
@@ -47,13 +58,15 @@ def chain_from(
     while at < count:
         layer = modules[at]
         held, cls = layer.__dict__, type(layer)
-        if cls is not Linear or IN_PLACE in held or "forward" in held or any(_own_hooks(held)):
+        if cls is not Linear or any(map(held.__contains__, _OTHERWISE)) or any(_own_hooks(held)):
+            break
+        if not held["_parameters"].keys() >= _WEIGHTS:
             break
         if cls not in plain:
             if not (as_written(cls) and called_as_written(cls)):
                 break
             plain.add(cls)
-        fits = fits and held["out_features"] <= CHAIN_WIDTH
+        fits = fits and held.get("out_features", math.inf) <= CHAIN_WIDTH
         layers.append(layer)
         at += 1
         name, param = held.get("_fusegrad_act"), held.get("_fusegrad_param")

@@ -102,7 +102,7 @@ def _in_ours(m: Any, ours: type, names: tuple[str, ...]) -> Iterator[Call]:
         if isinstance(layer, Linear):
             k, n = (max(1, vars(layers[0]).get(name, 1)) for name in ("in_features", "out_features"))
             rows = routing.SMALL_TENSOR_IN_TRAINING // n if ours is MLP else routing.SMALL_GATED // (k * n)
-            narrow = all(vars(each).get("out_features", 0) <= routing.CHAIN_WIDTH for each in layers)
+            narrow = all(isinstance(each, Linear) and each.out_features <= routing.CHAIN_WIDTH for each in layers)
             with_ = "" if why else f"{_name(m._act or 'identity', m._param)} (its {ours.__name__})"
             yield Call(layer, with_, why, in_chain=ours is MLP and not why and narrow, one_by_one=rows)
     last = children(m).get("down_proj") if ours is GatedMLP else None

@@ -135,6 +135,14 @@ def saved_tensor_hooks_work() -> bool:
     return torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]  # not in the stubs
 
 
+def holds_its_numbers(t: Tensor) -> bool:
+    """Whether the memory of a tensor has its numbers: not negated ones, nor none at all, of one that is known as zero.
+
+    The dispatcher gives kernels what they can read, but not in a list.
+    """
+    return not t.is_neg() and not t._is_zerotensor()
+
+
 def is_dtensor(t: Tensor) -> bool:
     dtensor = sys.modules.get("torch.distributed.tensor")
     return dtensor is not None and isinstance(t, dtensor.DTensor)

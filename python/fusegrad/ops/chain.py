@@ -37,8 +37,8 @@ class Plan:
     """What is known of a chain but its tensors: the activation of each layer, its parameter, and which have a bias."""
 
     def __init__(self, names: Sequence[str], params: Sequence[float], has_bias: Sequence[bool]) -> None:
-        self.names, self.params = names, params
-        self.acts = ",".join(f"{name} {param!r}" for name, param in zip(names, params, strict=True))
+        self.names, self.params = names, tuple(map(float, params))  # numpy's too
+        self.acts = ",".join(f"{name} {param!r}" for name, param in zip(names, self.params, strict=True))
         self.absent = tuple(2 * i + 1 for i, there in enumerate(has_bias) if not there)  # among the weights
         # whether what the last layer saves is the output
         self.saves_output = names[-1] != "identity" and not REGISTRY[names[-1]].saves_input
@@ -86,6 +86,7 @@ class Chain:
         if not in_plain_eager(gy, x, *weights):
             return None, *backward_by_layers(gy, x, weights, of, needed)
         if torch.is_grad_enabled():
+            y = None if y is None else y.detach()  # z is a function of the others
             found = iter(_apply_backward(of, needed, saved, y, gy, x, *weights))
             return None, *(next(found) if n else None for n in needed)
         return None, *_gradients(of, needed, saved, y, gy, x, weights)
@@ -288,5 +289,20 @@ def _backward_without_derivative(*args):
     return below_autograd(BACKWARD, *args)
 
 
+def _fake(x, weights, acts, save):
+    widths = [w.shape[0] for w in weights[::2]]
+    name = acts.rpartition(",")[2].partition(" ")[0]
+    kept = sum(widths) if name != "identity" and REGISTRY[name].saves_input else sum(widths[:-1])
+    rows = x.numel() // x.shape[-1]
+    return x.new_empty(*x.shape[:-1], widths[-1]), x.new_empty(rows * kept if save else 0)
+
+
+def _fake_backward(gy, x, weights, y, saved, acts, needed):
+    tensors = (x, *weights)
+    return [t.new_empty(t.shape) if needed >> i & 1 else x.new_empty(0) for i, t in enumerate(tensors)]
+
+
+torch.library.register_fake("fusegrad::chain", _fake, lib=library)
+torch.library.register_fake("fusegrad::chain_backward", _fake_backward, lib=library)
 library.impl("chain", _forward_in_any_mode, "Autograd")
 library.impl("chain_backward", _backward_without_derivative, "Autograd")
