@@ -21,7 +21,7 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 else:
     sys.exit()
-signal.alarm(300)
+signal.alarm(600)
 env, (option, what, *args), paths = json.loads(line)
 for i, path in enumerate(paths):
     os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), i)
@@ -46,7 +46,7 @@ def _server() -> subprocess.Popen:
 
 
 def python(*args: str, **env: str) -> subprocess.CompletedProcess:
-    """What `python -c code` or `python -m module` gives in 5 minutes, in the root of the repository, of one thread."""
+    """What `python -c code` or `python -m module` gives in 10 minutes, in the root of the repository, of one thread."""
     server = _server()
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
