@@ -188,7 +188,8 @@ def test_the_rows_that_go_to_stock_are_told(monkeypatch):
     rows = fg.explain(layer)[0].stock_rows
     assert rows == (10 if DEVICE == "cpu" and backends.extension is not None else 0)
     for count in (rows, rows + 1):
-        assert (routing.route_of_layer(x[:count], w, b) == "stock") == (0 < count <= rows)
+        route = routing.route_with("identity", routing.route_of_layer(x[:count], w, b), x[:count], w)
+        assert (route == "stock") == (0 < count <= rows)
     assert ("10 rows" in str(fg.explain(layer))) == (rows == 10)
 
 

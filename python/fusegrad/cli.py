@@ -91,7 +91,8 @@ def _info(console: Console, args: argparse.Namespace) -> int:
     console.print(
         f"\nOn a CPU, outside of compilers and transforms, stock torch runs what is small: tensors of up to "
         f"{routing.SMALL_TENSOR:,} elements ({routing.SMALL_TENSOR_IN_TRAINING:,} where a gradient is needed), and, "
-        f"where a gradient is needed, layers of up to {routing.SMALL_LAYER:,} multiplications, or "
+        f"where a gradient is needed, layers of up to {routing.SMALL_LAYER:,} multiplications (fewer with an "
+        f"activation after them: see fusegrad.explain), or "
         f"{routing.SMALL_GATED:,} in each of the two layers of a gated one.",
         highlight=False,
     )

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from .activations import as_float, lookup
+from .activations import Activation, as_float, lookup
 from .chained import run_if_narrow
 from .internals.call import calls_torch, saves_for_backward
 from .ops.arguments import check_alike, check_linear, check_second, check_tensor, is_nested, is_strided, sizes
-from .routing import route_of_layer, route_of_mlp, route_of_tensor, runs_as_written
+from .routing import Route, route_of_layer, route_of_mlp, route_of_tensor, route_with, runs_as_written
 
 
 def linear_act(
@@ -55,21 +55,28 @@ def linear_act(
     a = lookup("linear_act", act)
     value = a.default if param is None else a.check("linear_act", param)
     try:
-        route = route_of_layer(x, w, b)
-        if route == "kernel":
-            return ops.linear_act.kernel(x, w, b, act, value, False)[0]
-        if route == "function":
-            return ops.linear_act.apply(x, w, b, act, value, True)[0]
-        if route == "written" or (route == "stock" and a.stock_derives_twice):
-            return a.value(F.linear(x, w, b), value)
+        return activated(route_of_layer(x, w, b), x, w, b, a, value)
     except RuntimeError:
-        check_linear("linear_act", x, w, b)  # says what does not fit
+        if not is_nested(x):
+            check_linear("linear_act", x, w, b)  # says what does not fit
         raise
+
+
+def activated(route: Route, x: Tensor, w: Tensor, b: Tensor | None, a: Activation, param: float) -> Tensor:
+    """What `linear_act` computes, by the route of the layer, with a parameter that is legal."""
+    if route == "function":
+        route = route_with(a.name, route, x, w)
+    if route == "kernel":
+        return ops.linear_act.kernel(x, w, b, a.name, param, False)[0]
+    if route == "function":
+        return ops.linear_act.apply(x, w, b, a.name, param, True)[0]
+    if route == "written" or (route == "stock" and a.stock_derives_twice):
+        return a.value(F.linear(x, w, b), param)
     if not is_nested(x):
         check_linear("linear_act", x, w, b)
     if not is_strided(x, w):
-        return a.value(F.linear(x, w, b), value)
-    return ops.linear_act(x, w, b, act, value, saves_for_backward(x, w, b))[0]
+        return a.value(F.linear(x, w, b), param)
+    return ops.linear_act(x, w, b, a.name, param, saves_for_backward(x, w, b))[0]
 
 
 def linear(
@@ -98,16 +105,23 @@ def linear(
     tensor([4., 4.])
     """
     try:
-        route = route_of_layer(x, w, b)
-        if route == "kernel":
-            return ops.linear.kernel(x, w, b)
-        if route == "function":
-            return ops.linear.apply(x, w, b)
-        if route in ("stock", "written"):
-            return F.linear(x, w, b)
+        return by_route(route_of_layer(x, w, b), x, w, b)
     except RuntimeError:
-        check_linear("linear", x, w, b)
+        if not is_nested(x):
+            check_linear("linear", x, w, b)
         raise
+
+
+def by_route(route: Route, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """What `linear` computes, by its route."""
+    if route == "function":
+        route = route_with("identity", route, x, w)
+    if route == "kernel":
+        return ops.linear.kernel(x, w, b)
+    if route == "function":
+        return ops.linear.apply(x, w, b)
+    if route in ("stock", "written"):
+        return F.linear(x, w, b)
     if not is_nested(x):
         check_linear("linear", x, w, b)
     if not is_strided(x, w):
@@ -200,14 +214,19 @@ def act(
     tensor([-0.5000,  2.0000])
     """
     a = lookup("act", act)
-    value = a.default if param is None else a.check("act", param)
-    route = route_of_tensor(z)
+    return act_by_route(route_of_tensor(z), z, a, a.default if param is None else a.check("act", param))
+
+
+def act_by_route(route: Route, z: Tensor, a: Activation, param: float) -> Tensor:
+    """What `act` computes, by its route, with a parameter that is legal."""
+    if route == "kernel":
+        return ops.act.kernel(z, None, a.name, param, 0)
     if route == "written":
-        return a.value(z, value)
+        return a.value(z, param)
     check_tensor("act", "z", z)
     if z.is_nested or (route == "stock" and a.stock_derives_twice):
-        return a.value(z, value)
-    return ops.act(z, None, act, value, 0)
+        return a.value(z, param)
+    return ops.act(z, None, a.name, param, 0)
 
 
 def mm(
@@ -281,6 +300,6 @@ def mul_constant(
     number = as_float(c)
     if number is None:
         raise TypeError(f"mul_constant: c must be a real number, got {type(c).__name__}")
-    if route_of_tensor(x) != "op":
+    if route_of_tensor(x) in ("stock", "written"):
         return x * number
     return ops.mul_constant(x, number)

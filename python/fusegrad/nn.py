@@ -10,9 +10,10 @@ from torch.nn.modules import module as torch_module
 from . import functional
 from .activations import lookup
 from .internals.call import calls_torch
-from .internals.module import is_hooked, stored
-from .internals.stock import as_written, called_as_written, stands_for
+from .internals.module import is_hooked, parameter, stored
+from .internals.stock import as_written, called_as_written, runs_as_written, stands_for
 from .ops.operands import DTYPES
+from .routing import route_of_layer
 
 
 def _is_device(act: object) -> bool:
@@ -84,7 +85,7 @@ class Linear(nn.Linear):
         if not as_written(Linear):
             y = super().forward(input)
             return y if self._fusegrad_act is None else functional.act(y, self._fusegrad_act, self._fusegrad_param)
-        w, b = self.weight, self.bias  # once each, as in torch: a parametrization runs when it is read
+        w, b = weight_and_bias(self)
         if self._fusegrad_act is not None:
             return functional.linear_act(input, w, b, act=self._fusegrad_act, param=self._fusegrad_param)
         return linear(input, w, b)
@@ -114,12 +115,38 @@ def _refuse_adapter(module: nn.Module, name: str, child: nn.Module | None) -> No
 
 
 torch_module.register_module_module_registration_hook(_refuse_adapter)
+
+
+def weight_and_bias(linear: nn.Linear) -> tuple[Any, Any]:
+    """Each is read once, as in torch: a parametrization runs when it is read. It is a property of a derived class."""
+    if type(linear) is not Linear:
+        return linear.weight, linear.bias
+    return parameter(linear, "weight"), parameter(linear, "bias")
+
+
 stands_for(nn.Linear, (nn.Linear, "forward"))
 stands_for(Linear, (Linear, "forward"), (nn.Linear, "forward"))
 
 
 def linear(x: Any, w: Any, b: Any) -> Tensor:
     """What torch.nn.Linear computes: by `functional.linear`, or by torch what that does not take."""
+    route = route_of_layer(x, w, b, as_torch=True, alone=True)
+    if route == "stock":
+        return stock_linear(x, w, b)
+    return _with_misfits(x, w, b) if route == "op" else functional.by_route(route, x, w, b)
+
+
+def stock_linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """The same by torch, but for the errors."""
+    try:
+        return F.linear(x, w, b)
+    except RuntimeError:
+        if fits(x, w, b):
+            raise
+        return _with_misfits(x, w, b)
+
+
+def _with_misfits(x: Any, w: Any, b: Any) -> Tensor:
     try:
         return functional.linear(x, w, b)
     except (RuntimeError, TypeError, ValueError) as refused:
@@ -189,6 +216,8 @@ def why_unfit(linear: nn.Module) -> str | None:
 
 def why_called(m: nn.Module) -> str | None:
     """Why a module of ours or of torch's has to be called, and not only what its forward says computed; or None."""
+    if not is_hooked(m) and "forward" not in vars(m) and runs_as_written(type(m)):
+        return None
     if is_hooked(m):
         return "has hooks"
     if "forward" in vars(m) or not as_written(type(m)):

@@ -10,18 +10,25 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, strided
+from torch import Tensor, float32, float64, strided
 
 from . import backends
 from .internals.call import calls_torch, holds_its_numbers, in_plain_eager, linear_is_replaced, requires_grad
 from .ops.chain import MOST_LAYERS
 from .ops.operands import DTYPES
 
-# Up to where stock's forward and backward are as fast as the ops', whose derivatives are called through Python: on two
-# cores of a Zen 3, Python 3.11 (2026-11-23). In plain eager mode only: a compiler or a transform sees the same ops at
-# all sizes.
-SMALL_LAYER = 2**18  # multiplications
-SMALL_GATED = 2**17  # multiplications of each of its two layers
+# Up to where stock's forward and backward are as fast as the ops', whose derivatives are called through Python: on one
+# core of a Zen 3, Python 3.11 (2026-11-26). In plain eager mode only: a compiler or a transform sees the same ops at
+# all sizes. With AVX-512, and in 16 bits, stock multiplies at less of the peak.
+SMALL_IN_16_BITS = 2**18
+# multiplications, with those that a fused activation counts for, for each number of the result
+SMALL_LAYER = 2**24 if backends.extension is None or backends.extension.capability() == "avx2" else SMALL_IN_16_BITS
+_ACTIVATION = 256
+FEW_ROWS = 64  # which the kernels multiply faster
+_AS_FAST = float32, float64
+_PLAIN = Tensor, torch.nn.Parameter
+_LINEAR = frozenset({"identity", "relu", "relu6", "leaky_relu", "hardtanh"})  # piecewise, which count for none
+SMALL_GATED = 2**20  # multiplications of each of its two layers
 SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
 
 
@@ -31,12 +38,15 @@ SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
 # op        the op, in any mode, on any device
 # written   torch's own functions, since somebody has given them another meaning
 #
-# The first three refuse what does not fit.
+# The first two only where the arguments fit; the third too, but where it is asked for as in torch.
 Route = Literal["kernel", "function", "stock", "op", "written"]
 
 
-def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Route:
-    """What is best for these arguments, of which nothing is known yet."""
+def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None, as_torch: bool = False, alone: bool = False) -> Route:
+    """What is best for these arguments, of which nothing is known yet.
+
+    As in torch, or else what does not fit takes a route that refuses it. Alone: with no activation to be fused.
+    """
     if linear_is_replaced():
         return "written"
     if not in_plain_eager(x, w, b):
@@ -45,18 +55,49 @@ def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Route:
         return "op"
     if not (x.is_cpu and w.is_cpu and (b is None or b.is_cpu)):
         return "op"
-    if x.layout is not strided or w.layout is not strided or x.is_nested:
+    derived = requires_grad(x, w, b)
+    if as_torch and w.dim() == 2:
+        if (derived and _is_small(x, w, _ACTIVATION)) or (alone and _multiplies_as_fast(x, w)):
+            return "stock"
+    if x.layout is not strided or w.layout is not strided or x.is_nested or not _fit(x, w, b):
         return "op"
-    if not requires_grad(x, w, b):
+    if not derived:
         return "kernel"
-    if w.dim() != 2 or x.numel() * w.shape[0] > SMALL_LAYER:
-        return "function"
-    return "stock" if _fits(w, b) else "op"
+    return "stock" if _is_small(x, w, _ACTIVATION) else "function"
 
 
-def _fits(w: Tensor, b: Tensor | None) -> bool:
-    """Whether ops take what stock does, which takes complex numbers too, and broadcasts and converts a bias."""
-    return w.dtype in DTYPES and (b is None or (b.dim() == 1 and b.numel() == w.shape[0] and b.dtype == w.dtype))
+def _is_small(x: Tensor, w: Tensor, activation: int) -> bool:
+    n, k = w.shape
+    small = SMALL_LAYER if x.dtype in _AS_FAST else min(SMALL_LAYER, SMALL_IN_16_BITS)
+    return x.numel() * n * (k + activation) <= small * (k or 1)
+
+
+def _counts_for(act: str) -> int:
+    return 0 if act in _LINEAR else _ACTIVATION
+
+
+def _multiplies_as_fast(x: Tensor, w: Tensor) -> bool:
+    """Whether stock torch does, with a gradient or without."""
+    n, k = w.shape
+    return x.dtype in _AS_FAST and FEW_ROWS * k < x.numel() and x.numel() * n <= SMALL_LAYER
+
+
+def route_with(act: str, route: Route, x: Tensor, w: Tensor) -> Route:
+    """The route of a layer, with an activation after it or with "identity"."""
+    return "stock" if route == "function" and _is_small(x, w, _counts_for(act)) else route
+
+
+def _fit(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
+    """Whether ops take these; stock takes complex numbers too, and broadcasts and converts a bias."""
+    dtype = w.dtype
+    return (
+        dtype in DTYPES
+        and x.dtype is dtype
+        and w.dim() == 2
+        and x.dim() > 0
+        and x.shape[-1] == w.shape[1]
+        and (b is None or (b.dtype is dtype and b.shape == w.shape[:1]))
+    )
 
 
 def route_of_gated(x: Tensor, w_gate: Tensor, w_up: Tensor, b_gate: Tensor | None, b_up: Tensor | None) -> Route:
@@ -71,13 +112,11 @@ def route_of_gated(x: Tensor, w_gate: Tensor, w_up: Tensor, b_gate: Tensor | Non
     for t in tensors:
         if t is not None and not (t.is_cpu and t.layout is strided):
             return "op"
-    if x.is_nested:
+    if x.is_nested or not (_fit(x, w_gate, b_gate) and _fit(x, w_up, b_up) and w_gate.shape == w_up.shape):
         return "op"
     if not requires_grad(*tensors):
         return "kernel"
-    if w_gate.dim() != 2 or x.numel() * w_gate.shape[0] > SMALL_GATED:
-        return "function"
-    return "stock" if w_gate.shape == w_up.shape and _fits(w_gate, b_gate) and _fits(w_up, b_up) else "op"
+    return "function" if x.numel() * w_gate.shape[0] > SMALL_GATED else "stock"
 
 
 def is_one_layer(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
@@ -94,7 +133,6 @@ def is_one_layer(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
 # What a chain serves: layers whose panels of rows, and weights, stay in cache (Zen 3, 2026-11-26)
 CHAIN_ROWS, CHAIN_WIDTH = 9, 512
 CHAIN_DTYPES = torch.float32, torch.float64
-_PLAIN = Tensor, torch.nn.Parameter
 
 
 def may_be_a_chain(x: Tensor) -> bool:
@@ -144,16 +182,23 @@ def route_of_mlp(
     return "function" if hidden > SMALL_TENSOR_IN_TRAINING and requires_grad(x, w1, b1, w2, b2) else "layers"
 
 
-def stock_rows(w: Tensor) -> int:
+def stock_rows(w: Tensor, act: str) -> int:
     """How many rows of x stock torch multiplies by w, where a gradient is needed, as fast as the ops."""
-    return max(0, SMALL_LAYER // w.numel()) if backends.extension is not None and w.is_cpu and w.numel() > 0 else 0
+    if backends.extension is None or not w.is_cpu or w.numel() == 0 or w.dim() != 2:
+        return 0
+    small = SMALL_LAYER if w.dtype in _AS_FAST else min(SMALL_LAYER, SMALL_IN_16_BITS)
+    return max(0, small // (w.shape[0] * (w.shape[1] + _counts_for(act))))
 
 
-def route_of_tensor(x: Tensor) -> Literal["stock", "op", "written"]:
-    """What is best for an elementwise function of this tensor."""
+def route_of_tensor(x: Tensor, as_fast: bool = False) -> Route:
+    """What is best for an elementwise function of this tensor, or for one that stock computes as fast."""
     if not in_plain_eager(x):
         return "written" if calls_torch(x) else "op"
-    size = x.numel()
-    if size > SMALL_TENSOR_IN_TRAINING or not x.is_cpu:
+    if not x.is_cpu:
         return "op"
-    return "stock" if size <= SMALL_TENSOR or requires_grad(x) else "op"
+    size, derived = x.numel(), requires_grad(x)
+    if size <= (SMALL_TENSOR_IN_TRAINING if derived or as_fast else SMALL_TENSOR):
+        return "stock"
+    if derived or backends.extension is None or x.dtype not in DTYPES or x.layout is not strided or x.is_nested:
+        return "op"
+    return "kernel"

@@ -17,11 +17,12 @@ from ..nn import Linear
 from . import chains, runtime, wrapped
 from .code import Unreadable
 from .find import SITES, UNFUSED, Key, is_sequential
+from .notes import Later
 from .opened import is_layer
 from .own_class import needs_its_own
-from .recognise import ADOPTED, STOCK
+from .recognise import ADOPTED, STOCK, is_activation
 from .rewrite import rewrite
-from .runtime import Later, apply, later, now
+from .runtime import apply, later, now
 
 CONVERTED = "_fusegrad_converted"  # set on a Linear that was torch's
 
@@ -118,14 +119,17 @@ def sequential_forward(self: nn.Sequential, input):
     for at, module in enumerate(modules):
         if at < done:
             continue
-        if at >= tried and type(module) is Linear and type(input) is not Later:
+        noted = type(input) is Later
+        if at >= tried and type(module) is Linear and not noted:
             y, tried = chains.run(modules, at, input)
             if y is not None:
                 input, done = y, tried
                 continue
-        if is_layer(module):
+        if noted and is_activation(type(module)):
+            input = apply(module, input)
+        elif is_layer(module):
             input = later(module, now(input))
-        elif type(input) is Later:
+        elif noted:
             input = apply(module, input)
         else:
             input = module(input)

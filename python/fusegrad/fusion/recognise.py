@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from .. import functional
 from ..activations import REGISTRY, Activation
 from ..activations.definition import Facts
-from ..internals.call import calls_torch
 from ..internals.stock import as_written, stands_for, stands_for_what_it_is, torchs
 from ..nn import MLP, Act, Linear, takes_input, why_called
+from ..routing import route_of_tensor
 
 Spec = tuple[str, float | None]  # name and parameter of an activation
 
@@ -123,7 +123,10 @@ def is_activation(cls: type) -> bool:
 
 
 def _of_options(cls: type, options: dict[str, Any]) -> Spec | None:
-    return next((spec for a in _BY_MODULE.get(cls, ()) if (spec := _spec(a, options))), None)
+    for a in _BY_MODULE.get(cls, ()):
+        if spec := _spec(a, options):
+            return spec
+    return None
 
 
 def of_call(target: object, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | None:
@@ -177,10 +180,13 @@ def is_torchs_method(name: str, *tensors: Tensor) -> bool:
 
 
 def _spec(a: Activation, given: dict[str, Any]) -> Spec | None:
-    if any(given.get(k) != v for k, v in a.options.items()):
-        return None
-    param = given.get(a.param) if a.param else None
-    return None if a.param and not a.accepts(param) else (a.name, param)
+    for k, v in a.options.items():
+        if given.get(k) != v:
+            return None
+    if a.param is None:
+        return a.name, None
+    param = given.get(a.param)
+    return (a.name, param) if a.accepts(param) else None
 
 
 # --- classes to adopt ---------------------------------------------------------------------------------------------
@@ -188,15 +194,24 @@ def _spec(a: Activation, given: dict[str, Any]) -> Spec | None:
 STOCK = "_fusegrad_stock"  # on a class that a stock activation module adopts: its own class
 
 
+_AS_FAST = {nn.ReLU, nn.SiLU, nn.Sigmoid}  # torch's kernels, with a gradient or without
+# by torch's derivatives
+_DERIVED_TWICE = {cls for cls, known in _BY_MODULE.items() if all(a.stock_derives_twice for a in known)}
+
+
 class AdoptedAct(Act):
     """A stock activation module that became ours: runs the op for the options that it has now, or else as in torch."""
 
     def forward(self, input: Tensor) -> Tensor:
         stock = getattr(type(self), STOCK)
-        if isinstance(input, Tensor) and not calls_torch(input) and as_written(stock) and takes_input(input):
-            spec = None if vars(self).get("inplace") else _of_options(stock, vars(self))
+        route = route_of_tensor(input, stock in _AS_FAST) if isinstance(input, Tensor) else "written"
+        if route == "written" or (route == "stock" and stock in _DERIVED_TWICE):
+            return stock.forward(self, input)
+        if as_written(stock) and takes_input(input) and not vars(self).get("inplace"):
+            spec = _of_options(stock, vars(self))
             if spec is not None:
-                return functional.act(input, *spec)
+                a, param = REGISTRY[spec[0]], spec[1]
+                return functional.act_by_route(route, input, a, a.default if param is None else float(param))
         return stock.forward(self, input)
 
 

@@ -102,13 +102,14 @@ def _row(path: str, m: nn.Module, found: list[Call]) -> Row:
     with_, why = _became(m, found)
     weight = stored(m, "weight")
     weight = next(m.parameters(), None) if weight is None else weight  # one that a parametrization makes it of
-    if not (with_ or isinstance(m, Linear)) or weight is None or calls_torch(weight):
+    if not (with_ or isinstance(m, Linear) or fused_class_of(m)) or weight is None or calls_torch(weight):
         return Row(path or "(root)", _shape(m), with_, "torch", why)
     backend = backends.serving("linear_act" if with_ else "linear", weight.device.type)
     limits = [call.one_by_one for call in found if call.one_by_one is not None]
     if any(call.in_chain for call in found) and backends.CHAINS and weight.device.type == "cpu":
         limits.append(routing.CHAIN_ROWS - 1)
-    return Row(path or "(root)", _shape(m), with_, backend, why, min((routing.stock_rows(weight), *limits)))
+    rows = routing.stock_rows(weight, with_.partition(" ")[0] or "identity")
+    return Row(path or "(root)", _shape(m), with_, backend, why, min((rows, *limits)))
 
 
 def _shape(m: nn.Module) -> str:

@@ -7,20 +7,22 @@ that no op takes are obeyed without anyone having to notice the change.
 """
 
 from operator import add, matmul, mul
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from .. import functional, functional_gated
+from .. import functional
 from ..activations import REGISTRY
 from ..internals.call import autocasts, calls_torch, is_linear, linear_is_replaced
 from ..internals.module import is_hooked, run_pre_hooks
 from ..internals.stock import torchs
-from ..nn import fits, is_ours, linear, why_alone, why_called
+from ..nn import fits, is_ours, linear, stock_linear, weight_and_bias, why_alone, why_called
+from ..routing import route_of_layer
 from . import formula, opened, recognise
+from .notes import Later, Product, first, gated, packed_glu, second
 from .opened import LEFT_OUT
 from .recognise import Spec
 
@@ -35,33 +37,6 @@ _STOCK_SAVES_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "exp"})
 _STOCK_SAVES_NEITHER = frozenset({"tanhshrink"})
 
 
-class Product(NamedTuple):
-    """z = x w^T + b, which an op takes."""
-
-    x: Tensor
-    w: Tensor
-    b: Tensor | None
-
-
-class Later(NamedTuple):
-    """A call that was not made yet: of f, or of the method of that name of the first argument."""
-
-    f: Any
-    args: tuple
-    kwargs: dict[str, Any]
-    layer: nn.Module | None = None  # the module that gave it
-    product: Product | None = None  # of a layer: what it computes
-    spec: Spec | None = None  # of an activation: which
-
-    @property
-    def device(self) -> torch.device:
-        """That of the result, which a function may ask for before it computes anything."""
-        if self.product is not None:
-            return self.product.w.device
-        z: Later = next(a for a in self.args if type(a) is Later)
-        return z.device
-
-
 def later(f: Any, *args: Any, **kwargs: Any) -> Any:
     """Notes the call f(*args, **kwargs) of a layer that an op takes, or of what was noted; makes any other call.
 
@@ -71,10 +46,15 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
     if is_ours(f):
         if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or why_alone(f) is not None:
             return f(*args, **kwargs)
-        product = Product(args[0], f.weight, f.bias)  # once each, as in torch
-        if calls_torch(*product):
-            return F.linear(*product)
-        return Later(f, args, kwargs, f, product) if fits(*product) else linear(*product)
+        x, (w, b) = args[0], weight_and_bias(f)
+        route = route_of_layer(x, w, b, as_torch=True)
+        if route == "stock":
+            return stock_linear(x, w, b)
+        if route == "written":
+            return F.linear(x, w, b)
+        if route == "op" and not fits(x, w, b):
+            return linear(x, w, b)
+        return Later(f, args, kwargs, f, Product(x, w, b, route))
     if any(type(a) is Later for a in args):
         if isinstance(f, str):  # that the module holds, where an activation was to be
             return f(*map(now, args), **kwargs)  # type: ignore[operator]  # which raises what the author's call raises
@@ -97,6 +77,8 @@ def later_method(name: str, z: Any, *args: Any, **kwargs: Any) -> Any:
 
 def settled(z: Any, f: Any) -> Any:
     """What was noted, or its value if a call of f may do more than compute a layer: write to what z reads, say."""
+    if type(z) is not Later:
+        return z
     pure = is_ours(f) and why_alone(f) is None
     if not pure and isinstance(f, nn.Module):
         pure = type(f).forward is nn.Linear.forward and opened.giving(f) is not None
@@ -111,7 +93,7 @@ def _later_of_later(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     if f is mul or f is add or (isinstance(f, str) and f in _RESHAPE):
         return Later(f, args, kwargs)
     z = args[0]
-    halves_of = z.args[0].args[0] if z.f is _first or z.f is _second else z
+    halves_of = z.args[0].args[0] if z.f is first or z.f is second else z
     spec = match(halves_of.layer, f, args[1:], kwargs)
     if not isinstance(spec, tuple) and halves_of is z:
         return _apply(f, z, args[1:], kwargs)
@@ -139,7 +121,9 @@ def _product_of_call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Product | N
         w = w.t()
     else:
         return None
-    return Product(x, w, b) if not calls_torch(x, w, b) and fits(x, w, b) else None
+    if calls_torch(x, w, b) or not fits(x, w, b) or (route := route_of_layer(x, w, b)) in ("stock", "written"):
+        return None
+    return Product(x, w, b, route)
 
 
 def halves(f: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
@@ -147,17 +131,7 @@ def halves(f: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     if type(z) is not Later:
         return _call(f, (z, *args), kwargs)
     parts = Later(f, (z, *args), kwargs)
-    return Later(_first, (parts,), {}), Later(_second, (parts,), {})
-
-
-def _first(parts: Any) -> Any:
-    a, _ = parts
-    return a
-
-
-def _second(parts: Any) -> Any:
-    _, b = parts
-    return b
+    return Later(first, (parts,), {}), Later(second, (parts,), {})
 
 
 def _call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -177,7 +151,7 @@ def apply_method(name: str, z: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _apply(act: Any, z: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    if type(z) is Later:
+    if type(z) is Later and type(act) is not nn.Identity:
         y = _activated(act, z, args, kwargs)
         if y is not None:
             return y
@@ -188,12 +162,19 @@ def now(z: Any, *held: Any) -> Any:
     """Makes the calls that z notes: as one op if they are a gate, or else first those of `held`, then the others."""
     if type(z) is not Later:
         return z
-    if z.f is mul and (y := _gated(*z.args)) is not None:
+    if z.product is not None and not held:
+        return _computed(z.product)
+    if z.f is mul and (y := gated(*z.args)) is not None:
         return y
     made: dict[int, Any] = {}
     for h in held:
         _value(h, made)
     return _value(z, made)
+
+
+def _computed(product: Product) -> Tensor:
+    x, w, b, route = product
+    return functional.by_route(route, x, w, b)
 
 
 def _value(z: Any, made: dict[int, Any]) -> Any:
@@ -204,7 +185,7 @@ def _value(z: Any, made: dict[int, Any]) -> Any:
         if z.spec is not None and id(z.args[0]) not in made:
             y = _activated(z.f, z.args[0], z.args[1:], z.kwargs)
         if y is None:
-            y = linear(*z.product) if z.product else _call(z.f, tuple(_value(a, made) for a in z.args), z.kwargs)
+            y = _computed(z.product) if z.product else _call(z.f, tuple(_value(a, made) for a in z.args), z.kwargs)
         made[id(z)] = y
     return made[id(z)]
 
@@ -233,14 +214,17 @@ def _activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
     if not isinstance(spec, tuple):
         if spec is None and not args and not kwargs and not is_compiling() and (taking := opened.taking(act)):
             return taking(z)
-        return _packed_glu(act, layer.product, args, kwargs) if spec is None and not scales else None
+        return packed_glu(act, layer.product, args, kwargs) if spec is None and not scales else None
     if isinstance(act, str) and not recognise.is_torchs_method(act, layer.product.x, layer.product.w):
         return None
     scaled = _scaled(layer.product, scales, spec) if scales else (layer.product, spec)
     if scaled is None:
         return None
-    product, (name, param) = scaled
-    return functional.linear_act(*product, act=name, param=param)
+    (x, w, b, route), (name, param) = scaled
+    if name == "identity":
+        return functional.by_route(route, x, w, b)
+    a = REGISTRY[name]
+    return functional.activated(route, x, w, b, a, a.default if param is None else float(param))
 
 
 def match(layer: Any, act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | str | None:
@@ -275,7 +259,7 @@ def adopts(act: nn.Module, in_place: bool) -> bool:
 
 def _scaled(product: Product, scales: list[Later], spec: Spec) -> tuple[Product, Spec] | None:
     """The layer times s, plus t, as a layer of s w and s b + t, where that costs less than passes over its result."""
-    x, w, b = product
+    x, w, b, _ = product
     if autocasts():  # which may compute the product in another dtype
         return None
     for f, operands, *_ in scales:
@@ -302,41 +286,4 @@ def _scaled(product: Product, scales: list[Later], spec: Spec) -> tuple[Product,
         else:
             w = (s.unsqueeze(-1) if isinstance(s, Tensor) and s.numel() > 1 else s) * w
             b = None if b is None else s * b
-    return Product(x, w, b), spec
-
-
-def _gated(left: Any, right: Any) -> Any:
-    """The product of a layer and the activation of another one as one op, or None."""
-    for a, b in ((left, right), (right, left)):
-        if type(a) is not Later or a.spec is None or isinstance(a.f, str):
-            continue
-        gate = a.args[0]
-        if gate.f is _first or gate.f is _second:
-            return _gated_halves(a.spec, gate, b)
-        if type(b) is not Later or gate.product is None or b.product is None:
-            continue
-        g, u = gate.product, b.product
-        if g.x is u.x and g.w.shape == u.w.shape and g.w.dtype == u.w.dtype:
-            return functional_gated.gated(g.x, g.w, u.w, g.b, u.b, act=a.spec[0], param=a.spec[1])
-    return None
-
-
-def _packed_glu(act: Any, product: Product, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """torch's GLU of a layer as one op, or None."""
-    dim = recognise.of_glu(act, args, kwargs)
-    if dim is None or dim not in (-1, product.x.dim() - 1) or product.w.shape[0] % 2:
-        return None
-    return functional_gated.gated_packed(*product, act="sigmoid", packing="gate_last")
-
-
-def _gated_halves(spec: Spec, gate: Later, up: Any) -> Any:
-    """A gate of the two halves of one layer."""
-    parts = gate.args[0]
-    if type(up) is not Later or not (up.f is _first or up.f is _second) or up.f is gate.f or up.args[0] is not parts:
-        return None
-    z, _, *rest = parts.args
-    dim = parts.kwargs.get("dim", *rest[:1]) if rest or parts.kwargs else 0
-    if z.product is None or dim not in (-1, z.product.x.dim() - 1) or z.product.w.shape[0] % 2:
-        return None
-    packing = "gate_first" if gate.f is _first else "gate_last"
-    return functional_gated.gated_packed(*z.product, act=spec[0], param=spec[1], packing=packing)
+    return Product(x, w, b, route_of_layer(x, w, b)), spec

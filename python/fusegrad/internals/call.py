@@ -45,10 +45,10 @@ def in_plain_eager(*tensors: Tensor | None) -> bool:
     """
     return (
         outside_transforms(*tensors)
+        and not _is_any_autocast_enabled()
+        and not _is_tracing()
         and not (_is_torch_function_mode_enabled() and _mode_sees_functions())
         and not (_len_torch_dispatch_stack() > 0 and _in_selective_checkpoint())
-        and not _is_tracing()
-        and not _is_any_autocast_enabled()
     )
 
 

@@ -54,8 +54,19 @@ def bind(library: torch.library.Library, op: Overload, rule: Rule) -> Callable:
         "jvp": staticmethod(_jvp_of_all_levels(rule.jvp)),
         "_compiled_autograd_key": staticmethod(torch.autograd.Function._compiled_autograd_key),
     }
-    function: Any = type(type(rule).__name__, (_SingleLevelFunction,), members)
+    name = type(rule).__name__
+    function: Any = type(name, (_SingleLevelFunction,), members)
     apply = function.apply
+
+    # For plain eager mode: one call of Python less, and nothing saved for forward mode, which is off.
+    def forward_and_save(ctx, *args):
+        output = below_autograd(op, *args)
+        rule.setup_context(ctx, args, output)
+        return output
+
+    plain: Any = type(name, (_SingleLevelFunction,), members | {"forward": staticmethod(forward_and_save)})
+    del plain.setup_context
+    plain._backward_cls.save_for_forward = lambda ctx, *tensors: None
 
     def kernel(*args):
         _on_dtensors([a for a in args if isinstance(a, Tensor)])
@@ -69,7 +80,7 @@ def bind(library: torch.library.Library, op: Overload, rule: Rule) -> Callable:
             _caller.grad.pop()
 
     library.impl(unqualified(op), kernel, "Autograd")
-    return apply
+    return plain.apply
 
 
 def single_level(rule: Any) -> Callable:
@@ -86,7 +97,7 @@ def single_level(rule: Any) -> Callable:
 def below_autograd(op: Overload, *args: Any) -> Any:
     """What the op's kernel computes, without a derivative."""
     with _AutoDispatchBelowADInplaceOrView():
-        return op(*args)
+        return op._op(*args)  # what calling op calls
 
 
 class _Caller(threading.local):

@@ -40,6 +40,12 @@ def stored(m: nn.Module, name: str) -> Any:
     return m._parameters.get(name, m._buffers.get(name, vars(m).get(name)))
 
 
+def parameter(m: nn.Module, name: str) -> Any:
+    """m.name, by the shortest way: torch looks a parameter up after an error, which takes 1 us."""
+    held = m._parameters
+    return held[name] if name in held and name not in vars(m) else getattr(m, name)
+
+
 def holds(m: nn.Module, name: str) -> bool:
     """Whether a module itself, and not its class, has something under a name."""
     return any(name in held for held in (vars(m), m._modules, m._parameters, m._buffers))

@@ -83,7 +83,7 @@ def layer_backward(
     """Of y = act(x w^T + b): gx, gw, gb, each if needed."""
     if not any(needed):
         return None, None, None
-    if in_plain_eager(gy, x, w, s) and not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() and in_plain_eager(gy, x, w, s):
         return present(linear_act_backward.kernel(gy, x, w, s, name, param, *needed), needed)
     if allows_fused_ops(gy, x, w, s):
         return present(linear_act_backward(gy, x, w, s, name, param, *needed), needed)

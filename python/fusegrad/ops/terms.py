@@ -19,7 +19,7 @@ def total(*terms: Tensor | None) -> Tensor | None:
 
 def present(grads, needed) -> tuple[Tensor | None, ...]:
     """The gradients that are needed, else None: for those the op returned an empty tensor."""
-    return tuple(g if n else None for g, n in zip(grads, needed, strict=True))
+    return tuple(grads) if all(needed) else tuple(g if n else None for g, n in zip(grads, needed, strict=True))
 
 
 def tangents(found, like, needed) -> tuple[Tensor | None, ...]:
