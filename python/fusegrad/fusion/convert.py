@@ -15,7 +15,7 @@ from ..internals.module import children, stored
 from ..nn import Linear, why_called, why_unfit
 from . import rewrite, writes
 from .classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
-from .find import activation_of, calls, fused_class_of
+from .find import Call, activation_of, calls, fused_class_of
 from .opened import LEFT_OUT, is_layer
 from .recognise import ADOPTED, STOCK, AdoptedAct
 from .runtime import IN_PLACE, adopts
@@ -67,10 +67,15 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
             if fused_class_of(m) not in (None, type(m)):
                 continue  # another library has made a class of its own from ours
             original = original_class(type(m))
-            keys = [call.key for call in calls(m) if call.fused_with and call.one_by_one is None]
+            keys = [call.key for call in calls(m) if _runs_ours(m, call)]
             if keys and why_class_stays(original) is None:
                 set_class(m, fused_class(original, (key for key in keys if key is not None)))
     return model
+
+
+def _runs_ours(m: nn.Module, call: Call) -> bool:
+    """Whether a call is to be rewritten: one that is fused, or of a layer that is no Linear of ours to be called."""
+    return call.one_by_one is None and bool(call.fused_with or (call.multiplied and call.linear is m))
 
 
 def _convert(m: nn.Module, left_out: bool, in_place: bool) -> None:
