@@ -257,7 +257,6 @@ def test_explain_tells_up_to_how_many_rows_stock_serves(monkeypatch):
     assert [row.stock_rows for row in fg.explain(model)][:3] == [routing.CHAIN_ROWS - 1] * 3
     monkeypatch.setattr(routing, "SMALL_TENSOR_IN_TRAINING", 2**16)
     assert [row.stock_rows for row in fg.explain(fg.MLP(3, 64, 4))] == [routing.CHAIN_ROWS - 1] * 2
-    assert [row.stock_rows for row in fg.explain(fg.MLP(3, 2**13, 4))] == [8, 8]
 
 
 def test_the_mlp_is_a_chain_where_it_is_narrow():

@@ -10,7 +10,7 @@ from torch.nn.modules import module as torch_module
 from . import functional
 from .activations import lookup
 from .internals.call import calls_torch
-from .internals.module import is_hooked, parameter, stored
+from .internals.module import is_hooked, parameter, reads_what_is_stored, stored
 from .internals.stock import as_written, called_as_written, runs_as_written, stands_for
 from .ops.operands import DTYPES
 from .routing import route_of_layer
@@ -119,7 +119,7 @@ torch_module.register_module_module_registration_hook(_refuse_adapter)
 
 def weight_and_bias(linear: nn.Linear) -> tuple[Any, Any]:
     """Each is read once, as in torch: a parametrization runs when it is read. It is a property of a derived class."""
-    if type(linear) is not Linear:
+    if type(linear) is not Linear or not reads_what_is_stored(Linear):
         return linear.weight, linear.bias
     return parameter(linear, "weight"), parameter(linear, "bias")
 

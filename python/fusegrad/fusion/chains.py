@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..activations import REGISTRY
 from ..chained import run_chain
-from ..internals.module import is_any_module_hooked
+from ..internals.module import is_any_module_hooked, reads_what_is_stored
 from ..internals.stock import as_written, called_as_written
 from ..nn import Linear
 from ..routing import CHAIN_WIDTH, may_be_a_chain
@@ -21,17 +21,11 @@ _own_hooks = itemgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks
 
 _WEIGHTS = frozenset(("weight", "bias"))
 _OTHERWISE = IN_PLACE, "forward", *_WEIGHTS  # held by a layer itself: it is not read, or called, as its class says
-_GETATTR = nn.Module.__getattr__
-
-
-def _weights_are_stored() -> bool:
-    """Whether reading the weight of a Linear looks up what is stored, as torch wrote it, and no more."""
-    return Linear.__getattr__ is _GETATTR and not hasattr(Linear, "weight") and not hasattr(Linear, "bias")
 
 
 def run(modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple[Tensor | None, int]:
     """What the modules from `at` on make of x as one op, or None; and up to where that was tried."""
-    if not may_be_a_chain(x) or is_any_module_hooked() or not _weights_are_stored():
+    if not may_be_a_chain(x) or is_any_module_hooked() or not reads_what_is_stored(Linear):
         return None, len(modules)
     layers, names, params, end = chain_from(modules, at)
     if len(layers) < 2:
