@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fusegrad as fg
 from fusegrad import backends, routing
+from fusegrad.benchmarks import small_networks
 from fusegrad.fusion import chains
 
 try:
@@ -244,6 +245,14 @@ def test_it_keeps_no_more_bytes_than_stock():
         assert 0 < kept[1] <= kept[0]
 
 
+def test_other_data_before_backward_raise():
+    _, ours, x = pair()
+    y = ours(x).sum()
+    nn.utils.vector_to_parameters(torch.ones(sum(p.numel() for p in ours.parameters())).double(), ours.parameters())
+    with pytest.raises(RuntimeError, match="was given other data between forward and backward"):
+        y.backward()
+
+
 def test_nan_and_infinity_stay_in_their_row():
     _, ours, _ = pair(nn.SiLU)
     x = torch.randn(20, 3, dtype=torch.double)
@@ -278,3 +287,8 @@ def test_threads_and_the_same_bits_each_time(threads):
     compare(theirs, ours, x)
     first, again = (grad(ours(x).sin().sum(), [x, *ours.parameters()]) for _ in range(2))
     assert all(map(torch.equal, first, again))
+
+
+def test_the_benchmark_of_small_networks_compares_the_same():
+    for case in small_networks.cases("cpu", smoke=True):
+        close(*(case.build(provider, case.dtype).run() for provider in ("stock", "fusegrad")))

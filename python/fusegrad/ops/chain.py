@@ -70,7 +70,7 @@ class Chain:
 
     @staticmethod
     def forward(ctx, of, x, *weights):
-        ctx.plan = of
+        ctx.plan, ctx.at = of, [w.data_ptr() for w in weights[::2]]
         y, saved = below_autograd(FORWARD, x, weights, of.acts, True)
         ctx.save_for_backward(saved, y if of.saves_output else None, x, *weights)
         ctx.set_materialize_grads(False)
@@ -85,6 +85,12 @@ class Chain:
         needed = wanted(ctx, 2 + len(weights), of.shifted(2, 0))[1:]
         if not in_plain_eager(gy, x, *weights):
             return None, *backward_by_layers(gy, x, weights, of, needed)
+        for w, at in zip(weights[::2], ctx.at, strict=True):
+            if type(w) is torch.nn.Parameter and w.data_ptr() != at:  # no other can be, but by hooks of saved tensors
+                raise RuntimeError(
+                    f"chain: a weight, {tuple(w.shape)}, was given other data between forward and backward, which "
+                    "needs the old; call backward before `weight.data = ...` and nn.utils.vector_to_parameters"
+                )
         if torch.is_grad_enabled():
             y = None if y is None else y.detach()  # z is a function of the others
             found = iter(_apply_backward(of, needed, saved, y, gy, x, *weights))

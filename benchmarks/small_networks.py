@@ -1,0 +1,79 @@
+"""How fast are networks so small that calls and passes cost more than products: a training step, and inference?
+
+On one core, as two threads measure each other there: OMP_NUM_THREADS=1 taskset -c 0 python -m fusegrad bench
+small_networks.
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+import fusegrad as fg
+
+from .harness import Case, Step, gradients
+from .providers import needs_autograd, network, normal
+
+# rows, widths, activation: of PINNs, force fields, policies, classifiers
+NETWORKS = [
+    (64, (8, 64, 64, 4), "tanh"),
+    (32, (16, 32, 32, 1), "tanh"),
+    (1000, (2, 20, 20, 20, 1), "tanh"),
+    (2048, (3, 64, 64, 64, 64, 1), "silu"),
+    (128, (784, 128, 64, 10), "relu"),
+    (64, (4, 64, 64, 2), "tanh"),
+    (256, (17, 256, 256, 6), "relu"),
+    (77, (11, 200, 150, 3), "gelu"),
+    (500, (3, 128, 128, 128, 1), "softplus"),
+    (3000, (2, 96, 96, 96, 1), "tanh"),
+    (1024, (20, 256, 256, 256, 1), "silu"),
+    (300, (440, 440, 440, 440), "tanh"),
+]
+SMOKE = [(10, (3, 8, 1), "tanh")]
+
+
+def cases(device: str, smoke: bool) -> list[Case]:
+    """Training in float32 and float64, inference in float32; ours is torch.nn.Sequential after fuse."""
+    networks = SMOKE if smoke else NETWORKS
+    return [
+        Case(f"{what} {'→'.join(map(str, widths))} {act}, {rows} rows", like, partial(build, rows, widths, act, like))
+        for what, like, build in (
+            ("train", torch.float32, partial(_training, device)),
+            ("train", torch.float64, partial(_training, device)),
+            ("infer", torch.float32, partial(_inference, device)),
+        )
+        for rows, widths, act in networks
+    ]
+
+
+def _model(provider: str, device: str, widths: tuple[int, ...], act: str, like: torch.dtype, dtype: torch.dtype):
+    ours = provider == "fusegrad"
+    model, parameters = network("stock" if ours else provider, widths, act, device, like=like, dtype=dtype)
+    return fg.fuse(model) if ours else model, parameters  # type: ignore[arg-type]  # stock is a Sequential
+
+
+def _training(device, rows, widths, act, like, provider, dtype) -> Step:
+    needs_autograd(provider)
+    model, parameters = _model(provider, device, widths, act, like, dtype)
+    x = normal(rows, widths[0], seed=1, like=like, dtype=dtype, device=device)
+    target = normal(rows, widths[-1], seed=2, like=like, dtype=dtype, device=device)
+
+    def step() -> tuple[torch.Tensor, ...]:
+        for p in parameters:
+            p.grad = None
+        loss = F.mse_loss(model(x), target)
+        loss.backward()
+        return loss.detach(), *gradients(parameters)
+
+    return Step(step, (x, target, *parameters))
+
+
+def _inference(device, rows, widths, act, like, provider, dtype) -> Step:
+    model, parameters = _model(provider, device, widths, act, like, dtype)
+    x = normal(rows, widths[0], seed=1, like=like, dtype=dtype, device=device)
+
+    def step() -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            return (model(x),)
+
+    return Step(step, (x, *parameters))
