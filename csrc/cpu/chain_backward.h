@@ -148,14 +148,15 @@ template <class T> struct ChainGradients : Chained<T> {
     S* gw;
   };
 
-  // The panels [panel, panel + count), which are all whole or are one.
-  void backward(const Weights& packed, int64_t panel, int64_t count, Room room, Sums sums) const {
+  // The panels [panel, panel + count), which are all whole or are one. The first task adds up gw where it is to be.
+  void backward(const Weights& packed, int64_t panel, int64_t count, Room room, Sums sums, bool first) const {
     S *gz = room.gz, *next = room.next;
     Sums of_layer[kMostLayers];
     for (int l = 0; l < g.count; l++) {
       of_layer[l] = sums;
+      if (first) of_layer[l].gw = static_cast<S*>(g.layers[l].gw);
       if (g.layers[l].gb) sums.gb += g.layers[l].n;
-      if (g.layers[l].gw) sums.gw += g.layers[l].n * g.layers[l].k;
+      if (g.layers[l].gw && !first) sums.gw += g.layers[l].n * g.layers[l].k;
     }
     const auto through = [&](int l, int64_t p, S* gradient, bool ends) {  // gy -> gz of layer l
       const ChainLayer& layer = g.layers[l];
@@ -219,12 +220,18 @@ template <class T> struct ChainGradients : Chained<T> {
     const int64_t tile = clamp(kBytesOfTile / (widest() * kPanel * int64_t(sizeof(S))), 8, 64);
     const int64_t width = tile * widest() * kPanel + kLanes<V>;
     const int64_t tasks = clamp(panels(), 1, count), each = ceil_div(panels(), tasks);
-    const int64_t bytes = round_up(biases() * int64_t(sizeof(double)) + weights() * int64_t(sizeof(S)), 64);
-    char* partial = static_cast<char*>(scratch(kSlotOfSums, tasks * bytes + 64));
-    __builtin_memset(partial, 0, tasks * bytes);
+    const int64_t of_gb = round_up(biases() * int64_t(sizeof(double)), 64);
+    const int64_t bytes = of_gb + round_up(weights() * int64_t(sizeof(S)), 64),
+                  size_of_all = (tasks - 1) * bytes + of_gb;
+    char* partial = static_cast<char*>(scratch(kSlotOfSums, size_of_all + 64));  // of the first task gb alone
+    __builtin_memset(partial, 0, size_of_all);
+    for (int l = 0; l < g.count; l++) {
+      const ChainLayer& layer = g.layers[l];
+      if (layer.gw) __builtin_memset(layer.gw, 0, layer.n * layer.k * sizeof(S));
+    }
     const auto sums_of = [&](int64_t task) -> Sums {
-      double* gb = reinterpret_cast<double*>(partial + task * bytes);
-      return {gb, reinterpret_cast<S*>(gb + biases())};
+      char* at = task == 0 ? partial : partial + of_gb + (task - 1) * bytes;
+      return {reinterpret_cast<double*>(at), reinterpret_cast<S*>(task == 0 ? nullptr : at + of_gb)};
     };
     share(int(tasks), tasks, [&](int64_t task, int64_t end) {
       const int64_t one = widest() * kPanel + kLanes<V>, of_gz = size_of_packed(widest(), tile * kPanel);
@@ -236,22 +243,24 @@ template <class T> struct ChainGradients : Chained<T> {
         for (int64_t panel = task * each, step; panel < stop; panel += step) {
           step = least(tile, stop - panel);
           if (step > 1 && !is_whole(panel + step - 1)) step--;
-          backward(packed, panel, step, room, sums_of(task));
+          backward(packed, panel, step, room, sums_of(task), task == 0);
         }
       }
     });
-    Sums total = sums_of(0);
+    const double* gb = sums_of(0).gb;
     for (int64_t task = 1; task < tasks; task++) {
-      const Sums more = sums_of(task);
-      for (int64_t i = 0; i < biases(); i++) total.gb[i] += more.gb[i];
-      Product<T>::add_row(total.gw, more.gw, weights());
+      Sums more = sums_of(task);
+      for (int64_t i = 0; i < biases(); i++) sums_of(0).gb[i] += more.gb[i];
+      for (int l = 0; l < g.count; l++) {
+        const int64_t count = g.layers[l].n * g.layers[l].k;
+        if (!g.layers[l].gw) continue;
+        Product<T>::add_row(static_cast<S*>(g.layers[l].gw), more.gw, count);
+        more.gw += count;
+      }
     }
     for (int l = 0; l < g.count; l++) {
       const ChainLayer& layer = g.layers[l];
-      for (int64_t i = 0; layer.gb && i < layer.n; i++) static_cast<T*>(layer.gb)[i] = T(total.gb[i]);
-      if (layer.gw) __builtin_memcpy(layer.gw, total.gw, layer.n * layer.k * sizeof(S));
-      if (layer.gb) total.gb += layer.n;
-      if (layer.gw) total.gw += layer.n * layer.k;
+      for (int64_t i = 0; layer.gb && i < layer.n; i++) static_cast<T*>(layer.gb)[i] = T(*gb++);
     }
     give_back(kSlotOfWeights);
     give_back(kSlotOfSums);
