@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._dynamo import compiled_autograd
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad, functional, grad
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.func import functional_call, vmap
@@ -218,6 +220,23 @@ def test_forward_mode_over_its_graph():
             gy = forward_ad.make_dual(torch.ones_like(y), torch.arange(24, dtype=torch.double).reshape(12, 2))
             tangents.append([forward_ad.unpack_dual(g).tangent for g in grad(y, [x, m[0].weight], gy)])
     close(*tangents)
+
+
+def test_compiled_autograd_of_a_second_order():
+    theirs, ours, x = pair()
+    gradients = []
+    for m in (theirs, ours):
+        (g,) = grad(m(x).sin().sum(), x, create_graph=True)
+        with compiled_autograd._enable(lambda graph: torch.compile(graph, backend="eager")):
+            g.square().sum().backward()
+        gradients.append([p.grad for p in m.parameters()])
+    close(*gradients)
+
+
+def test_a_mode_of_fake_tensors():
+    _, ours, x = pair()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        assert ours(x).shape == (12, 2)
 
 
 def test_backward_twice_gives_the_same_bits():

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ..activations import REGISTRY
 from ..internals.call import in_plain_eager, requires_grad
@@ -123,7 +124,11 @@ class ChainBackward:
         along = [next(given) if n else None for n in ctx.needed]
         absent = ctx.plan.shifted(6, 0, 1, *(() if ctx.has_y else (3,)))
         needed = wanted(ctx, 6 + len(weights), absent)[4:]
-        return None, None, None, None, *second_by_layers(gy, x, weights, ctx.plan, along, needed)
+        found = second_by_layers(gy, x, weights, ctx.plan, along, needed)
+        if is_compiling():  # compiled autograd adds up what comes of both nodes, and takes no None
+            of = zip((gy, x, *weights), needed, found, strict=True)
+            found = [torch.zeros_like(t) if n and g is None else g for t, n, g in of]
+        return None, None, None, None, *found
 
 
 def _gradients(of: Plan, needed: Sequence[bool], saved, y, gy, x, weights) -> list[Tensor | None]:
