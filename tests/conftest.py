@@ -9,6 +9,8 @@ from fusegrad import routing
 LIMITS = "SMALL_LAYER", "SMALL_GATED", "SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING"
 SMALL = {name: getattr(routing, name) for name in LIMITS}
 
+LONG = ("test_in_the_interpreter", "test_kernels_under_sanitizers", "test_two_ranks", "test_narrower", "test_gpu_smoke")
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 try:
@@ -27,7 +29,7 @@ else:
 def pytest_collection_modifyitems(config, items):
     if not config.option.markexpr:
         items[:] = [item for item in items if not any(map(item.get_closest_marker, ("slow", "models")))]
-    items.sort(key=lambda item: "test_in_the_interpreter" not in item.name)  # minutes each: not one alone at the end
+    items.sort(key=lambda item: not item.name.startswith(LONG))  # half a minute each and more: none alone at the end
 
 
 @pytest.fixture(autouse=True)
