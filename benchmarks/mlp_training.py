@@ -1,5 +1,6 @@
 """How long does a training step of an MLP take: forward, loss and the gradients of the weights?"""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -44,6 +45,16 @@ def _build(
     model, parameters = network(provider, widths, act, device, like=like, dtype=dtype, as_one=as_one)
     x = normal(batch, widths[0], seed=1, like=like, dtype=dtype, device=device)
     target = normal(batch, widths[-1], seed=2, like=like, dtype=dtype, device=device)
+    return training(model, parameters, x, target)
+
+
+def training(
+    model: Callable[[torch.Tensor], torch.Tensor],
+    parameters: Sequence[torch.Tensor],
+    x: torch.Tensor,
+    target: torch.Tensor,
+) -> Step:
+    """A step of training on a mean square."""
 
     def step() -> tuple[torch.Tensor, ...]:
         for p in parameters:

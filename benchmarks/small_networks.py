@@ -7,11 +7,11 @@ small_networks.
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 
 import fusegrad as fg
 
-from .harness import Case, Step, gradients
+from .harness import Case, Step
+from .mlp_training import training
 from .providers import needs_autograd, network, normal
 
 # rows, widths, activation: of PINNs, force fields, policies, classifiers
@@ -62,15 +62,7 @@ def _training(device, rows, widths, act, like, provider, dtype) -> Step:
     model, parameters = _model(provider, device, widths, act, like, dtype)
     x = normal(rows, widths[0], seed=1, like=like, dtype=dtype, device=device)
     target = normal(rows, widths[-1], seed=2, like=like, dtype=dtype, device=device)
-
-    def step() -> tuple[torch.Tensor, ...]:
-        for p in parameters:
-            p.grad = None
-        loss = F.mse_loss(model(x), target)
-        loss.backward()
-        return loss.detach(), *gradients(parameters)
-
-    return Step(step, (x, target, *parameters))
+    return training(model, parameters, x, target)
 
 
 def _inference(device, rows, widths, act, like, provider, dtype) -> Step:

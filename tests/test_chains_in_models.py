@@ -3,6 +3,8 @@
 import copy
 import locale
 import os
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -69,6 +71,12 @@ def negated(t):
     return torch.complex(t, t).conj().imag
 
 
+def test_explain_counts_a_layer_that_comes_twice():
+    layer = nn.Linear(8, 8)
+    m = fg.fuse(nn.Sequential(layer, nn.Tanh(), layer, nn.Tanh(), layer))
+    assert [(row.ran.fused, row.ran.alone) for row in fg.explain(m, torch.randn(12, 8))] == [(2, 1)]
+
+
 CHANGES = {
     "frozen": (lambda m: m[2].weight.requires_grad_(False), [3]),
     "hook on a layer": (lambda m: m[2].register_forward_hook(lambda mod, args, y: y * 2), []),
@@ -126,13 +134,14 @@ def test_numpys_numbers_as_slopes():
         compare(*pair(lambda: nn.LeakyReLU(slope)))
 
 
-def test_a_locale_with_a_decimal_comma():
+@pytest.mark.skipif(shutil.which("localedef") is None, reason="no localedef to make a locale with")
+def test_a_locale_with_a_decimal_comma(tmp_path, monkeypatch):
+    subprocess.run(["localedef", "-i", "de_DE", "-f", "UTF-8", str(tmp_path / "de_DE.UTF-8")], check=True)
+    monkeypatch.setenv("LOCPATH", str(tmp_path))
     before = locale.setlocale(locale.LC_NUMERIC)
     try:
         locale.setlocale(locale.LC_NUMERIC, "de_DE.UTF-8")
-    except locale.Error:
-        pytest.skip("no such locale")
-    try:
+        assert locale.localeconv()["decimal_point"] == ","
         compare(*pair(lambda: nn.LeakyReLU(0.25)))
     finally:
         locale.setlocale(locale.LC_NUMERIC, before)
@@ -233,10 +242,19 @@ def test_compiled_autograd_of_a_second_order():
     close(*gradients)
 
 
-def test_a_mode_of_fake_tensors():
-    _, ours, x = pair()
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        assert ours(x).shape == (12, 2)
+def test_fake_tensors_are_as_the_op_makes_them():
+    for act in (nn.SiLU, nn.Tanh):  # with one after the last layer, too, whose input is saved or not
+        _, ours, x = pair(act)
+        last = fg.fuse(nn.Sequential(*ours, act()))
+        for m in (ours, last):
+            names, params = chains.chain_from([*m], 0)[1:3]
+            args = x, [*m.parameters()], ",".join(map("{} {}".format, names, params))
+            for save in (False, True):
+                with torch.inference_mode():
+                    made = torch.ops.fusegrad.chain(*args, save)
+                with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
+                    fake = torch.ops.fusegrad.chain(*args, save)
+                assert [(t.shape, t.stride(), t.dtype) for t in made] == [(t.shape, t.stride(), t.dtype) for t in fake]
 
 
 def test_backward_twice_gives_the_same_bits():

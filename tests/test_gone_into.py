@@ -163,3 +163,22 @@ def test_what_functions_hold_is_not_kept(made):
         gc.collect()
     gc.unfreeze()
     assert seen() is None
+
+
+class Dense(nn.Linear):
+    """As SchNetPack's."""
+
+    def __init__(self, k, n, activation):
+        super().__init__(k, n)
+        self.activation = activation
+
+    def forward(self, x):
+        y = F.linear(x, self.weight, self.bias)
+        return self.activation(y)
+
+
+def test_a_layer_that_applies_nothing_is_multiplied_by_ours():
+    layer = fg.fuse(Dense(4, 2, nn.Identity()).to(DEVICE))
+    y = layer(inputs())
+    assert type(y.grad_fn).__name__ == "LinearBackward"  # the op's, where stock has another
+    torch.testing.assert_close(y, F.linear(inputs(), layer.weight, layer.bias))

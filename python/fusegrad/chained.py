@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from .ops.chain import chain, plan
-from .routing import CHAIN_WIDTH, may_be_a_chain, route_of_chain
+from .routing import CHAIN_WIDTH, fits, may_be_a_chain, route_of_chain
 
 
 def run_if_narrow(
@@ -31,18 +31,16 @@ def run_chain(
     try:
         return chain(x, weights, of, route == "function")
     except RuntimeError:
-        if fit(x, weights):
+        if _fit(x, weights):
             raise
         return None  # by layers: that says what does not fit
 
 
-def fit(x: Tensor, weights: Sequence[Tensor | None]) -> bool:
+def _fit(x: Tensor, weights: Sequence[Tensor | None]) -> bool:
     """Whether these are what the op takes."""
-    width = x.size(-1) if x.dim() else 0
+    width = x.size(-1)
     for w, b in zip(weights[::2], weights[1::2], strict=True):
-        if w is None or w.dtype is not x.dtype or w.dim() != 2 or w.size(1) != width or w.size(0) == 0:
+        if w is None or not fits(w, b, x.dtype, width) or w.size(0) == 0:
             return False
         width = w.size(0)
-        if b is not None and not (b.dtype is x.dtype and b.dim() == 1 and b.size(0) == width):
-            return False
     return True

@@ -11,7 +11,7 @@ from . import functional
 from .activations import lookup
 from .internals.call import calls_torch
 from .internals.module import is_hooked, parameter, reads_what_is_stored, stored
-from .internals.stock import as_written, called_as_written, runs_as_written, stands_for
+from .internals.stock import as_written, called_as_written, stands_for
 from .ops.operands import DTYPES
 from .routing import route_of_layer
 
@@ -216,8 +216,6 @@ def why_unfit(linear: nn.Module) -> str | None:
 
 def why_called(m: nn.Module) -> str | None:
     """Why a module of ours or of torch's has to be called, and not only what its forward says computed; or None."""
-    if not is_hooked(m) and "forward" not in vars(m) and runs_as_written(type(m)):
-        return None
     if is_hooked(m):
         return "has hooks"
     if "forward" in vars(m) or not as_written(type(m)):

@@ -89,13 +89,15 @@ def route_with(act: str, route: Route, x: Tensor, w: Tensor) -> Route:
 
 def _fit(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
     """Whether ops take these; stock takes complex numbers too, and broadcasts and converts a bias."""
-    dtype = w.dtype
+    return x.dtype in DTYPES and x.dim() > 0 and fits(w, b, x.dtype, x.shape[-1])
+
+
+def fits(w: Tensor, b: Tensor | None, dtype: torch.dtype, width: int) -> bool:
+    """Whether these are the weight and the bias of a layer whose input is so wide, and of this dtype."""
     return (
-        dtype in DTYPES
-        and x.dtype is dtype
+        w.dtype is dtype
         and w.dim() == 2
-        and x.dim() > 0
-        and x.shape[-1] == w.shape[1]
+        and w.shape[1] == width
         and (b is None or (b.dtype is dtype and b.shape == w.shape[:1]))
     )
 

@@ -2,22 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from operator import itemgetter
 
 from torch import Tensor, nn
 
 from ..activations import REGISTRY
 from ..chained import run_chain
-from ..internals.module import is_any_module_hooked, reads_what_is_stored
+from ..internals.module import is_any_module_hooked, own_hooks, reads_what_is_stored
 from ..internals.stock import as_written, called_as_written
 from ..nn import Linear
 from ..routing import CHAIN_WIDTH, may_be_a_chain
 from .opened import LEFT_OUT
 from .recognise import of_adopted
 from .runtime import IN_PLACE, match
-
-_own_hooks = itemgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
 
 _WEIGHTS = frozenset(("weight", "bias"))
 _OTHERWISE = IN_PLACE, "forward", *_WEIGHTS  # held by a layer itself: it is not read, or called, as its class says
@@ -52,7 +48,7 @@ def chain_from(
     while at < count:
         layer = modules[at]
         held, cls = layer.__dict__, type(layer)
-        if cls is not Linear or any(map(held.__contains__, _OTHERWISE)) or any(_own_hooks(held)):
+        if cls is not Linear or any(map(held.__contains__, _OTHERWISE)) or any(own_hooks(held)):
             break
         if not held["_parameters"].keys() >= _WEIGHTS:
             break
@@ -72,7 +68,7 @@ def chain_from(
                 spec = found if isinstance(found, tuple) else None
             else:
                 held, cls = act.__dict__, type(act)
-                if LEFT_OUT in held or "forward" in held or any(_own_hooks(held)):
+                if LEFT_OUT in held or "forward" in held or any(own_hooks(held)):
                     spec = None
                 elif cls not in plain:
                     if as_written(cls) and called_as_written(cls):

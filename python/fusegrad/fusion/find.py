@@ -6,7 +6,7 @@
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -43,6 +43,7 @@ class Call:
     fused_with: str  # activation and where it stands, or ""
     why: str  # why it is called alone, or ""
     key: Key | None = None  # where in the source, None in a Sequential
+    _: KW_ONLY
     in_chain: bool = False  # of several layers as one op
     multiplied: bool = False  # nothing is computed after it, but the product can be an op
     one_by_one: int | None = None  # in a module of ours, which fuse leaves as it is: up to how many rows are two calls
@@ -262,7 +263,7 @@ def _call(
     if not specs:
         whys = dict.fromkeys(why or _unknown(acts[at], text) for at, why in found.items())
         nothing = bool(acts) and all(type(act) is nn.Identity for act in acts.values())
-        return Call(linear, "", "; ".join(map(str, whys)) or f"read by {text}", key, nothing)
+        return Call(linear, "", "; ".join(map(str, whys)) or f"read by {text}", key, multiplied=nothing)
     names = " or ".join(dict.fromkeys(_name(*spec) for spec in specs.values()))
     return Call(linear, f"{names} ({several if len(acts) > 1 else next(iter(specs))})", "", key)
 

@@ -44,9 +44,12 @@ class Watch(TorchDispatchMode):
         owners = dict.fromkeys(owner for t in tensors if t.dim() > 1 and (owner := self._owner(t)))
         name = func.name().partition(".")[0]
         if name in _FUSED or name in _ALONE or name == _CHAIN:
-            acts = args[2].split(",") if name == _CHAIN else []
-            for k, owner in enumerate(owners):
-                fused = not acts[k].startswith("identity ") if len(acts) == len(owners) else name in _FUSED
+            called = [(owner, name in _FUSED) for owner in owners]
+            if name == _CHAIN:
+                _, weights, acts, _ = args
+                layers = zip(map(self._owner, weights[::2]), acts.split(","), strict=True)
+                called = [(owner, not act.startswith("identity ")) for owner, act in layers if owner]
+            for k, (owner, fused) in enumerate(called):
                 ran = self.ran[owner]
                 ran.fused, ran.alone = ran.fused + fused, ran.alone + (not fused)
                 ran.seconds += 0 if k else seconds  # of a gate or a chain the first layer has all the time

@@ -1,5 +1,6 @@
 """What a torch.nn.Module holds, seen without running anything of it."""
 
+from operator import itemgetter
 from typing import Any
 
 from torch import nn
@@ -10,14 +11,11 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 def is_hooked(m: nn.Module) -> bool:
     """Whether a hook wants to see a call of this module: one of its own, or one for all modules."""
-    return has_own_hooks(m) or is_any_module_hooked()
+    return any(own_hooks(m.__dict__)) or is_any_module_hooked()
 
 
-def has_own_hooks(m: nn.Module) -> bool:
-    held = m.__dict__
-    return bool(
-        held["_forward_hooks"] or held["_forward_pre_hooks"] or held["_backward_hooks"] or held["_backward_pre_hooks"]
-    )
+# of what a module holds: the hooks of its own
+own_hooks = itemgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def is_any_module_hooked() -> bool:

@@ -36,21 +36,9 @@ def stands_for_what_it_is(cls: type) -> None:
 
 def as_written(cls: type) -> bool:
     """Whether the forward of a class, which may be inherited, is still made of what was noted."""
-    for owner, name, value in _WRITTEN.get(cls) or _written_above(cls):
-        if getattr(owner, name) is not value:
-            return False
-    return True
-
-
-def _written_above(cls: type) -> tuple[tuple[Any, str, Any], ...]:
-    return next(_WRITTEN[base] for base in cls.__mro__ if base in _WRITTEN)
-
-
-def runs_as_written(cls: type) -> bool:
-    """Whether a call of a module of this class is torch's own, and of the forward that was noted."""
-    if cls.__call__ is not _CALL or cls._call_impl is not _CALL_IMPL:  # type: ignore[attr-defined]  # of nn.Module
-        return False
-    for owner, name, value in _WRITTEN.get(cls) or _written_above(cls):
+    if cls not in _WRITTEN:
+        cls = next(base for base in cls.__mro__ if base in _WRITTEN)
+    for owner, name, value in _WRITTEN[cls]:
         if getattr(owner, name) is not value:
             return False
     return True
