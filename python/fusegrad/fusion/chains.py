@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..activations import REGISTRY
 from ..chained import run_chain
-from ..internals.module import is_any_module_hooked, own_hooks, reads_what_is_stored
+from ..internals.module import has_own_hooks, is_any_module_hooked, reads_what_is_stored
 from ..internals.stock import as_written, called_as_written
 from ..nn import Linear
 from ..routing import CHAIN_WIDTH, may_be_a_chain
@@ -48,7 +48,7 @@ def chain_from(
     while at < count:
         layer = modules[at]
         held, cls = layer.__dict__, type(layer)
-        if cls is not Linear or any(map(held.__contains__, _OTHERWISE)) or any(own_hooks(held)):
+        if cls is not Linear or any(map(held.__contains__, _OTHERWISE)) or has_own_hooks(held):
             break
         if not held["_parameters"].keys() >= _WEIGHTS:
             break
@@ -68,7 +68,7 @@ def chain_from(
                 spec = found if isinstance(found, tuple) else None
             else:
                 held, cls = act.__dict__, type(act)
-                if LEFT_OUT in held or "forward" in held or any(own_hooks(held)):
+                if LEFT_OUT in held or "forward" in held or has_own_hooks(held):
                     spec = None
                 elif cls not in plain:
                     if as_written(cls) and called_as_written(cls):

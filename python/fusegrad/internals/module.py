@@ -1,6 +1,5 @@
 """What a torch.nn.Module holds, seen without running anything of it."""
 
-from operator import itemgetter
 from typing import Any
 
 from torch import nn
@@ -11,11 +10,14 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 def is_hooked(m: nn.Module) -> bool:
     """Whether a hook wants to see a call of this module: one of its own, or one for all modules."""
-    return any(own_hooks(m.__dict__)) or is_any_module_hooked()
+    return has_own_hooks(m.__dict__) or is_any_module_hooked()
 
 
-# of what a module holds: the hooks of its own
-own_hooks = itemgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+def has_own_hooks(held: dict[str, Any]) -> bool:
+    """Whether there is a hook among what a module holds."""
+    return bool(
+        held["_forward_hooks"] or held["_forward_pre_hooks"] or held["_backward_hooks"] or held["_backward_pre_hooks"]
+    )
 
 
 def is_any_module_hooked() -> bool:
