@@ -112,9 +112,9 @@ def test_command_knows_the_architectures():
     assert ARCHS == tuple(offline.TARGETS)
 
 
-def test_command_prints_a_table(capsys, monkeypatch):
+def test_command_prints_a_table(compiled, capsys, monkeypatch):
     few = offline.tasks(["gfx942"], ["identity"], [torch.float64])[-2:]
-    monkeypatch.setattr(offline, "tasks", lambda *args: few)
+    monkeypatch.setattr(offline, "resources", lambda todo: [compiled(few)])
     assert main(["kernels", "--arch", "gfx942", "--act", "identity", "--dtype", "float64"]) == 0
     out = capsys.readouterr().out
     assert "spill bytes" in out and "identity_first" in out and "wgmma" not in out

@@ -23,11 +23,11 @@ IN_CI = ("torch", "transformers", "deepxde")
 MODELS = [
     pytest.param(case, id=str(case), marks=() if case.library in IN_CI else pytest.mark.models) for case in zoo.MODELS
 ]
-# transformers' models are read for seconds each: in CI one of each way to write a layer is copied
-COPIED = ("BERT", "Llama", "OPT", "GPT-2", "T5, gated")
-COPIES = [
+# transformers' models are made for seconds each: in CI one of each way to write a layer is saved, copied and unfused
+SHOWN = ("BERT", "Llama", "OPT", "GPT-2", "T5, gated")
+SOME = [
     param
-    if param.values[0].library != "transformers" or param.values[0].name in COPIED
+    if param.values[0].library != "transformers" or param.values[0].name in SHOWN
     else pytest.param(*param.values, id=param.id, marks=pytest.mark.models)
     for param in MODELS
 ]
@@ -134,7 +134,7 @@ def test_as_many_layers_run_fused_as_are_listed(case):
     assert fused == FUSED[str(case)] <= case.followed
 
 
-@pytest.mark.parametrize("case", MODELS, indirect=True)
+@pytest.mark.parametrize("case", SOME, indirect=True)
 def test_state_goes_both_ways(case):
     stock, fused = (model_and_inputs(case, change=change)[0] for change in (lambda model: model, fg.fuse))
     assert list(stock.state_dict()) == list(fused.state_dict())
@@ -153,7 +153,7 @@ def pickled(model):
 
 
 @pytest.mark.parametrize("copied", (copy.deepcopy, pickled), ids=("deepcopy", "pickle"))
-@pytest.mark.parametrize("case", COPIES, indirect=True)
+@pytest.mark.parametrize("case", SOME, indirect=True)
 def test_copies(case, copied):
     """Where torch can copy the model: not one whose weights are computed, say."""
     stock, _ = model_and_inputs(case)
@@ -168,7 +168,7 @@ def test_copies(case, copied):
     torch.testing.assert_close(inferred(case, fg.unfuse(again)), inferred(case, stock))
 
 
-@pytest.mark.parametrize("case", MODELS, indirect=True)
+@pytest.mark.parametrize("case", SOME, indirect=True)
 def test_unfuse_is_the_inverse(case):
     model, _ = model_and_inputs(case)
     y = inferred(case, model)
