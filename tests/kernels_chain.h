@@ -12,6 +12,14 @@ struct ChainCase {
   uint64_t needed;  // of gx, gw, gb, gw, gb, ...
 };
 
+// So that all numbers of a network are of about one size.
+void scale(Type type, std::vector<char>& numbers, int64_t i, double by) {
+  if (type == Type::f64)
+    reinterpret_cast<double*>(numbers.data())[i] *= by;
+  else
+    reinterpret_cast<float*>(numbers.data())[i] *= float(by);
+}
+
 bool chain_right(const Kernels& kernels, const ChainCase& c, std::mt19937& random) {
   const bool is_double = c.type == Type::f64;
   const int count = int(c.sizes.size()) - 1;
@@ -30,12 +38,7 @@ bool chain_right(const Kernels& kernels, const ChainCase& c, std::mt19937& rando
   for (int l = 0; l < count; l++) {
     const int64_t k = c.sizes[l], n = c.sizes[l + 1];
     w.push_back(random_numbers(c.type, n * k, random));
-    for (int64_t i = 0; i < n * k; i++) {  // so that all numbers are of about one size
-      if (is_double)
-        reinterpret_cast<double*>(w[l].data())[i] /= std::sqrt(double(k));
-      else
-        reinterpret_cast<float*>(w[l].data())[i] /= std::sqrt(float(k));
-    }
+    for (int64_t i = 0; i < n * k; i++) scale(c.type, w[l], i, 1 / std::sqrt(double(k)));
     b.push_back(random_numbers(c.type, n, random));
     gw.emplace_back(n * k * size);
     gb.emplace_back(n * size);

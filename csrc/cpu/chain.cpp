@@ -41,6 +41,8 @@ std::vector<ChainLayer> layers_of(const char* op, Type type, const Tensor& x, co
     if (name != "identity") {
       layer.value = derivative(*a, 0, type);
       layer.first = derivative(*a, 1, type);
+      layer.second = derivative(*a, 2, type);
+      layer.third = derivative(*a, 3, type);
     }
     const char* end = acts.c_str() + acts.size();
     at = std::from_chars(at + length + 1, end, layer.param).ptr;  // which knows no locale
@@ -100,9 +102,104 @@ Tensors chain_backward(Tensor gy, Tensor x, Weights weights, Tensor y, Tensor sa
   return gradients;
 }
 
+// The streams of x, which is (..., k): t, (r, k) or (r, ..., k), and l, (..., k) or none.
+struct Given {
+  int64_t r;
+  bool alike;
+  Tensor t;
+  std::optional<Rows> l;
+  Given(const char* op, const Tensor& x, const Rows& rows, const Tensor& given, const std::optional<Tensor>& of_l)
+      : r(given.dim() ? given.size(0) : 0), alike(given.dim() == 2 && x.dim() != 1), t(dense(given)) {
+    Shape shape = shape_of(x);
+    if (alike) shape = {rows.k};
+    shape.insert(shape.begin(), r);
+    require(r > 0 && shape_of(t) == shape && t.scalar_type() == x.scalar_type(), op, ": t is ", described(t), " and x ",
+            described(x), "; need t (r, k) or (r, ..., k) of at least one direction, of the dtype of x");
+    if (!of_l) return;
+    require(!alike && shape_of(*of_l) == shape_of(x) && of_l->scalar_type() == x.scalar_type(), op, ": l is ",
+            described(*of_l), " and x ", described(x), "; need l as x, and t of each row");
+    l.emplace(*of_l);
+  }
+  ChainStreams args(const Chain& chain) const {
+    const int64_t k = t.size(t.dim() - 1);
+    return {chain, r, {t.const_data_ptr(), k, 1}, alike, chain.m * k, l ? l->operand : Operand{}, nullptr, nullptr};
+  }
+};
+
+int64_t saved_of(const std::vector<ChainLayer>& layers) {
+  int64_t width = layers.back().value ? roomy(layers.back().n) : 0;
+  for (size_t l = 0; l + 1 < layers.size(); l++) width += roomy(layers[l].n);
+  return width;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> chain_streams(Tensor x, Tensor t, std::optional<Tensor> l, Weights weights,
+                                                         StringHandle acts_, bool save) {
+  std::string acts = text_of(acts_);
+  const Type type = check("chain_streams", "x (..., k)", {&x});
+  const std::vector<ChainLayer> layers = layers_of("chain_streams", type, x, weights, acts);
+  const Rows rows(x);
+  const Given given("chain_streams", x, rows, t, l);
+  const int64_t streams = given.r + 2;
+  Tensor y = output(x, *weights[weights.size() - 2]), of_l = empty(x, shape_of(y));
+  Shape shape = shape_of(y);
+  shape.insert(shape.begin(), given.r);
+  Tensor of_t = empty(x, shape), saved = empty(x, {save ? streams * rows.m * saved_of(layers) : 0});
+  ChainStreams args = given.args({type, rows.m, int(layers.size()), layers.data(), rows.operand, y.mutable_data_ptr(),
+                                  save ? saved.mutable_data_ptr() : nullptr});
+  args.ty = of_t.mutable_data_ptr();
+  args.ly = of_l.mutable_data_ptr();
+  kernels().chain_streams(args);
+  return {y, of_t, of_l, saved};
+}
+
+// gx, gt, gl, and gw and gb of each layer, empty if not needed; `needed` has a bit for each, from the lowest on.
+Tensors chain_streams_backward(Tensor gy, Tensor gty, Tensor gly, Tensor x, Tensor t, std::optional<Tensor> l,
+                               Weights weights, Tensor saved, StringHandle acts_, int64_t needed) {
+  constexpr const char* op = "chain_streams_backward";
+  std::string acts = text_of(acts_);
+  const Type type = check(op, "gy (..., n), gly (..., n), x (..., k), saved (s)", {&gy, &gly, &x, &saved});
+  std::vector<ChainLayer> layers = layers_of(op, type, x, weights, acts);
+  const Rows rows(x), of_y(gy), of_l(gly);
+  const Given given(op, x, rows, t, l);
+  const int64_t n = layers.back().n, width = (given.r + 2) * rows.m * saved_of(layers);
+  const Tensor of_t = dense(gty);
+  Shape shape = shape_of(gy);
+  shape.insert(shape.begin(), given.r);
+  require(of_y.k == n && of_y.m == rows.m && shape_of(gly) == shape_of(gy) && shape_of(of_t) == shape &&
+              of_t.scalar_type() == x.scalar_type() && saved.size(0) == width && saved.is_contiguous(),
+          op, ": gy is ", described(gy), ", gty ", described(gty), ", gly ", described(gly), " and saved ",
+          described(saved), "; need ", n, " features, gty of ", given.r, " directions, and ", width, " numbers");
+  require(!given.alike || !(needed & 6), op, ": t is the same for all rows; there is no gradient of it here");
+  Tensors gradients;
+  const auto result = [&](int bit, const Shape& shape) -> void* {
+    const bool is_needed = needed >> bit & 1;
+    gradients.push_back(empty(x, is_needed ? shape : Shape{0}));
+    return is_needed ? gradients.back().mutable_data_ptr() : nullptr;
+  };
+  Chain chain{type, rows.m, 0, nullptr, rows.operand, nullptr, const_cast<void*>(saved.const_data_ptr()), of_y.operand};
+  chain.gx = result(0, shape_of(x));
+  void *gt = result(1, shape_of(given.t)), *gl = result(2, shape_of(x));
+  for (size_t i = 0; i < layers.size(); i++) {
+    layers[i].gw = result(int(3 + 2 * i), {layers[i].n, layers[i].k});
+    layers[i].gb = result(int(4 + 2 * i), {layers[i].n});
+  }
+  chain.count = int(layers.size());
+  chain.layers = layers.data();
+  ChainStreams args = given.args(chain);
+  args.gty = {of_t.const_data_ptr(), n, 1};
+  args.gty_step = rows.m * n;
+  args.gly = of_l.operand;
+  args.gt = gt;
+  args.gl = gl;
+  kernels().chain_streams_backward(args);
+  return gradients;
+}
+
 STABLE_TORCH_LIBRARY_IMPL(fusegrad, CPU, m) {
   m.impl("chain", TORCH_BOX(&chain));
   m.impl("chain_backward", TORCH_BOX(&chain_backward));
+  m.impl("chain_streams", TORCH_BOX(&chain_streams));
+  m.impl("chain_streams_backward", TORCH_BOX(&chain_streams_backward));
 }
 
 }  // namespace

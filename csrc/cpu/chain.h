@@ -16,9 +16,12 @@ template <class T> struct Chained {
   using P = Packed<T>;
   static constexpr int64_t kPanel = kNR<V>;
   const Chain& g;
+  int64_t streams = 1;  // panels of the same rows, one after another, that take the same way (streams.h)
 
   int64_t panels() const { return ceil_div(g.m, kPanel); }
   int64_t rows_in(int64_t panel) const { return least(kPanel, g.m - panel * kPanel); }
+  int64_t roomy(int64_t n) const { return streams == 1 ? n : fusegrad::roomy(n); }
+  int64_t step(int64_t n) const { return roomy(n) * kPanel; }
   const ChainLayer& last() const { return g.layers[g.count - 1]; }
 
   int64_t widest() const {
@@ -104,20 +107,21 @@ template <class T> struct Chained {
   // Where a panel of what layer l saves lies; one that is not whole has its rows alone.
   S* saved(int l, int64_t panel) const {
     int64_t before = 0;
-    for (int i = 0; i < l; i++) before += g.layers[i].n;
-    return static_cast<S*>(g.saved) + before * g.m + panel * kPanel * g.layers[l].n;
+    for (int i = 0; i < l; i++) before += roomy(g.layers[i].n);
+    return static_cast<S*>(g.saved) + streams * (before * g.m + panel * step(g.layers[l].n));
   }
   bool is_whole(int64_t panel) const { return rows_in(panel) == kPanel; }
   void keep(const S* values, int l, int64_t panel) const {
     const int64_t rows = rows_in(panel);
     S* to = saved(l, panel);
-    for (int64_t i = 0; i < g.layers[l].n; i++) __builtin_memcpy(to + i * rows, values + i * kPanel, rows * sizeof(S));
+    for (int64_t i = 0; i < streams * roomy(g.layers[l].n); i++)
+      __builtin_memcpy(to + i * rows, values + i * kPanel, rows * sizeof(S));
   }
   // What was kept: itself, or, if it is not whole, made so in `room` by zeros.
   const S* kept(int l, int64_t panel, S* room) const {
     const S* from = saved(l, panel);
     if (is_whole(panel)) return from;
-    const int64_t rows = rows_in(panel), n = g.layers[l].n;
+    const int64_t rows = rows_in(panel), n = streams * roomy(g.layers[l].n);
     __builtin_memset(room, 0, n * kPanel * sizeof(S));
     for (int64_t i = 0; i < n; i++) __builtin_memcpy(room + i * kPanel, from + i * rows, rows * sizeof(S));
     return room;

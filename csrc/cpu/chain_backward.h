@@ -6,20 +6,22 @@
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
-constexpr int64_t kBytesOfTile = 96 << 10;  // of the widest layer: three such stay in L2
+constexpr int64_t kBytesOfTile = 96 << 10;                     // of the widest layer: three such stay in L2
+constexpr int64_t kChunk = 1024, kRoomOfStreams = 3 * kChunk;  // what streams.h keeps in L1
 
 template <class T> struct ChainGradients : Chained<T> {
   using Base = Chained<T>;
   using Base::activate, Base::clear_rest, Base::g, Base::is_whole, Base::kept, Base::kPanel, Base::last, Base::multiply;
-  using Base::pack_weights, Base::panels, Base::read, Base::rows_in, Base::saved, Base::size_of_packed, Base::widest;
+  using Base::pack_weights, Base::panels, Base::read, Base::rows_in, Base::saved, Base::size_of_packed, Base::step,
+      Base::streams;
   using Base::write;
   using typename Base::P;
   using typename Base::S;
   using typename Base::V;
   using typename Base::Weights;
 
-  struct Room {  // of one thread, for a tile of panels
-    S *gz, *next, *x, *one, *packed;
+  struct Room {                             // of one thread, for a tile of panels
+    S *gz, *next, *x, *one, *packed, *few;  // the last of kRoomOfStreams numbers
   };
 
   // to += a b^T over the rows of `count` panels, of kRows features of a and kColumns of b.
@@ -52,29 +54,28 @@ template <class T> struct ChainGradients : Chained<T> {
       for (int j = 0; j < kColumns; j++) to[i * ld + j] += sums[i * kColumns + j];
   }
 
-  template <int kColumns>
-  static void add_columns(int64_t count, const S* gz, int64_t n, const S* x, int64_t k, S* gw, int64_t ld) {
+  template <int kColumns> void add_columns(int64_t count, const S* gz, int64_t n, const S* x, int64_t k, S* gw) const {
     int64_t i = 0;
     for (; i + kDotRows <= n; i += kDotRows)
-      add_products<kDotRows, kColumns>(count, gz + i * kPanel, n * kPanel, x, k * kPanel, gw + i * ld, ld);
-    for (; i < n; i++) add_products<1, kColumns>(count, gz + i * kPanel, n * kPanel, x, k * kPanel, gw + i * ld, ld);
+      add_products<kDotRows, kColumns>(count, gz + i * kPanel, step(n), x, step(k), gw + i * k, k);
+    for (; i < n; i++) add_products<1, kColumns>(count, gz + i * kPanel, step(n), x, step(k), gw + i * k, k);
   }
 
   // gw += gz^T x of panels, by sums of products of vectors: each is added up over its lanes at the end.
-  static void add_by_dots(int64_t count, const S* gz, int64_t n, const S* x, int64_t k, S* gw) {
+  void add_by_dots(int64_t count, const S* gz, int64_t n, const S* x, int64_t k, S* gw) const {
     int64_t j = 0;
-    for (; j + kDotColumns <= k; j += kDotColumns) add_columns<kDotColumns>(count, gz, n, x + j * kPanel, k, gw + j, k);
-    for (; j < k; j++) add_columns<1>(count, gz, n, x + j * kPanel, k, gw + j, k);
+    for (; j + kDotColumns <= k; j += kDotColumns) add_columns<kDotColumns>(count, gz, n, x + j * kPanel, k, gw + j);
+    for (; j < k; j++) add_columns<1>(count, gz, n, x + j * kPanel, k, gw + j);
   }
 
   // The same by the micro-kernel, of gz transposed first, and columns of x that pack_x(j, columns, to) packs by rows.
   template <class F>
-  static void add_by_blocks(int64_t count, const S* gz, int64_t n, int64_t k, S* gw, S* room, const F& pack_x) {
+  void add_by_blocks(int64_t count, const S* gz, int64_t n, int64_t k, S* gw, S* room, const F& pack_x) const {
     const int64_t rows = count * kPanel;
     S *a = room, *b = room + size_of_packed(n, rows);
     for (int64_t i = 0; i < n; i += kMR)
       for (int64_t p = 0; p < count; p++)
-        pack_panel<kMR>(gz + (p * n + i) * kPanel, kPanel, 1, n - i, kPanel, a + i * rows + p * kPanel * kMR);
+        pack_panel<kMR>(gz + p * step(n) + i * kPanel, kPanel, 1, n - i, kPanel, a + i * rows + p * kPanel * kMR);
     for (int64_t j = 0; j < k; j += kPanel) {
       const int64_t columns = least(kPanel, k - j);
       pack_x(j, columns, b);
@@ -114,15 +115,16 @@ template <class T> struct ChainGradients : Chained<T> {
     if (by_dots(count, n, k)) return add_by_dots(count, gz, n, x, k, gw);
     add_by_blocks(count, gz, n, k, gw, room.packed, [&](int64_t j, int64_t columns, S* to) {
       for (int64_t p = 0; p < count; p++)
-        pack_panel<kPanel>(x + (p * k + j) * kPanel, kPanel, 1, columns, kPanel, to + p * kPanel * kPanel);
+        pack_panel<kPanel>(x + p * step(k) + j * kPanel, kPanel, 1, columns, kPanel, to + p * kPanel * kPanel);
     });
   }
 
-  static void add_bias_gradient(int64_t count, const S* gz, int64_t n, double* gb) {
+  // gb += the sums of rows of panels that start so many numbers after each other.
+  static void add_bias_gradient(int64_t count, const S* gz, int64_t n, int64_t step, double* gb) {
     for (int64_t i = 0; i < n; i++) {
       V sum = V{};
       for (int64_t p = 0; p < count; p++) {
-        const S* from = gz + (p * n + i) * kPanel;
+        const S* from = gz + p * step + i * kPanel;
         sum += load<V>(from) + load<V>(from + kLanes<V>);
       }
       double total = 0;
@@ -148,16 +150,26 @@ template <class T> struct ChainGradients : Chained<T> {
     S* gw;
   };
 
-  // The panels [panel, panel + count), which are all whole or are one. The first task adds up gw where it is to be.
-  void backward(const Weights& packed, int64_t panel, int64_t count, Room room, Sums sums, bool first) const {
-    S *gz = room.gz, *next = room.next;
-    Sums of_layer[kMostLayers];
+  void place_sums(Sums sums, bool first, Sums* of_layer) const {
     for (int l = 0; l < g.count; l++) {
       of_layer[l] = sums;
       if (first) of_layer[l].gw = static_cast<S*>(g.layers[l].gw);
       if (g.layers[l].gb) sums.gb += g.layers[l].n;
       if (g.layers[l].gw && !first) sums.gw += g.layers[l].n * g.layers[l].k;
     }
+  }
+  // The first layer whose gradients are needed, or that of its input.
+  int first_needed(bool of_input) const {
+    int l = 0;
+    while (!of_input && l < g.count && !g.layers[l].gw && !g.layers[l].gb) l++;
+    return l;
+  }
+
+  // The panels [panel, panel + count), which are all whole or are one. The first task adds up gw where it is to be.
+  void backward(const Weights& packed, int64_t panel, int64_t count, Room room, Sums sums, bool first) const {
+    S *gz = room.gz, *next = room.next;
+    Sums of_layer[kMostLayers];
+    place_sums(sums, first, of_layer);
     const auto through = [&](int l, int64_t p, S* gradient, bool ends) {  // gy -> gz of layer l
       const ChainLayer& layer = g.layers[l];
       if (layer.first) {
@@ -171,21 +183,19 @@ template <class T> struct ChainGradients : Chained<T> {
       clear_rest(gradient, layer.n, panel + p);
     };
     for (int64_t p = 0; p < count; p++) {
-      S* to = gz + p * last().n * kPanel;
+      S* to = gz + p * step(last().n);
       read(g.gy, panel + p, last().n, to);
       through(g.count - 1, p, to, true);
     }
-    int first_needed = 0;  // the gradients of a layer, or of x
-    while (!g.gx && first_needed < g.count && !g.layers[first_needed].gw && !g.layers[first_needed].gb) first_needed++;
-    for (int l = g.count - 1; l >= first_needed; l--) {
+    const int end = first_needed(g.gx);
+    for (int l = g.count - 1; l >= end; l--) {
       const ChainLayer& layer = g.layers[l];
       if (layer.gw) add_weight_gradient(l, panel, count, gz, of_layer[l].gw, room);
-      if (layer.gb) add_bias_gradient(count, gz, layer.n, of_layer[l].gb);
-      if (l == first_needed && !(l == 0 && g.gx)) return;
+      if (layer.gb) add_bias_gradient(count, gz, layer.n, step(layer.n), of_layer[l].gb);
+      if (l == end && !(l == 0 && g.gx)) return;
       for (int64_t p = 0; p < count; p++) {
-        S* to = next + p * layer.k * kPanel;
-        multiply(packed.data + packed.at[l], nullptr, layer.k, layer.n, gz + p * layer.n * kPanel, rows_in(panel + p),
-                 to);
+        S* to = next + p * step(layer.k);
+        multiply(packed.data + packed.at[l], nullptr, layer.k, layer.n, gz + p * step(layer.n), rows_in(panel + p), to);
         if (l > 0)
           through(l - 1, p, to, false);
         else
@@ -205,20 +215,29 @@ template <class T> struct ChainGradients : Chained<T> {
       const bool is_kept = !before.value || !before.saves_input;
       if (is_kept) return is_whole(panel) ? saved(l - 1, panel) : kept(l - 1, panel, room);
       for (int64_t p = 0; p < count; p++) {
-        S* y = room + p * k * kPanel;
+        S* y = room + p * step(k);
         activate(before.value, k, kept(l - 1, panel + p, y), nullptr, y, before.param);
         clear_rest(y, k, panel + p);
       }
       return room;
     }
-    for (int64_t p = 0; p < count; p++) read(g.x, panel + p, k, room + p * k * kPanel);
+    for (int64_t p = 0; p < count; p++) read(g.x, panel + p, k, room + p * step(k));
     return room;
   }
 
   void backward(int count) const {
+    by_tiles(count, [&](const Weights& packed, int64_t panel, int64_t panels, Room room, Sums sums, bool first) {
+      backward(packed, panel, panels, room, sums, first);
+    });
+  }
+
+  // Calls back(packed, panel, count, room, sums, first) for tiles that together are all rows, and adds up the sums.
+  template <class F> void by_tiles(int count, const F& back) const {
     const Weights packed = pack_weights(true);
-    const int64_t tile = clamp(kBytesOfTile / (widest() * kPanel * int64_t(sizeof(S))), 8, 64);
-    const int64_t width = tile * widest() * kPanel + kLanes<V>;
+    const int64_t widest = this->widest() + (streams > 1 ? 4 : 0);
+    const int64_t one = streams * widest * kPanel + kLanes<V>, row = one * int64_t(sizeof(S));
+    const int64_t tile = clamp(kBytesOfTile / row, ceil_div(8, streams), 64);
+    const int64_t width = tile * streams * widest * kPanel + kLanes<V>;
     const int64_t tasks = clamp(panels(), 1, count), each = ceil_div(panels(), tasks);
     const int64_t of_gb = round_up(biases() * int64_t(sizeof(double)), 64);
     const int64_t bytes = of_gb + round_up(weights() * int64_t(sizeof(S)), 64),
@@ -234,16 +253,18 @@ template <class T> struct ChainGradients : Chained<T> {
       return {reinterpret_cast<double*>(at), reinterpret_cast<S*>(task == 0 ? nullptr : at + of_gb)};
     };
     share(int(tasks), tasks, [&](int64_t task, int64_t end) {
-      const int64_t one = widest() * kPanel + kLanes<V>, of_gz = size_of_packed(widest(), tile * kPanel);
-      const int64_t size = 3 * width + one + of_gz + tile * kPanel * kPanel + kLanes<V>;
+      const int64_t of_gz = size_of_packed(widest, tile * streams * kPanel);
+      const int64_t of_packed = of_gz + tile * streams * kPanel * kPanel + kLanes<V>;
+      const int64_t size = 3 * width + one + of_packed + (streams > 1 ? kRoomOfStreams : 0);
       S* at = static_cast<S*>(scratch(kSlotOfA, size * int64_t(sizeof(S))));
-      const Room room{at, at + width, at + 2 * width, at + 3 * width, at + 3 * width + one};
+      S* packing = at + 3 * width + one;
+      const Room room{at, at + width, at + 2 * width, at + 3 * width, packing, packing + of_packed};
       for (; task < end; task++) {
         const int64_t stop = least((task + 1) * each, panels());
         for (int64_t panel = task * each, step; panel < stop; panel += step) {
           step = least(tile, stop - panel);
           if (step > 1 && !is_whole(panel + step - 1)) step--;
-          backward(packed, panel, step, room, sums_of(task), task == 0);
+          back(packed, panel, step, room, sums_of(task), task == 0);
         }
       }
     });

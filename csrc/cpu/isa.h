@@ -10,7 +10,7 @@
 #include "gemm.h"
 
 #if !defined(FUSEGRAD_AVX512_BF16)  // that has products alone
-#include "chain_backward.h"
+#include "streams_backward.h"
 
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
@@ -21,6 +21,8 @@ constexpr Kernels kKernels = {FUSEGRAD_NAME(FUSEGRAD_ISA),
                               gated,
                               chain,
                               chain_backward,
+                              chain_streams,
+                              chain_streams_backward,
                               act,
                               differentiate,
                               gz_and_sum,

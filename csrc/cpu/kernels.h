@@ -97,7 +97,8 @@ struct ChainLayer {
   Operand w;  // (n, k)
   const void* bias = nullptr;
   int64_t bias_stride = 1;
-  Elementwise value = nullptr, first = nullptr;  // nullptr for the identity
+  Elementwise value = nullptr, first = nullptr;   // nullptr for the identity
+  Elementwise second = nullptr, third = nullptr;  // D_2 and D_3, which streams need
   double param = 0;
   bool saves_input = false;
   void *gw = nullptr, *gb = nullptr;  // (n, k), rows adjacent, and (n); nullptr if not needed
@@ -121,6 +122,27 @@ struct Chain {
   void* gx = nullptr;  // (m, k), rows adjacent; nullptr if not needed
 };
 
+// Features that a panel of streams has room for: if streams were multiples of 2 KiB apart, they would all meet in the
+// same lines of L1.
+constexpr int64_t roomy(int64_t n) { return n % 32 ? n : n + 4; }
+
+// A chain, and with it derivatives along r directions. Each tensor y carries its streams: y, tangents t_1, ..., t_r,
+// and l, the sum over the directions of its second derivatives along each. `saved` is, of each layer but a last one
+// without an activation, what the activation saves, tz_1, ..., tz_r and lz, each
+// (m, roomy(n)).
+struct ChainStreams {
+  Chain chain;
+  int64_t tangents;  // r
+  Operand t;         // of x: (r, k) if alike, the same for all rows
+  bool alike;
+  int64_t t_step;              // else (m, k), with so many numbers from one direction to the next
+  Operand l;                   // of x: (m, k); no data if it is zero, as it has to be where t is alike
+  void *ty, *ly;               // of y: (r, m, n), (m, n), all adjacent
+  Operand gty = {}, gly = {};  // (m, n) of each direction, and of l
+  int64_t gty_step = 0;
+  void *gt = nullptr, *gl = nullptr;  // (r, m, k), (m, k), all adjacent; nullptr if not needed
+};
+
 // What the backward pass of a gated layer works on: rows of n adjacent numbers.
 struct GateArgs {
   int64_t rows, n;
@@ -136,6 +158,8 @@ struct Kernels {
   void (*gated)(const Gated&);
   void (*chain)(const Chain&);           // y and saved
   void (*chain_backward)(const Chain&);  // gx, gw, gb, of gy, x, y and saved
+  void (*chain_streams)(const ChainStreams&);
+  void (*chain_streams_backward)(const ChainStreams&);
   // The same for numbers of any one type, on this thread.
   void (*act)(Type, Elementwise, const ElementwiseArgs&, double param);
   void (*differentiate)(Type, Derivative, const DerivativeArgs&, double param);

@@ -1,0 +1,185 @@
+// A chain with derivatives along directions: of each tensor y its value, tangents t_1, ..., t_r, and l, the sum over
+// the directions of the second derivatives along each. Each of these streams is a panel; those of the same rows lie one
+// after another and take the same way, so a layer is one product of r + 2 panels, while its weights are in cache:
+//
+//     z = y w^T + b,  tz_i = t_i w^T,  lz = l w^T
+//     y = act(z),  t_i = act'(z) tz_i,  l = act'(z) lz + act''(z) sum_i tz_i^2
+//
+// "Forward Laplacian", Li et al., arXiv:2307.08214.
+#pragma once
+
+#include "chain_backward.h"
+
+namespace fusegrad {
+namespace FUSEGRAD_ISA {
+
+template <class T> struct Streamed : ChainGradients<T> {
+  using Base = ChainGradients<T>;
+  using Base::g, Base::is_whole, Base::keep, Base::kept, Base::kPanel, Base::multiply, Base::pack_weights;
+  using Base::panels, Base::read, Base::rows_in, Base::saved, Base::size_of_packed, Base::step, Base::streams,
+      Base::widest;
+  using Base::write;
+  using typename Base::S;
+  using typename Base::V;
+  using typename Base::Weights;
+  const ChainStreams& h;
+  const int64_t r;  // directions
+
+  explicit Streamed(const ChainStreams& h) : Base{{h.chain, h.tangents + 2}}, h(h), r(h.tangents) {}
+
+  // act', act'' and, if asked for, act''' of n numbers. An activation that saves its output y has D_{k+1} = dD_k/dy and
+  // dy/dz = D_1, so act'' = D_1 D_2 and act''' = D_1 (D_2^2 + D_1 D_3).
+  static void differentiate(const ChainLayer& layer, const S* s, int64_t n, S* first, S* second, S* third) {
+    const ElementwiseArgs args{1, n, s, 0, nullptr, 0, first, 0};
+    const auto to = [&](S* out) {
+      ElementwiseArgs other = args;
+      other.out = out;
+      return other;
+    };
+    layer.first(args, layer.param);
+    layer.second(to(second), layer.param);
+    if (third) layer.third(to(third), layer.param);
+    if (layer.saves_input) return;
+    for (int64_t i = 0; i < n; i += kLanes<V>) {
+      const V a = load<V>(first + i), b = load<V>(second + i);
+      if (third) store<V>(third + i, a * (b * b + a * load<V>(third + i)));
+      store<V>(second + i, a * b);
+    }
+  }
+
+  // The streams that an activation makes of a panel's, which may be in the same place. `from` starts with z, or with
+  // what the activation saves. `few` is room for two chunks.
+  void apply(const ChainLayer& layer, const S* from, S* to, bool starts_with_saved, S* few) const {
+    const int64_t size = layer.n * kPanel, step = this->step(layer.n);
+    S *first = few, *second = few + kChunk;
+    for (int64_t at = 0; at < size; at += kChunk) {
+      const int64_t n = least(kChunk, size - at);
+      S* y = to + at;
+      if (layer.saves_input) differentiate(layer, from + at, n, first, second, nullptr);
+      if (layer.saves_input || !starts_with_saved)
+        layer.value({1, n, from + at, 0, nullptr, 0, y, 0}, layer.param);
+      else if (from != to)
+        __builtin_memcpy(y, from + at, n * sizeof(S));
+      if (!layer.saves_input) differentiate(layer, y, n, first, second, nullptr);
+      for (int64_t i = 0; i < n; i += kLanes<V>) {
+        const V slope = load<V>(first + i);
+        V squares = V{};
+        const S* in = from + at + i;
+        S* out = to + at + i;
+        for (int64_t k = 1; k <= r; k++) {
+          const V tz = load<V>(in + k * step);
+          squares += tz * tz;
+          store<V>(out + k * step, slope * tz);
+        }
+        const int64_t l = (r + 1) * step;
+        store<V>(out + l, slope * load<V>(in + l) + load<V>(second + i) * squares);
+      }
+    }
+  }
+
+  // --- of x ----------------------------------------------------------------------------------------------------------
+
+  Operand tangent(const Operand& t, int64_t step, int64_t i) const {
+    return {static_cast<const T*>(t.data) + i * step, t.row_stride, t.column_stride};
+  }
+  // The streams of x that are given for each row.
+  void read_input(int64_t panel, S* to) const {
+    const int64_t k = g.layers[0].k, step = this->step(k);
+    read(g.x, panel, k, to);
+    for (int64_t i = 0; !h.alike && i < r; i++) read(tangent(h.t, h.t_step, i), panel, k, to + (1 + i) * step);
+    if (h.l.data)
+      read(h.l, panel, k, to + (r + 1) * step);
+    else if (!h.alike)
+      __builtin_memset(to + (r + 1) * step, 0, k * kPanel * sizeof(S));
+  }
+  // tz of the first layer where t is alike, (n, kPanel) for each panel of directions.
+  int64_t size_of_alike() const { return h.alike ? ceil_div(r, kPanel) * g.layers[0].n * kPanel : 0; }
+  void multiply_alike(const Weights& weights, S* tz, S* room) const {
+    const ChainLayer& layer = g.layers[0];
+    for (int64_t i = 0; i < r; i += kPanel, tz += layer.n * kPanel) {
+      pack_panel<kPanel>(static_cast<const T*>(h.t.data) + i * h.t.row_stride, h.t.row_stride, h.t.column_stride,
+                         least(kPanel, r - i), layer.k, room);
+      multiply(weights.data + weights.at[0], nullptr, layer.n, layer.k, room, kPanel, tz);
+    }
+  }
+
+  // --- forward -------------------------------------------------------------------------------------------------------
+
+  void products(int l, const Weights& weights, const S* alike, const S* from, int64_t rows, S* z) const {
+    const ChainLayer& layer = g.layers[l];
+    const S* w = weights.data + weights.at[l];
+    const S* bias = layer.bias ? w + size_of_packed(layer.n, layer.k) : nullptr;
+    const int64_t size = layer.n * kPanel;
+    for (int64_t k = 0; k < streams; k++) {
+      S* to = z + k * step(layer.n);
+      if (l == 0 && k > r && !h.l.data) {
+        __builtin_memset(to, 0, size * sizeof(S));
+      } else if (l == 0 && h.alike && k > 0) {
+        const S* tz = alike + (k - 1) / kPanel * size + (k - 1) % kPanel;
+        for (int64_t j = 0; j < size; j += kPanel)
+          for (int64_t i = 0; i < kPanel; i += kLanes<V>) store<V>(to + j + i, all<V>(tz[j]));
+      } else {
+        multiply(w, k == 0 ? bias : nullptr, layer.n, layer.k, from + k * step(layer.k), rows, to);
+      }
+    }
+  }
+
+  void forward(const Weights& weights, const S* alike, int64_t panel, S* in, S* out, S* few) const {
+    const int64_t rows = rows_in(panel);
+    const bool whole = is_whole(panel);
+    read_input(panel, in);
+    const S* from = in;
+    for (int l = 0; l < g.count; l++) {
+      const ChainLayer& layer = g.layers[l];
+      const bool ends = l == g.count - 1, keeps = g.saved && (layer.value || !ends);
+      S* z = keeps && whole ? saved(l, panel) : out;
+      products(l, weights, alike, from, rows, z);
+      S* y = z;
+      if (layer.value) {
+        if (keeps) y = z == out ? in : out;  // what `from` was is not needed any more
+        apply(layer, z, y, false, few);
+        if (keeps && !layer.saves_input) __builtin_memcpy(z, y, layer.n * kPanel * sizeof(S));
+      }
+      if (keeps && !whole) keep(z, l, panel);
+      if (ends) {
+        const int64_t step = this->step(layer.n), all = g.m * layer.n;
+        write(y, panel, layer.n, g.y);
+        for (int64_t i = 0; i < r; i++) write(y + (1 + i) * step, panel, layer.n, static_cast<T*>(h.ty) + i * all);
+        return write(y + (1 + r) * step, panel, layer.n, h.ly);
+      }
+      from = y;
+      if (y == out) {
+        out = in;
+        in = y;
+      }
+    }
+  }
+
+  void forward(int count) const {
+    const Weights weights = pack_weights(false);
+    const int64_t width = streams * (widest() + 4) * kPanel + kLanes<V>, room_for_alike = widest() * kPanel + kLanes<V>;
+    const Scratch fixed(kSlotOfSums, (size_of_alike() + room_for_alike) * int64_t(sizeof(S)));
+    S* alike = static_cast<S*>(fixed.data);
+    if (h.alike) multiply_alike(weights, alike, alike + size_of_alike());
+    share(count, panels(), [&](int64_t panel, int64_t end) {
+      S* room = static_cast<S*>(scratch(kSlotOfA, (2 * width + kRoomOfStreams) * int64_t(sizeof(S))));
+      for (; panel < end; panel++) forward(weights, alike, panel, room, room + width, room + 2 * width);
+    });
+    give_back(kSlotOfWeights);
+  }
+};
+
+inline int threads_for(const ChainStreams& h, double products) {
+  return threads_for(h.chain, products * double(h.tangents + 2));
+}
+
+inline void chain_streams(const ChainStreams& h) {
+  if (h.chain.m == 0) return;
+  if (h.chain.type == Type::f32)
+    Streamed<float>(h).forward(threads_for(h, 1));
+  else
+    Streamed<double>(h).forward(threads_for(h, 1));
+}
+
+}  // namespace FUSEGRAD_ISA
+}  // namespace fusegrad
