@@ -93,10 +93,11 @@ template <class T> struct ChainGradients : Chained<T> {
     }
   }
 
-  // Which costs less, in cycles: the dots to add up lanes, some 35 for each tile, or the blocks to transpose, 0.4 for
-  // each number (a Zen 3).
+  // Which costs less, in cycles: the dots to add up lanes, some 35 for each tile, and to wait for panels that L1 does not
+  // hold, one for 64 products; or the blocks to transpose, 0.4 for each number (a Zen 3).
   static bool by_dots(int64_t count, int64_t n, int64_t k) {
-    return n * k * 35 / (kDotRows * kDotColumns) < (n + k) * count * kPanel * 2 / 5 + n * k / 2;
+    const int64_t rows = count * kPanel, dots = n * k * 35 / (kDotRows * kDotColumns) + n * k * rows / 64;
+    return dots < (n + k) * rows * 2 / 5 + n * k / 2;
   }
 
   // gw += gz^T x of layer l, of panels that follow one another; x is the input of the layer.
