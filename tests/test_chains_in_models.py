@@ -66,6 +66,17 @@ def test_a_sequential_is_a_chain(ran):
     assert [(r.ran.fused, r.ran.alone) for r in row] == [(1, 0), (1, 0), (0, 1)]
 
 
+def test_an_input_that_is_differentiated_runs_layer_by_layer(ran, monkeypatch):
+    monkeypatch.setattr(routing, "CHAIN_OF_DERIVED", False)
+    theirs, ours, x = pair()
+    compare(theirs, ours, x)
+    assert ran == []
+    close(ours(x.detach()), theirs(x.detach()))
+    with torch.no_grad():
+        close(ours(x), theirs(x))
+    assert ran == [3, 3]
+
+
 def negated(t):
     """A tensor whose numbers are to be negated, as torch notes of the imaginary part of a conjugate."""
     return torch.complex(t, t).conj().imag

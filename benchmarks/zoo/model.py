@@ -28,9 +28,15 @@ _UNSEEN = ("key.bias", "k_proj.bias", "mlp_tokens.fc2.bias")
 
 
 def gradients(model: nn.Module) -> list[Tensor]:
-    """Those of the parameters that the result depends on."""
+    """Those of the parameters that the result depends on.
+
+    Numbers, slopes say, are one tensor: each is a sum over all rows that may cancel, and its error is relative to the
+    largest of them.
+    """
     parameters = ((p.grad, name) for name, p in model.named_parameters())
-    return [grad for grad, name in parameters if grad is not None and not name.endswith(_UNSEEN)]
+    found = [grad for grad, name in parameters if grad is not None and not name.endswith(_UNSEEN)]
+    numbers = [grad.flatten() for grad in found if grad.numel() == 1]
+    return [grad for grad in found if grad.numel() != 1] + ([torch.cat(numbers)] if numbers else [])
 
 
 @dataclass(frozen=True)
