@@ -33,7 +33,7 @@ from .providers import Cannot, normal
 DEFAULT: choice.Algorithm = "cublas"
 MARGIN = 0.03
 ACT = "gelu_tanh"
-OPS = ("linear_act", "mm_dact")
+OPS = ("linear_act", "mm_dact", "gated")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 # Each speaks for sizes up to choice.REACH times larger and smaller: these cover all between the least and the most.
 M = (16, 64, 256, 1024, 4096, 16384, 65536)
@@ -139,7 +139,7 @@ def _measure(args: argparse.Namespace, path: Path, console: Console) -> tuple[li
 def _build(
     op: str, m: int, k: int, n: int, like: torch.dtype, device: str, algorithm: choice.Algorithm, dtype: torch.dtype
 ) -> Step:
-    from fusegrad.kernels import linear_act, mm_dact
+    from fusegrad.kernels import gated, linear_act, mm_dact
 
     if algorithm == "triton" and dtype == torch.float64:
         raise Cannot("it has no float64")
@@ -152,6 +152,14 @@ def _build(
         (y, _), (again, z) = (linear_act.compute(algorithm, x, w, b, ACT, param, save) for save in (False, True))
         return y, again, z
 
+    def gate() -> tuple[torch.Tensor, ...]:
+        layers = x, w, w_up, b, b_up
+        (y, *_), (again, s, up) = (gated.compute(algorithm, *layers, ACT, param, save) for save in (False, True))
+        return y, again, s, up
+
+    if op == "gated":
+        w_up, b_up = fresh(n, k, seed=4) / math.sqrt(k), fresh(n, seed=5)
+        return Step(gate, (x, w, b, w_up, b_up))
     if op == "mm_dact":
         return Step(lambda: mm_dact.compute(algorithm, x, w_kn, s, ACT, param, True), (x, w_kn, s))
     return Step(layer, (x, w, b))

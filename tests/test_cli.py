@@ -113,7 +113,7 @@ def test_tune_smoke(tmp_path):
     rows = choice.read(tmp_path / "sm_90.csv")
     assert [(row.op, row.dtype, row.m, row.k, row.n) for row in rows] == [
         (op, dtype, 16, 32, 16)
-        for op in ("linear_act", "mm_dact")
+        for op in ("linear_act", "mm_dact", "gated")
         for dtype in ("bfloat16", "float16", "float32", "float64")
     ]
     code = (
