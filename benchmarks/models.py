@@ -18,6 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import fusegrad as fg
+from fusegrad import routing
+from fusegrad.fusion.convert import is_linear
+from fusegrad.fusion.watch import watch
 
 from . import zoo
 from .harness import Budget, Case, Result, Step, measure
@@ -92,9 +95,8 @@ def run(out: Path, smoke: bool, only: Sequence[str], tell: Callable[[str], None]
 def _row(case: zoo.Model, smoke: bool, tell: Callable[[str], None]) -> Row:
     size = case.small if smoke else case.real
     fused = zoo.make(case, case.small, torch.float32, fg.fuse)
-    found = fg.explain(fused)
-    with_ = sum(bool(row.fused_with) for row in found)
-    whys = dict.fromkeys(row.why for row in found if not row.fused_with)
+    whys = dict.fromkeys(row.why for row in fg.explain(fused) if not row.fused_with)
+    with_ = _fused(case, fused)
     known = (case.library, zoo.version(case.library), case.name, zoo.linears(case, fused), case.followed, with_)
     budget = Budget(2, 0.1, {}) if smoke else Budget(ROUNDS, SECONDS, {})
     nan = math.nan
@@ -109,6 +111,14 @@ def _row(case: zoo.Model, smoke: bool, tell: Callable[[str], None]) -> Row:
     except Exception as e:  # one that fails or is wrong is told; the others are measured after it
         return Row(*known, "; ".join(whys), *none, f"{type(e).__name__}: {e}")
     return Row(*known, "; ".join(whys), *timed[0], *timed[1], *shares)
+
+
+def _fused(case: zoo.Model, model: nn.Module) -> int:
+    """How many calls of layers run with what follows. What explain lists may be in a branch that is not taken."""
+    run = zoo.inference(case, model, zoo.inputs_of(case, case.small, torch.float32))
+    with routing.at_all_sizes():
+        ran = watch([m for m in model.modules() if is_linear(m)], run)
+    return sum(layer.fused for layer in ran.values())
 
 
 def _timed(case: zoo.Model, size: zoo.Size, name: str, make_step: Callable) -> Case:

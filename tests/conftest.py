@@ -6,8 +6,7 @@ import torch
 
 from fusegrad import routing
 
-LIMITS = "SMALL_LAYER", "SMALL_GATED", "SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING"
-SMALL = {name: getattr(routing, name) for name in LIMITS}
+SMALL = {name: getattr(routing, name) for name in routing.LIMITS}
 
 LONG = ("test_in_the_interpreter", "test_kernels_under_sanitizers", "test_two_ranks", "test_narrower", "test_gpu_smoke")
 

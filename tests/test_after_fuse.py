@@ -5,14 +5,16 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import SMALL
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.utils import parametrize, prune
 
 import fusegrad as fg
+from fusegrad import routing
 
-from cases import DEVICE
-from models import Functional, Mlp, Pinn, inputs, make, nested
+from cases import DEVICE, on_cpu
+from models import Functional, Mlp, Pinn, count_fused, inputs, make, nested
 
 GLOBAL = 2.0
 
@@ -286,3 +288,28 @@ def test_a_layer_that_no_op_takes_does_what_it_does_in_torch(change):
         torch.testing.assert_close(got, expected)
     assert isinstance(got, type(expected))
     assert all(row.why or row.fused_with for row in fg.explain(fused))
+
+
+@on_cpu
+@pytest.mark.skipif(SMALL["SMALL_LAYER"] == routing.SMALL_IN_16_BITS, reason="other limits")
+@pytest.mark.parametrize("act, rows, ours", [(nn.SiLU, 128, 0), (nn.Tanh, 128, 1), (nn.Tanh, 8, 0), (nn.SiLU, 1024, 1)])
+def test_what_gains_nothing_by_an_op_runs_torchs(act, rows, ours, monkeypatch):
+    """By the activation that fuse found, where that matters; another one that is set later is still right."""
+    for name, value in SMALL.items():
+        monkeypatch.setattr(routing, name, value)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.act = nn.Linear(256, 256), act()
+
+        def forward(self, x):
+            return self.act(self.fc(x))
+
+    model, x = Net(), torch.randn(rows, 256)
+    fused = fg.fuse(copy.deepcopy(model))
+    assert count_fused(fused, x) == ours
+    for m in (model, fused):
+        m.act = nn.Softplus()
+    torch.testing.assert_close(fused(x), model(x))
+    assert vars(fg.unfuse(fused).fc).keys() == vars(model.fc).keys()

@@ -47,7 +47,7 @@ def test_autocast_where_saved_tensor_hooks_are_forbidden():
 
 @pytest.fixture(params=(-1, 2**30), ids=("by the ops", "small"))
 def any_size(request, monkeypatch):
-    for name in ("SMALL_LAYER", "SMALL_GATED", "SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING"):
+    for name in routing.LIMITS:
         monkeypatch.setattr(routing, name, request.param)
 
 

@@ -13,7 +13,7 @@ from .internals.call import calls_torch
 from .internals.module import is_hooked, parameter, reads_what_is_stored, stored
 from .internals.stock import as_written, called_as_written, stands_for
 from .ops.operands import DTYPES
-from .routing import route_of_layer
+from .routing import route_of_layer, stock_serves
 
 
 def _is_device(act: object) -> bool:
@@ -85,10 +85,10 @@ class Linear(nn.Linear):
         if not as_written(Linear):
             y = super().forward(input)
             return y if self._fusegrad_act is None else functional.act(y, self._fusegrad_act, self._fusegrad_param)
-        w, b = weight_and_bias(self)
+        w, b = self.weight, self.bias
         if self._fusegrad_act is not None:
             return functional.linear_act(input, w, b, act=self._fusegrad_act, param=self._fusegrad_param)
-        return linear(input, w, b)
+        return stock_linear(input, w, b) if stock_serves(input, w, b, alone=True) else linear(input, w, b)
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
@@ -130,9 +130,7 @@ stands_for(Linear, (Linear, "forward"), (nn.Linear, "forward"))
 
 def linear(x: Any, w: Any, b: Any) -> Tensor:
     """What torch.nn.Linear computes: by `functional.linear`, or by torch what that does not take."""
-    route = route_of_layer(x, w, b, as_torch=True, alone=True)
-    if route == "stock":
-        return stock_linear(x, w, b)
+    route = route_of_layer(x, w, b)
     return _with_misfits(x, w, b) if route == "op" else functional.by_route(route, x, w, b)
 
 

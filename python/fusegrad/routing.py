@@ -6,14 +6,22 @@ goes to an op, by the shortest route that its mode allows. Which kernel then ser
 """
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, float32, float64, strided
 
 from . import backends
-from .internals.call import calls_torch, holds_its_numbers, in_plain_eager, linear_is_replaced, requires_grad
+from .internals.call import (
+    calls_torch,
+    holds_its_numbers,
+    in_plain_eager,
+    linear_is_replaced,
+    requires_grad,
+    traces,
+)
 from .ops.chain import MOST_LAYERS
 from .ops.operands import DTYPES
 
@@ -24,12 +32,27 @@ SMALL_IN_16_BITS = 2**18
 # multiplications, with those that a fused activation counts for, for each number of the result
 SMALL_LAYER = 2**24 if backends.extension is None or backends.extension.capability() == "avx2" else SMALL_IN_16_BITS
 _ACTIVATION = 256
+# the same where no gradient is needed, of layers that fuse has put off: a row, or rows by a weight that is no larger
+SMALL_IN_INFERENCE, LARGE_WEIGHT = 2**22, 2**18
 FEW_ROWS = 64  # which the kernels multiply faster
 _AS_FAST = float32, float64
 _PLAIN = Tensor, torch.nn.Parameter
 _LINEAR = frozenset({"identity", "relu", "relu6", "leaky_relu", "hardtanh"})  # piecewise, which count for none
+AS_FAST_IN_STOCK = _LINEAR | {"hardsigmoid", "hardswish", "silu", "sigmoid", "exp", "square"}
 SMALL_GATED = 2**20  # multiplications of each of its two layers
 SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
+LIMITS = "SMALL_LAYER", "SMALL_IN_INFERENCE", "SMALL_GATED", "SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING"
+
+
+@contextmanager
+def at_all_sizes() -> Iterator[None]:
+    """Within it ops serve what is small too: to see what they compute."""
+    limits = {name: globals()[name] for name in LIMITS}
+    globals().update(dict.fromkeys(LIMITS, -1))
+    try:
+        yield
+    finally:
+        globals().update(limits)
 
 
 # kernel    the op's kernel, with nothing between: plain eager mode, no gradient needed
@@ -38,15 +61,12 @@ SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
 # op        the op, in any mode, on any device
 # written   torch's own functions, since somebody has given them another meaning
 #
-# The first two only where the arguments fit; the third too, but where it is asked for as in torch.
+# The first three only where the arguments fit.
 Route = Literal["kernel", "function", "stock", "op", "written"]
 
 
-def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None, as_torch: bool = False, alone: bool = False) -> Route:
-    """What is best for these arguments, of which nothing is known yet.
-
-    As in torch, or else what does not fit takes a route that refuses it. Alone: with no activation to be fused.
-    """
+def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Route:
+    """What is best for these arguments, of which nothing is known yet: what does not fit takes one that refuses it."""
     if linear_is_replaced():
         return "written"
     if not in_plain_eager(x, w, b):
@@ -55,15 +75,30 @@ def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None, as_torch: bool = Fals
         return "op"
     if not (x.is_cpu and w.is_cpu and (b is None or b.is_cpu)):
         return "op"
-    derived = requires_grad(x, w, b)
-    if as_torch and w.dim() == 2:
-        if (derived and _is_small(x, w, _ACTIVATION)) or (alone and _multiplies_as_fast(x, w)):
-            return "stock"
     if x.layout is not strided or w.layout is not strided or x.is_nested or not _fit(x, w, b):
         return "op"
-    if not derived:
+    if not requires_grad(x, w, b):
         return "kernel"
     return "stock" if _is_small(x, w, _ACTIVATION) else "function"
+
+
+def stock_serves(x: Any, w: Any, b: Tensor | None, alone: bool = False) -> bool:
+    """Whether stock torch is best for a layer, as far as the least tells: where layers are small, asking costs most.
+
+    It is right in every mode, and where no op takes what it is given. What traces sees the same ops at all sizes.
+    Alone: with no activation to be fused, or none that gains by it.
+    """
+    if type(x) is not Tensor or type(w) not in _PLAIN or traces():
+        return False
+    if not (x.is_cpu and w.is_cpu) or w.dim() != 2 or x.layout is not strided:
+        return False
+    (n, k), size, as_fast = w.shape, x.numel(), x.dtype in _AS_FAST
+    if alone and as_fast and FEW_ROWS * k < size and size * n <= SMALL_LAYER:
+        return True
+    if requires_grad(x, w, b):
+        return _is_small(x, w, _ACTIVATION)
+    few = size == k or n * k < LARGE_WEIGHT
+    return few and as_fast and size * n * (k + _ACTIVATION) <= SMALL_IN_INFERENCE * k
 
 
 def _is_small(x: Tensor, w: Tensor, activation: int) -> bool:
@@ -74,12 +109,6 @@ def _is_small(x: Tensor, w: Tensor, activation: int) -> bool:
 
 def _counts_for(act: str) -> int:
     return 0 if act in _LINEAR else _ACTIVATION
-
-
-def _multiplies_as_fast(x: Tensor, w: Tensor) -> bool:
-    """Whether stock torch does, with a gradient or without."""
-    n, k = w.shape
-    return x.dtype in _AS_FAST and FEW_ROWS * k < x.numel() and x.numel() * n <= SMALL_LAYER
 
 
 def route_with(act: str, route: Route, x: Tensor, w: Tensor) -> Route:
@@ -145,13 +174,13 @@ def may_be_a_chain(x: Tensor) -> bool:
     return (
         backends.CHAINS
         and type(x) in _PLAIN
-        and in_plain_eager(x)
-        and x.dtype in CHAIN_DTYPES
-        and x.dim() > 0
-        and x.numel() >= CHAIN_ROWS * x.size(-1) > 0
+        and (CHAIN_OF_DERIVED or not requires_grad(x))
         and x.is_cpu
         and x.layout is strided
-        and (CHAIN_OF_DERIVED or not requires_grad(x))
+        and x.dtype in CHAIN_DTYPES
+        and x.dim() > 0
+        and in_plain_eager(x)
+        and x.numel() >= CHAIN_ROWS * x.size(-1) > 0
     )
 
 
@@ -196,15 +225,29 @@ def stock_rows(w: Tensor, act: str) -> int:
     return max(0, small // (w.shape[0] * (w.shape[1] + _counts_for(act))))
 
 
+def stock_maps(x: Any, as_fast: bool) -> bool:
+    """Whether stock torch is best for an elementwise function, as far as the least tells (see `stock_serves`)."""
+    return type(x) is Tensor and x.is_cpu and not traces() and _is_short(x, as_fast)
+
+
+def _is_short(x: Tensor, as_fast: bool) -> bool:
+    return x.numel() <= (SMALL_TENSOR_IN_TRAINING if as_fast or requires_grad(x) else SMALL_TENSOR)
+
+
 def route_of_tensor(x: Tensor, as_fast: bool = False) -> Route:
     """What is best for an elementwise function of this tensor, or for one that stock computes as fast."""
     if not in_plain_eager(x):
         return "written" if calls_torch(x) else "op"
     if not x.is_cpu:
         return "op"
-    size, derived = x.numel(), requires_grad(x)
-    if size <= (SMALL_TENSOR_IN_TRAINING if derived or as_fast else SMALL_TENSOR):
+    if _is_short(x, as_fast):
         return "stock"
-    if derived or backends.extension is None or x.dtype not in DTYPES or x.layout is not strided or x.is_nested:
+    if (
+        requires_grad(x)
+        or backends.extension is None
+        or x.dtype not in DTYPES
+        or x.layout is not strided
+        or x.is_nested
+    ):
         return "op"
     return "kernel"

@@ -11,8 +11,6 @@ from ..internals.module import has_own_hooks, is_any_module_hooked, reads_what_i
 from ..internals.stock import as_written, called_as_written
 from ..nn import Linear
 from ..routing import CHAIN_WIDTH, may_be_a_chain
-from .opened import LEFT_OUT
-from .recognise import of_adopted
 from .runtime import IN_PLACE, match
 
 _WEIGHTS = frozenset(("weight", "bias"))
@@ -61,21 +59,8 @@ def chain_from(
         at += 1
         name, param = held.get("_fusegrad_act"), held.get("_fusegrad_param")
         if name is None and at < count:
-            act = modules[at]
-            spec = of_adopted(act)
-            if spec is None:
-                found = match(layer, act)
-                spec = found if isinstance(found, tuple) else None
-            else:
-                held, cls = act.__dict__, type(act)
-                if LEFT_OUT in held or "forward" in held or has_own_hooks(held):
-                    spec = None
-                elif cls not in plain:
-                    if as_written(cls) and called_as_written(cls):
-                        plain.add(cls)
-                    else:
-                        spec = None
-            if spec is not None:
+            spec = match(layer, modules[at])
+            if isinstance(spec, tuple):
                 name, param = spec
                 at += 1
         names.append(name or "identity")

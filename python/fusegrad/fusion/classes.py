@@ -125,8 +125,8 @@ def sequential_forward(self: nn.Sequential, input):
             if y is not None:
                 input, done = y, tried
                 continue
-        if noted and is_activation(type(module)):
-            input = apply(module, input)
+        if is_activation(type(module)):
+            input = apply(module, input) if noted else module(input)
         elif is_layer(module):
             input = later(module, now(input))
         elif noted:

@@ -6,6 +6,7 @@ call a Linear and then its activation adopts a class whose methods do the two as
 and the Linear compute by themselves is not changed, so whoever else calls them, or replaces them, gets what is written.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,16 +14,17 @@ from torch import nn
 
 from ..internals.module import children, stored
 from ..nn import Linear, why_called, why_unfit
+from ..routing import AS_FAST_IN_STOCK
 from . import rewrite, writes
 from .classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
 from .find import Call, activation_of, calls, fused_class_of
 from .opened import LEFT_OUT, is_layer
 from .recognise import ADOPTED, STOCK, AdoptedAct
-from .runtime import IN_PLACE, adopts
+from .runtime import FAST, IN_PLACE, adopts
 
 Filter = Callable[[nn.Module, str], bool]  # (Linear or activation, its path) -> whether it may be fused
 
-_MARKS = CONVERTED, LEFT_OUT, IN_PLACE  # attributes that fuse sets
+_MARKS = CONVERTED, LEFT_OUT, IN_PLACE, FAST  # attributes that fuse sets
 
 
 def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
@@ -58,8 +60,9 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     check_model("fuse", model)
     with _all_or_nothing(model):
         in_place = writes.writes_in_place(model)
+        acts: dict[nn.Module, frozenset[str]] = defaultdict(frozenset)  # that layers are fused with
         for path, m in list(model.named_modules()):
-            for mark in (LEFT_OUT, IN_PLACE):
+            for mark in (LEFT_OUT, IN_PLACE, FAST):
                 vars(m).pop(mark, None)
             if is_linear(m) or is_activation(m):
                 _convert(m, filter_fn is not None and not filter_fn(m, path), in_place)
@@ -67,9 +70,15 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
             if fused_class_of(m) not in (None, type(m)):
                 continue  # another library has made a class of its own from ours
             original = original_class(type(m))
-            keys = [call.key for call in calls(m) if _runs_ours(m, call)]
+            ours = [call for call in calls(m) if _runs_ours(m, call)]
+            for call in ours:
+                acts[call.linear] |= call.acts
+            keys = [call.key for call in ours]
             if keys and why_class_stays(original) is None:
                 set_class(m, fused_class(original, (key for key in keys if key is not None)))
+        for linear, names in acts.items():
+            if names and names <= AS_FAST_IN_STOCK:
+                vars(linear)[FAST] = True
     return model
 
 

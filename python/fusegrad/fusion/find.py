@@ -44,6 +44,7 @@ class Call:
     why: str  # why it is called alone, or ""
     key: Key | None = None  # where in the source, None in a Sequential
     _: KW_ONLY
+    acts: frozenset[str] = frozenset()  # what it may be fused with, but for gates
     in_chain: bool = False  # of several layers as one op
     multiplied: bool = False  # nothing is computed after it, but the product can be an op
     one_by_one: int | None = None  # in a module of ours, which fuse leaves as it is: up to how many rows are two calls
@@ -265,7 +266,8 @@ def _call(
         nothing = bool(acts) and all(type(act) is nn.Identity for act in acts.values())
         return Call(linear, "", "; ".join(map(str, whys)) or f"read by {text}", key, multiplied=nothing)
     names = " or ".join(dict.fromkeys(_name(*spec) for spec in specs.values()))
-    return Call(linear, f"{names} ({several if len(acts) > 1 else next(iter(specs))})", "", key)
+    with_ = f"{names} ({several if len(acts) > 1 else next(iter(specs))})"
+    return Call(linear, with_, "", key, acts=frozenset(name for name, _ in specs.values()))
 
 
 def _why_alone(linear: nn.Module) -> str | None:

@@ -10,6 +10,8 @@ from ..routing import Route
 from . import recognise
 from .recognise import Spec
 
+RESHAPE = "view", "reshape"
+
 
 class Product(NamedTuple):
     """z = x w^T + b, which an op takes."""
@@ -35,8 +37,34 @@ class Later(NamedTuple):
         """That of the result, which a function may ask for before it computes anything."""
         if self.product is not None:
             return self.product.w.device
-        z: Later = next(a for a in self.args if type(a) is Later)
-        return z.device
+        return self._of.device
+
+    @property
+    def shape(self) -> torch.Size:
+        """The same, of a layer, scaled and viewed or not: what may be asked for its shape."""
+        return self._like.shape
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    @property
+    def _of(self) -> "Later":
+        return next(a for a in self.args if type(a) is Later)
+
+    @property
+    def _like(self) -> Tensor:
+        """A tensor without numbers, of the shape of the result."""
+        if self.product is not None:
+            return torch.empty(*self.product.x.shape[:-1], self.product.w.shape[0], device="meta")
+        args = [a._like if type(a) is Later else a.to("meta") if isinstance(a, Tensor) else a for a in self.args]
+        return getattr(args[0], self.f)(*args[1:]) if isinstance(self.f, str) else self.f(*args)
 
 
 def first(parts: Any) -> Any:
@@ -78,9 +106,22 @@ def _gated_halves(spec: Spec, gate: Later, up: Any) -> Any:
     parts = gate.args[0]
     if type(up) is not Later or not (up.f is first or up.f is second) or up.f is gate.f or up.args[0] is not parts:
         return None
-    z, _, *rest = parts.args
-    dim = parts.kwargs.get("dim", *rest[:1]) if rest or parts.kwargs else 0
-    if z.product is None or dim not in (-1, z.product.x.dim() - 1) or z.product.w.shape[0] % 2:
+    z = parts.args[0]
+    if z.product is None or not _halves(parts, z.product):
         return None
     packing = "gate_first" if gate.f is first else "gate_last"
     return functional_gated.gated_packed(*z.product[:3], act=spec[0], param=spec[1], packing=packing)
+
+
+def _halves(parts: Later, product: Product) -> bool:
+    """Whether what was noted cuts the result of a layer in two of one size, along its features."""
+    name = parts.f if isinstance(parts.f, str) else parts.f.__name__
+    given = dict(zip(("size", "dim"), parts.args[1:], strict=False))
+    given |= {k if k == "dim" else "size": value for k, value in parts.kwargs.items()}
+    n, odd = divmod(product.w.shape[0], 2)
+    if odd or given.get("dim", 0) not in (-1, product.x.dim() - 1):
+        return False
+    size = given.get("size")
+    if isinstance(size, (list, tuple)):
+        return name == "split" and [*size] == [n, n]
+    return type(size) is int and size == (n if name == "split" else 2)

@@ -16,21 +16,21 @@ from torch.compiler import is_compiling
 
 from .. import functional
 from ..activations import REGISTRY
-from ..internals.call import autocasts, calls_torch, is_linear, linear_is_replaced
+from ..internals.call import autocasts, calls_torch, is_linear, linear_is_replaced, requires_grad
 from ..internals.module import is_hooked, run_pre_hooks
 from ..internals.stock import torchs
 from ..nn import fits, is_ours, linear, stock_linear, weight_and_bias, why_alone, why_called
-from ..routing import route_of_layer
+from ..routing import route_of_layer, stock_serves
 from . import formula, opened, recognise
-from .notes import Later, Product, first, gated, packed_glu, second
+from .notes import RESHAPE, Later, Product, first, gated, packed_glu, second
 from .opened import LEFT_OUT
 from .recognise import Spec
 
-_RESHAPE = "view", "reshape"
 _ADDMM, _MM = torchs(torch, "addmm"), torchs(torch, "mm")
 _MATMULS = matmul, torchs(torch, "matmul"), _MM
 _LEAST = 2.0**-20  # of a number that scales a weight: others may overflow where their product with z does not
 IN_PLACE = "_fusegrad_in_place"  # set on the layers of a model that writes in place
+FAST = "_fusegrad_fast"  # set on the layers whose activation, when fuse found it, is one that stock computes as fast
 # torch saves the output of these for backward too, so that writing to it fails with and without fuse
 _STOCK_SAVES_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "exp"})
 # torch saves neither input nor output of z - tanh z, but tanh z
@@ -47,10 +47,10 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
         if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or why_alone(f) is not None:
             return f(*args, **kwargs)
         x, (w, b) = args[0], weight_and_bias(f)
-        route = route_of_layer(x, w, b, as_torch=True)
-        if route == "stock":
+        if stock_serves(x, w, b, alone=FAST in vars(f) and not requires_grad(x, w, b)):
             return stock_linear(x, w, b)
-        if route == "written":
+        route = route_of_layer(x, w, b)
+        if route in ("stock", "written"):
             return F.linear(x, w, b)
         if route == "op" and not fits(x, w, b):
             return linear(x, w, b)
@@ -90,7 +90,7 @@ def _given_by(layer: nn.Module | None, z: Later) -> Later:
 
 
 def _later_of_later(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    if f is mul or f is add or (isinstance(f, str) and f in _RESHAPE):
+    if f is mul or f is add or (isinstance(f, str) and f in RESHAPE):
         return Later(f, args, kwargs)
     z = args[0]
     halves_of = z.args[0].args[0] if z.f is first or z.f is second else z
@@ -140,6 +140,8 @@ def _call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     """act(z, ...); with the layer that z notes, as one op where they can be."""
+    if type(z) is not Later:
+        return act(z, *args, **kwargs) if args or kwargs else act(z)
     if isinstance(act, str):  # that the module holds, where an activation was to be
         return act(now(z), *args, **kwargs)  # type: ignore[operator]  # raises what the author's call raises
     return _apply(act, z, args, kwargs)
@@ -200,7 +202,7 @@ def _activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
     while layer.f is mul or layer.f is add:
         scales.insert(0, layer)
         layer = layer.args[0] if type(layer.args[0]) is Later else layer.args[1]
-    if isinstance(layer.f, str) and layer.f in _RESHAPE and not scales:
+    if isinstance(layer.f, str) and layer.f in RESHAPE and not scales:
         flat, *shape = layer.args
         if flat.product is None or any(isinstance(size, torch.dtype) for size in shape):
             return None
@@ -230,10 +232,12 @@ def _activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
 def match(layer: Any, act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | str | None:
     """The activation that a call of `act` is, if it can be fused with the layer; else why not; None if it is none."""
     if isinstance(act, nn.Module):
-        spec = None if args or kwargs else recognise.of_module(act)
-        if spec is not None and (why := why_called(act)):
-            return f"{type(act).__name__} after it {why}"
-        spec = spec or formula.of(act, args, kwargs)
+        spec = None if args or kwargs else recognise.of_unchanged(act)
+        if spec is None:
+            spec = None if args or kwargs else recognise.of_module(act)
+            if spec is not None and (why := why_called(act)):
+                return f"{type(act).__name__} after it {why}"
+            spec = spec or formula.of(act, args, kwargs)
         if spec is not None and LEFT_OUT in vars(act):
             return f"filter_fn left {type(act).__name__} after it alone"
     else:

@@ -73,6 +73,11 @@ def outside_transforms(*tensors: Tensor | None) -> bool:
     )
 
 
+def traces() -> bool:
+    """Whether a compiler, torch.func or torch.jit.trace is at work, to which sizes may be no numbers."""
+    return is_compiling() or peek_interpreter_stack() is not None or _is_tracing()
+
+
 def autocasts() -> bool:
     return _is_any_autocast_enabled()
 
