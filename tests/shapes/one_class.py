@@ -160,6 +160,41 @@ def packed_after_another_use_of_the_name(self, x):
     return self.c(h) + r
 
 
+@written(1)
+def packed_by_a_size(self, x):
+    z = self.packed(x)
+    assert z.shape[-1] % 2 == 0 and z.dim() == 2, "cannot be halved"
+    a, b = torch.split(z, z.shape[-1] // 2, dim=-1)
+    return self.c(a * F.silu(b))
+
+
+@written(1)
+def packed_by_keywords(self, x):
+    a, b = self.packed(x).chunk(chunks=2, dim=-1)
+    return self.c(F.silu(a) * b)
+
+
+@written(1)
+def packed_by_tensor_split(self, x):
+    z = self.packed(x)
+    a, b = z.tensor_split(2, dim=z.ndim - 1)
+    return self.c(F.silu(a) * b)
+
+
+@written(1)
+def asserted_before_its_activation(self, x):
+    x = self.a(x)
+    assert x.ndim >= 2
+    x = F.silu(x)
+    return self.c(x)
+
+
+@written(0, untaken=("packed",))
+def packed_in_parts_of_another_size(self, x):
+    a, b = self.packed(x).split([1, 15], dim=-1)
+    return F.silu(a) * b
+
+
 @written(0)
 def packed_and_read_again(self, x):
     x12 = self.packed(x)

@@ -171,7 +171,7 @@ class gate_with_a_factor(nn.Module):
         return x * self.act(gate) * self.factor
 
 
-@shape(0, {"up": CUT.format("its .split")})
+@shape(1)
 class gate_by_split(nn.Module):
     def __init__(self):
         super().__init__()

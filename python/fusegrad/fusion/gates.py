@@ -43,6 +43,8 @@ def gate_in(
                 return None
             return gates, swaps | {g.node: functools.partial(run_gate, g, list(order)) for g in gates}
         match statement:
+            case ast.Assert(test=test, msg=msg) if n and terms.calm(test, variables) and not _reads(msg, variables):
+                continue
             case ast.Assign(targets=[ast.Name() as target], value=value):
                 term, stored = terms.factor(value, variables, calm=bool(variables)), [target]
             case ast.Assign(targets=[ast.Tuple(elts=[ast.Name() as a, ast.Name() as b])], value=value):
@@ -65,6 +67,10 @@ def gate_in(
             order.append(target.id)
         swaps[value] = functools.partial(put_off, term)
     return None
+
+
+def _reads(e: ast.expr | None, variables: Variables) -> bool:
+    return e is not None and any(reads_of(e, name) for name in variables)
 
 
 def _after(before: list[ast.stmt], statement: ast.stmt) -> list[ast.stmt]:

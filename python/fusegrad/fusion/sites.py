@@ -160,6 +160,10 @@ class Reader:
             case ast.Assign(value=expr) | ast.Return(value=ast.expr() as expr):
                 if self._is_last_read(name, statement) and (begun := self._begins(expr, name, held)):
                     return self._site(*begun)
+            case ast.Assert(test=test, msg=msg) if self.terms.calm(test, {name}) and (
+                not msg or not reads_of(msg, name)
+            ):
+                return self.follow(body, i + 1, name, held)
             case ast.If(test=test, body=then, orelse=other) if self.terms.calm(test, {name}):
                 sites = [self.follow(branch, 0, name, held) for branch in (then, other)]
                 all_run = all(branch and not site for branch, site in zip((then, other), sites, strict=True))

@@ -5,7 +5,7 @@
     s * T  T * s  T + t                        a scaled term, or a shifted one
     T.view(shape)                              a term in another shape
     name                                       a variable that was given a term
-    T.chunk(2, dim=-1)                         two halves of a term
+    T.chunk(2, dim=-1)  T.split(n, dim=-1)     two halves of a term
     A * T                                      a gate: two terms, of which one is an activation or a variable
 
 What each part is, the module decides that the method is called on.
@@ -24,6 +24,8 @@ from ..internals.call import is_linear
 from .code import contents
 from .paths import Names, Path
 
+CUTS = {"chunk": torch.chunk, "split": torch.split, "tensor_split": torch.tensor_split}
+_ARITHMETIC = ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Add, ast.Sub, ast.Pow
 _PREDICATES = {"isinstance", "hasattr", "callable", "len", "bool", "type"}
 
 
@@ -88,7 +90,7 @@ class Act(Term):
 
 @dataclass(frozen=True, eq=False)
 class Halves(Term):
-    """T.chunk(2, dim), torch.chunk(T, 2, dim)."""
+    """T.chunk(2, dim), torch.split(T, n, dim), T.tensor_split(2, dim)."""
 
     node: ast.Call
     of: Term
@@ -206,18 +208,19 @@ class Terms:
             return Constant(Held(paths)) if any(paths) else None
 
     def halves(self, e: ast.expr, variables: Variables) -> Halves | None:
-        """A call of chunk that an expression is."""
-        match e:
-            case ast.Call(func=func, args=[operand, ast.Constant(value=2), *rest]) if self.value(func) is torch.chunk:
-                method = False
-            case ast.Call(func=ast.Attribute(value=operand, attr="chunk"), args=[ast.Constant(value=2), *rest]):
-                method = True
-            case _:
-                return None
-        of = self.layer(operand, variables, calm=bool(variables))
-        if of is None or not all(map(self.calm, (*rest, *(k.value for k in e.keywords)))):
+        """A call of chunk, split or tensor_split that an expression is; when it is called it may halve."""
+        if not isinstance(e, ast.Call):
             return None
-        return Halves(e, of, method)
+        cuts = any(self.value(e.func) is f for f in CUTS.values())
+        operands = [(e.args[0], e.args[1:], False)] if e.args and cuts else []
+        if isinstance(e.func, ast.Attribute) and e.func.attr in CUTS and not operands:
+            operands = [(e.func.value, e.args, True)]
+        for operand, given, method in operands:
+            sizes = [s for a in (*given, *(k.value for k in e.keywords)) for s in getattr(a, "elts", [a])]
+            of = self.layer(operand, variables, calm=bool(variables))
+            if of is not None and all(self.calm(s, variables) for s in sizes):
+                return Halves(e, of, method)
+        return None
 
     def _call_of_layer(self, e: ast.Call) -> Term | None:
         if any(isinstance(a, ast.Starred) for a in e.args) or not e.args:
@@ -254,15 +257,17 @@ class Terms:
                 return True
             case ast.Name(id=name):
                 return name not in variables
-            case ast.Attribute(value=ast.Name(id=name), attr="device") if name in variables:
-                return True  # which is known of what was put off
+            case ast.Attribute(value=ast.Name(id=name), attr="device" | "shape" | "ndim" as attr) if name in variables:
+                return attr == "device" or _has_shape(variables, name)  # which are known of what was put off
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="size" | "dim")) if name in variables:
+                return _has_shape(variables, name) and not e.keywords and all(self.calm(a, variables) for a in e.args)
             case ast.Attribute(value=value):
                 if paths := self.names.of(e):
                     self.passed.append(paths)
                 return self.calm(value, variables)
-            case ast.Subscript(value=value, slice=ast.Constant() | ast.Name() as key):
+            case ast.Subscript(value=value, slice=ast.Constant() | ast.Name() | ast.UnaryOp() as key):
                 return self.calm(value, variables) and self.calm(key, variables)
-            case ast.BinOp(left=left, right=right, op=ast.Mult() | ast.Div() | ast.Add() | ast.Sub() | ast.Pow()):
+            case ast.BinOp(left=left, right=right, op=op) if isinstance(op, _ARITHMETIC):
                 return self.calm(left, variables) and self.calm(right, variables)
             case ast.UnaryOp(operand=operand):
                 return self.calm(operand, variables)
@@ -297,6 +302,9 @@ class Terms:
 
     def text(self, func: ast.expr) -> str:
         return ast.unparse(func).removeprefix(f"{self.self_}.")
+
+
+_has_shape = lambda of, name: not (isinstance(of, dict) and isinstance(of[name], (Act, Halves)))
 
 
 def _held(term: Term) -> Term | None:
