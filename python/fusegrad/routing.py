@@ -82,23 +82,24 @@ def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Route:
     return "stock" if _is_small(x, w, _ACTIVATION) else "function"
 
 
-def stock_serves(x: Any, w: Any, b: Tensor | None, alone: bool = False) -> bool:
+def stock_serves(x: Any, w: Any, b: Tensor | None, alone: bool = False, fast: bool = False) -> bool:
     """Whether stock torch is best for a layer, as far as the least tells: where layers are small, asking costs most.
 
     It is right in every mode, and where no op takes what it is given. What traces sees the same ops at all sizes.
-    Alone: with no activation to be fused, or none that gains by it.
+    Alone: with no activation to be fused. Fast: with one that stock computes as fast.
     """
     if type(x) is not Tensor or type(w) not in _PLAIN or traces():
         return False
     if not (x.is_cpu and w.is_cpu) or w.dim() != 2 or x.layout is not strided:
         return False
-    (n, k), size, as_fast = w.shape, x.numel(), x.dtype in _AS_FAST
-    if alone and as_fast and FEW_ROWS * k < size and size * n <= SMALL_LAYER:
-        return True
+    (n, k), size, known = w.shape, x.numel(), x.dtype in _AS_FAST
+    multiplies_as_fast = known and FEW_ROWS * k < size and size * n <= SMALL_LAYER
     if requires_grad(x, w, b):
-        return _is_small(x, w, _ACTIVATION)
+        return (alone and multiplies_as_fast) or _is_small(x, w, _ACTIVATION)
+    if (alone or fast) and multiplies_as_fast:
+        return True
     few = size == k or n * k < LARGE_WEIGHT
-    return few and as_fast and size * n * (k + _ACTIVATION) <= SMALL_IN_INFERENCE * k
+    return few and known and size * n * (k + _ACTIVATION) <= SMALL_IN_INFERENCE * k
 
 
 def _is_small(x: Tensor, w: Tensor, activation: int) -> bool:

@@ -16,7 +16,7 @@ from torch.compiler import is_compiling
 
 from .. import functional
 from ..activations import REGISTRY
-from ..internals.call import autocasts, calls_torch, is_linear, linear_is_replaced, requires_grad
+from ..internals.call import autocasts, calls_torch, is_linear, linear_is_replaced
 from ..internals.module import is_hooked, run_pre_hooks
 from ..internals.stock import torchs
 from ..nn import fits, is_ours, linear, stock_linear, weight_and_bias, why_alone, why_called
@@ -47,7 +47,7 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
         if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or why_alone(f) is not None:
             return f(*args, **kwargs)
         x, (w, b) = args[0], weight_and_bias(f)
-        if stock_serves(x, w, b, alone=FAST in vars(f) and not requires_grad(x, w, b)):
+        if stock_serves(x, w, b, fast=FAST in vars(f)):
             return stock_linear(x, w, b)
         route = route_of_layer(x, w, b)
         if route in ("stock", "written"):
