@@ -38,10 +38,14 @@ FEW_ROWS = 64  # which the kernels multiply faster
 _AS_FAST = float32, float64
 _PLAIN = Tensor, torch.nn.Parameter
 _LINEAR = frozenset({"identity", "relu", "relu6", "leaky_relu", "hardtanh"})  # piecewise, which count for none
-AS_FAST_IN_STOCK = _LINEAR | {"hardsigmoid", "hardswish", "silu", "sigmoid", "exp", "square"}
+AS_FAST_IN_STOCK = _LINEAR | {"hardswish", "silu", "sigmoid", "exp", "square"}
 SMALL_GATED = 2**20  # multiplications of each of its two layers
 SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
-LIMITS = "SMALL_LAYER", "SMALL_IN_INFERENCE", "SMALL_GATED", "SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING"
+SMALL_TENSOR_AS_FAST, SMALL_TENSOR_PIECEWISE = 2**20, 2**62  # of AS_FAST_IN_STOCK, of those in _LINEAR
+LIMITS = (
+    *("SMALL_LAYER", "SMALL_IN_INFERENCE", "SMALL_GATED"),
+    *("SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING", "SMALL_TENSOR_AS_FAST", "SMALL_TENSOR_PIECEWISE"),
+)
 
 
 @contextmanager
@@ -226,22 +230,24 @@ def stock_rows(w: Tensor, act: str) -> int:
     return max(0, small // (w.shape[0] * (w.shape[1] + _counts_for(act))))
 
 
-def stock_maps(x: Any, as_fast: bool) -> bool:
-    """Whether stock torch is best for an elementwise function, as far as the least tells (see `stock_serves`)."""
-    return type(x) is Tensor and x.is_cpu and not traces() and _is_short(x, as_fast)
+def stock_maps(x: Any, act: str) -> bool:
+    """Whether stock torch is best for an activation by itself, as far as the least tells (see `stock_serves`)."""
+    return type(x) is Tensor and x.is_cpu and not traces() and _is_short(x, act)
 
 
-def _is_short(x: Tensor, as_fast: bool) -> bool:
-    return x.numel() <= (SMALL_TENSOR_IN_TRAINING if as_fast or requires_grad(x) else SMALL_TENSOR)
+def _is_short(x: Tensor, act: str) -> bool:
+    if act in AS_FAST_IN_STOCK and x.dtype in _AS_FAST:
+        return x.numel() <= (SMALL_TENSOR_PIECEWISE if act in _LINEAR else SMALL_TENSOR_AS_FAST)
+    return x.numel() <= (SMALL_TENSOR_IN_TRAINING if requires_grad(x) else SMALL_TENSOR)
 
 
-def route_of_tensor(x: Tensor, as_fast: bool = False) -> Route:
-    """What is best for an elementwise function of this tensor, or for one that stock computes as fast."""
+def route_of_tensor(x: Tensor, act: str = "") -> Route:
+    """What is best for an elementwise function of this tensor, which may be an activation that torch has too."""
     if not in_plain_eager(x):
         return "written" if calls_torch(x) else "op"
     if not x.is_cpu:
         return "op"
-    if _is_short(x, as_fast):
+    if _is_short(x, act):
         return "stock"
     if (
         requires_grad(x)

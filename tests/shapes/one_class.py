@@ -160,7 +160,7 @@ def packed_after_another_use_of_the_name(self, x):
     return self.c(h) + r
 
 
-@written(1)
+@written(1, compiled=True)
 def packed_by_a_size(self, x):
     z = self.packed(x)
     assert z.shape[-1] % 2 == 0 and z.dim() == 2, "cannot be halved"

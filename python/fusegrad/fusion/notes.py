@@ -42,6 +42,8 @@ class Later(NamedTuple):
     @property
     def shape(self) -> torch.Size:
         """The same, of a layer, scaled and viewed or not: what may be asked for its shape."""
+        if self.product is not None:
+            return torch.Size((*self.product.x.shape[:-1], self.product.w.shape[0]))
         return self._like.shape
 
     @property
@@ -62,7 +64,7 @@ class Later(NamedTuple):
     def _like(self) -> Tensor:
         """A tensor without numbers, of the shape of the result."""
         if self.product is not None:
-            return torch.empty(*self.product.x.shape[:-1], self.product.w.shape[0], device="meta")
+            return torch.empty(self.shape, device="meta")
         args = [a._like if type(a) is Later else a.to("meta") if isinstance(a, Tensor) else a for a in self.args]
         return getattr(args[0], self.f)(*args[1:]) if isinstance(self.f, str) else self.f(*args)
 

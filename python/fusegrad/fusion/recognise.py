@@ -203,7 +203,7 @@ def _spec(a: Activation, given: dict[str, Any]) -> Spec | None:
 STOCK = "_fusegrad_stock"  # on a class that a stock activation module adopts: its own class
 
 
-_AS_FAST = {nn.ReLU, nn.SiLU, nn.Sigmoid}  # torch's kernels, with a gradient or without
+_NAME = {cls: known[0].name for cls, known in _BY_MODULE.items()}  # the first, of several
 # by torch's derivatives
 _DERIVED_TWICE = {cls for cls, known in _BY_MODULE.items() if all(a.stock_derives_twice for a in known)}
 
@@ -213,9 +213,9 @@ class AdoptedAct(Act):
 
     def forward(self, input: Tensor) -> Tensor:
         stock = getattr(type(self), STOCK)
-        if stock in _DERIVED_TWICE and stock_maps(input, stock in _AS_FAST):
+        if stock in _DERIVED_TWICE and stock_maps(input, _NAME[stock]):
             return stock.forward(self, input)
-        route = route_of_tensor(input, stock in _AS_FAST) if isinstance(input, Tensor) else "written"
+        route = route_of_tensor(input, _NAME[stock]) if isinstance(input, Tensor) else "written"
         if route == "written" or (route == "stock" and stock in _DERIVED_TWICE):
             return stock.forward(self, input)
         if as_written(stock) and takes_input(input) and not vars(self).get("inplace"):
