@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from .machine import sentence
-from .models import Row, read
+from .models import WORST, Row, read
 from .report import put, row
 from .table import duration
 
@@ -15,14 +15,14 @@ WHY = 90  # letters of "why not"
 
 
 def markdown(path: Path) -> str:
-    """One row a model. The legend stands below, with the machine."""
-    rows = read(path)
+    """One row a model, those that lose first. The legend stands below, with the machine."""
+    rows = sorted(read(path), key=lambda entry: min(WORST, entry[0].training, entry[0].inference))
     head = [row(HEAD), row(["---", "---", *["---:"] * 3, "---", *["---:"] * 4])]
     legend = (
-        "Linears: layers of the model, of two blocks or so; followed: those whose result an activation or a gate "
-        "reads; fused: with it. training, inference: stock's time over fusegrad's, and stock's time, in float32. "
-        "products: the share of the Linears' products in stock's training step; allowed: the ratio if those ran at "
-        "the FMA peak of the core, and the activations took no time."
+        f"What is below {WORST} of stock comes first. Linears: layers of the model, of two blocks or so; followed: "
+        "those whose result an activation or a gate reads; fused: with it. training, inference: stock's time over "
+        "fusegrad's, and stock's time, in float32. products: the share of the Linears' products in stock's training "
+        "step; allowed: the ratio if those ran at the FMA peak of the core, and the activations took no time."
     )
     versions = dict.fromkeys(f"{r.library} {r.version}" for r, _ in rows)
     machines = dict.fromkeys(f"Measured on {sentence(facts)}." for _, facts in rows)
