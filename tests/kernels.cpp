@@ -140,8 +140,8 @@ bool right(const Kernels& kernels, const Case& c, std::mt19937& random) {
 }  // namespace
 
 #include "kernels_chain.h"
-#include "kernels_streams.h"
 #include "kernels_gated.h"
+#include "kernels_streams.h"
 
 namespace {
 

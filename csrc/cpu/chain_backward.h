@@ -93,7 +93,7 @@ template <class T> struct ChainGradients : Chained<T> {
     }
   }
 
-  // Which costs less, in cycles: the dots to add up lanes, some 35 for each tile, and to wait for panels that L1 does not
+  // Which costs less, in cycles: the dots to add up lanes, some 35 for each tile, and to wait for panels that L1 cannot
   // hold, one for 64 products; or the blocks to transpose, 0.4 for each number (a Zen 3).
   static bool by_dots(int64_t count, int64_t n, int64_t k) {
     const int64_t rows = count * kPanel, dots = n * k * 35 / (kDotRows * kDotColumns) + n * k * rows / 64;

@@ -122,10 +122,6 @@ struct Chain {
   void* gx = nullptr;  // (m, k), rows adjacent; nullptr if not needed
 };
 
-// Features that a panel of streams has room for: if streams were multiples of 2 KiB apart, they would all meet in the
-// same lines of L1.
-constexpr int64_t roomy(int64_t n) { return n % 32 ? n : n + 4; }
-
 // A chain, and with it derivatives along r directions. Each tensor y carries its streams: y, tangents t_1, ..., t_r,
 // and l, the sum over the directions of its second derivatives along each. `saved` is, of each layer but a last one
 // without an activation, what the activation saves, tz_1, ..., tz_r and lz, each
@@ -217,6 +213,10 @@ template <class Body> void parallel(int64_t n, int64_t grain, const Body& body) 
 
 // A copy for each file: of one for all files the linker may keep that which was compiled for AVX-512.
 namespace {
+
+// Features that a panel of streams has room for: if streams were multiples of 2 KiB apart, they would all meet in the
+// same lines of L1.
+constexpr int64_t roomy(int64_t n) { return n % 32 ? n : n + 4; }
 
 // Those of avx512_bf16, which are avx512's but for products of bfloat16.
 inline Kernels with_bf16_products() {
