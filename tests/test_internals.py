@@ -28,6 +28,8 @@ USED = {
     "torch._C._is_torch_function_mode_enabled": "tells whether a torch-function mode may be on",
     "torch.overrides._get_current_function_mode_stack": "tells which torch-function modes are on",
     "torch.utils._device.DeviceContext": "the mode of torch.set_default_device, which changes nothing here",
+    "torch._C._set_grad_enabled": "is what a torch-function mode sees of torch.no_grad and its like",
+    "torch._C.DisableTorchFunction": "lets a mode switch gradients without another one seeing it",
     "torch._C._len_torch_dispatch_stack": "tells whether a dispatch mode may be on",
     "torch.utils._python_dispatch._get_current_dispatch_mode_stack": "tells which dispatch modes are on",
     "torch.utils._python_dispatch.TorchDispatchMode": "sees the ops that run, for explain",
@@ -71,7 +73,7 @@ FILES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in ROOT.rg
 # a file imports from its own room and from those before it
 ROOMS = (
     "internals", "activations", "ops", "modes", "backends", "routing", "chained", "functional", "functional_chain",
-    "functional_gated", "nn", "nn_gated", "fusion", "own", "check", "cli", "__init__", "__main__",
+    "functional_gated", "nn", "nn_gated", "fusion", "operators", "own", "check", "cli", "__init__", "__main__",
 )  # fmt: skip
 
 

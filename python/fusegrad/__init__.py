@@ -34,6 +34,8 @@ from .fusion.convert import fuse, unfuse
 from .fusion.report import explain
 from .nn import MLP, Act, Linear
 from .nn_gated import GatedLinear, GatedMLP
+from .operators.directional import directional
+from .operators.laplacian import bilaplacian, hessian_diagonal, laplacian
 from .own import activation
 
 __version__ = "0.1.0"
@@ -57,12 +59,16 @@ __all__ = [
     "act",
     "activation",
     "backends",
+    "bilaplacian",
     "chain",
+    "directional",
     "empty_cache",
     "explain",
     "fuse",
     "gated",
     "gated_packed",
+    "hessian_diagonal",
+    "laplacian",
     "linear",
     "linear_act",
     "mlp",

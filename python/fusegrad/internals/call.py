@@ -1,6 +1,10 @@
 """In which mode a call is made: plain eager mode, or a compiler, a transform, autocast, a mode, a tensor subclass."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from types import FunctionType
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +19,7 @@ from torch._C import (
 from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
-from torch.overrides import _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispatchMode
@@ -27,6 +31,10 @@ _NEVER_WRAPPED = frozenset((torch.nn.Parameter, type(None)))
 _TORCHS = _NEVER_WRAPPED | {Tensor}
 _LINEAR = torch._C._nn.linear
 _SELECTIVE_CHECKPOINT = _CachedTorchDispatchMode, _CachingTorchDispatchMode
+
+
+class OpsMode(TorchFunctionMode):
+    """A torch-function mode that knows what the ops mean: under it they are called, and not torch's functions."""
 
 
 def requires_grad(*tensors: Tensor | None) -> bool:
@@ -86,6 +94,53 @@ def in_torch_func() -> bool:
     return peek_interpreter_stack() is not None
 
 
+def transforms() -> tuple[int, int]:
+    """How many levels of torch.func, and of forward mode, are on."""
+    interpreter = peek_interpreter_stack()
+    return 0 if interpreter is None else interpreter.level(), forward_ad._current_level + 1
+
+
+def is_ops_mode_on() -> bool:
+    return _is_torch_function_mode_enabled() and any(isinstance(m, OpsMode) for m in _get_current_function_mode_stack())
+
+
+def is_view(t: Tensor) -> bool:
+    """Whether this is a view of another tensor, as far as autograd knows."""
+    return t._base is not None
+
+
+@lru_cache(maxsize=1000)
+def without_override(f: FunctionType) -> FunctionType | None:
+    """A function that torch wrote in Python, without its question for torch-function modes; None for all others."""
+    asks = [name for name in f.__code__.co_names if name.startswith("has_torch_function")]
+    if not asks or not f.__module__.startswith("torch."):
+        return None
+    told = f.__globals__ | dict.fromkeys(asks, lambda *_: False)
+    return FunctionType(f.__code__, told, f.__name__, f.__defaults__, f.__closure__)
+
+
+SETS_GRAD_MODE = torch._C._set_grad_enabled  # what torch.no_grad and its like call
+
+
+@contextmanager
+def grad_mode(on: bool) -> Iterator[None]:
+    """torch.set_grad_enabled, unseen by torch-function modes."""
+    before = torch.is_grad_enabled()
+    if before is on:
+        yield
+        return
+    _set_grad_mode(on)
+    try:
+        yield
+    finally:
+        _set_grad_mode(before)
+
+
+def _set_grad_mode(on: bool) -> None:
+    with torch._C.DisableTorchFunction():
+        SETS_GRAD_MODE(on)
+
+
 def linear_is_replaced() -> bool:
     """Whether somebody has put a function of their own in the place of torch.nn.functional.linear."""
     return F.linear is not _LINEAR
@@ -107,7 +162,7 @@ def calls_torch(*tensors: Tensor | None) -> bool:
             return True
     return not is_compiling() and (
         _is_tracing()
-        or (_is_torch_function_mode_enabled() and _mode_sees_functions())
+        or (_is_torch_function_mode_enabled() and _mode_sees_functions(OpsMode))
         or (_len_torch_dispatch_stack() > 0 and _in_selective_checkpoint())
     )
 
@@ -117,9 +172,9 @@ def _takes_ops(cls: type[Tensor]) -> bool:
     return cls.__module__.startswith(("torch.distributed.", "torch._subclasses."))
 
 
-def _mode_sees_functions() -> bool:
+def _mode_sees_functions(*but: type[TorchFunctionMode]) -> bool:
     """Whether a torch-function mode is on other than that of torch.set_default_device, which makes no difference."""
-    return any(type(mode) is not DeviceContext for mode in _get_current_function_mode_stack())
+    return any(not isinstance(mode, (DeviceContext, *but)) for mode in _get_current_function_mode_stack())
 
 
 def _in_selective_checkpoint() -> bool:

@@ -1,0 +1,1 @@
+"""Derivatives of a model with respect to its input: Laplacians, derivatives along directions, diagonals of Hessians."""

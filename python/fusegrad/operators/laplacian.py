@@ -1,0 +1,148 @@
+"""Laplacians and other second-order operators, of any model."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .arguments import Model, along_axes, along_columns, at_random, check_point
+from .evaluate import evaluate
+from .streams import Rules, whole
+
+
+class Laplacian(NamedTuple):
+    """What `laplacian` returns."""
+
+    value: Tensor  # (..., n)
+    jacobian: Tensor  # (..., n, r)
+    laplacian: Tensor  # (..., n)
+
+
+def laplacian(
+    model: Model,
+    x: Tensor,  # (..., d)
+    *,
+    directions: Tensor | None = None,  # (d, r) or (..., d, r)
+    samples: int | None = None,
+    distribution: str = "rademacher",
+    generator: torch.Generator | None = None,
+) -> Laplacian:
+    """The value of a model, its first derivatives and its Laplacian, in one run of the model.
+
+    Δy = Σ_i ∂²y/∂x_i². With directions S it is Σ_ij (S Sᵀ)_ij ∂²y/∂x_i∂x_j, and the first derivatives are those along
+    the columns of S. A layer costs one product of r + 2 times its rows; nested autograd costs 2 + 2 r of them.
+
+    The model is any function of points, of each for itself: it runs once, with tensors that carry their derivatives.
+    The result can be differentiated again, in the parameters and in x, in all modes of PyTorch.
+
+    Args:
+        model: a torch.nn.Module or a function, (..., d) -> (..., n) or (...).
+        x: points, (..., d).
+        directions: columns s, the same for all points (d, r), or of each point its own (..., d, r).
+        samples: estimate the Laplacian by so many random directions for each point, for large d (Hutchinson). It is
+            exact on average; the error falls as 1/√samples.
+        distribution: of these: "rademacher" (±1 in each coordinate), "normal", or "sparse" (one axis each).
+        generator: of their random numbers.
+
+    Returns:
+        value (..., n), the model's; jacobian (..., n, d): of each value its derivatives along the axes, or (..., n, r)
+        along the directions, which for samples are divided by √samples; laplacian (..., n).
+
+    Raises:
+        TypeError: x is no floating-point tensor, or the model returns none, or complex numbers.
+        ValueError: the shapes do not fit, directions and samples are both given, a row of the result depends on other
+            rows of x, or the model computes complex numbers.
+
+    Source: Li et al., arXiv:2307.08214 (forward Laplacian); Dangel et al., NeurIPS 2025 (collapsed Taylor mode);
+    Hutchinson, doi:10.1080/03610919008812866.
+
+    >>> import torch, fusegrad as fg
+    >>> r = fg.laplacian(lambda x: x.pow(3).sum(-1), torch.tensor([[1.0, 2.0]]))
+    >>> r.value, r.jacobian, r.laplacian
+    (tensor([9.]), tensor([[ 3., 12.]]), tensor([18.]))
+    """
+    check_point("laplacian", model, x)
+    if directions is not None and samples is not None:
+        raise ValueError("laplacian: got directions and samples; need one of them at most")
+    if samples is not None:
+        s = at_random("laplacian", x, samples, distribution, generator)
+    elif directions is not None:
+        s = along_columns("laplacian", x, directions)
+    else:
+        s = along_axes(x)
+    y, (first, second) = evaluate("laplacian", model, x, s, Rules(2, s.shape[0], summed=True))
+    return Laplacian(y, last(first, y, s.shape[0]), last(second, y, 1).squeeze(-1))
+
+
+def hessian_diagonal(
+    model: Model,
+    x: Tensor,  # (..., d)
+) -> Tensor:  # (..., n, d)
+    """The second derivatives of a model along the axes: h_i = ∂²y/∂x_i².
+
+    Their sum is the Laplacian, which `laplacian` computes with fewer products: here a layer costs one of 2 d + 1 times
+    its rows.
+
+    Args:
+        model: as in `laplacian`.
+        x: points, (..., d).
+
+    Returns:
+        h, (..., n, d).
+
+    Raises:
+        TypeError, ValueError: as `laplacian`.
+
+    Source: Griewank & Walther, Evaluating Derivatives, chapter 13.
+
+    >>> import torch, fusegrad as fg
+    >>> fg.hessian_diagonal(lambda x: x.pow(3).sum(-1), torch.tensor([[1.0, 2.0]]))
+    tensor([[ 6., 12.]])
+    """
+    check_point("hessian_diagonal", model, x)
+    s = along_axes(x)
+    y, (_, second) = evaluate("hessian_diagonal", model, x, s, Rules(2, s.shape[0], summed=False))
+    return last(second, y, s.shape[0])
+
+
+def bilaplacian(
+    model: Model,
+    x: Tensor,  # (..., d)
+) -> Tensor:  # (..., n)
+    """The Laplacian of the Laplacian: Δ²y = Σ_ij ∂⁴y/∂x_i²∂x_j².
+
+    A layer costs one product of (d + 2)² times its rows.
+
+    Args:
+        model: as in `laplacian`.
+        x: points, (..., d).
+
+    Returns:
+        Δ²y, (..., n).
+
+    Raises:
+        TypeError, ValueError: as `laplacian`.
+
+    Source: as `laplacian`, twice.
+
+    >>> import torch, fusegrad as fg
+    >>> fg.bilaplacian(lambda x: x.prod(-1).square(), torch.tensor([[1.0, 2.0]]))
+    tensor([8.])
+    """
+    check_point("bilaplacian", model, x)
+
+    def first(x: Tensor) -> Tensor:
+        s = along_axes(x)
+        y, (_, second) = evaluate("bilaplacian", model, x, s, Rules(2, s.shape[0], summed=True))
+        return last(second, y, 1).squeeze(-1)
+
+    s = along_axes(x)
+    y, (_, second) = evaluate("bilaplacian", first, x, s, Rules(2, s.shape[0], summed=True))
+    return last(second, y, 1).squeeze(-1)
+
+
+def last(stream: Tensor | None, y: Tensor, count: int) -> Tensor:
+    """A stream of y with its directions last."""
+    if stream is None:
+        return y.new_zeros(*y.shape, count)
+    return whole(stream, y.shape).movedim(0, -1)

@@ -1,0 +1,78 @@
+"""Does each row of a result depend on its own row of x alone? Asked once of each model, by a run around its first."""
+
+import types
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+
+from ..internals.call import is_ops_mode_on, transforms
+from .streams import Rules
+
+RULES = Rules(order=1, count=2, summed=False)
+_SEEN: dict[tuple[int, ...], tuple[weakref.ref, ...]] = {}
+
+
+def is_asked(model: Any, x: Tensor) -> bool:
+    """Whether the question is open, and can be answered here."""
+    if x.dim() < 2 or x.numel() == x.shape[-1] or x.numel() == 0:
+        return False
+    if is_compiling() or transforms() != (0, 0) or is_ops_mode_on() or type(x) not in (Tensor, nn.Parameter):
+        return False
+    parts = _parts(model)
+    known = _SEEN.get(tuple(map(id, parts)))
+    return known is None or any(ref() is not part for ref, part in zip(known, parts, strict=True))
+
+
+def answered(model: Any) -> None:
+    """Note that the rows of a model are apart."""
+    parts = _parts(model)
+    key = tuple(map(id, parts))
+    try:
+        _SEEN[key] = tuple(weakref.ref(part, lambda _: _SEEN.pop(key, None)) for part in parts)
+    except TypeError:  # what cannot be known again is asked each time
+        pass
+
+
+def _parts(model: Any) -> tuple[Any, ...]:
+    """What a model is known again by: a function is made anew for each call, of the same code and modules."""
+    if isinstance(model, types.MethodType):
+        return model.__func__.__code__, model.__self__
+    if isinstance(model, types.FunctionType):
+        cells = [_content(c) for c in model.__closure__ or ()]
+        return model.__code__, *(c for c in cells if isinstance(c, nn.Module))
+    return (model,)
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not set yet
+        return None
+
+
+def half_of_rows(x: Tensor) -> Tensor:
+    """Which rows of x are in the first half, (..., 1): at random, the same each time, with one in each half."""
+    n = x.numel() // x.shape[-1]
+    half = torch.rand(n, generator=torch.Generator().manual_seed(0)) < 0.5
+    half[0], half[-1] = True, False
+    return half.to(x.device).reshape(*x.shape[:-1], 1)
+
+
+def directions(x: Tensor) -> Tensor:
+    """A direction for the rows of one half, none for the others; and the other way round."""
+    half = half_of_rows(x)
+    v = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x)
+    return torch.stack([v * half, v * ~half])
+
+
+def are_apart(x: Tensor, y: Tensor, along: Tensor | None) -> bool:
+    """Whether the derivatives along these are zero in all rows that have no direction. NaN is none of other rows."""
+    if along is None:
+        return True
+    along = along.detach().expand(2, *y.shape).reshape(2, *y.shape[: x.dim() - 1], -1)
+    half = half_of_rows(x)
+    strange = torch.stack([along[0] * ~half, along[1] * half])
+    return not bool(((strange != 0) & ~strange.isnan()).any())

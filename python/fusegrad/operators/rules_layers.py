@@ -1,0 +1,182 @@
+"""Rules of layers: linear maps, activations, and what is made of them. A chain of layers is one call, `layers`."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import functional, ops
+from ..activations import REGISTRY
+from ..nn import fits
+from ..ops.terms import rows
+from .run import Run, rule
+from .streams import Rules, Streams, each, whole
+
+
+class Layer(NamedTuple):
+    """y = act(x w^T + b)."""
+
+    w: Tensor  # (n, k)
+    b: Tensor | None  # (n)
+    act: str = "identity"
+    param: float = 0.0
+
+
+def layers(rules: Rules, x: Tensor, streams: Streams, chain: Sequence[Layer]) -> tuple[Tensor, Streams]:
+    """What layers of which each is the input of the next make of x (..., k) and its streams: y (..., n), and its."""
+    for layer in chain:
+        x, streams = product(x, streams, layer.w, layer.b)
+        if layer.act != "identity":
+            x, streams = act_streams(rules, x, streams, layer.act, layer.param)
+    return x, streams
+
+
+def product(x: Tensor, streams: Streams, w: Tensor, b: Tensor | None) -> tuple[Tensor, Streams]:
+    """z = x w^T + b and z_k = x_k w^T: one product, of the rows of all.
+
+    What is the same for all rows, as the directions are before the first layer, is one row: tz = s w^T are columns of w
+    for the directions of the axes.
+    """
+    lead = x.shape[:-1]
+    alike, varied = {}, {}
+    for k, p in enumerate(streams):
+        if p is not None:
+            one_row = all(size == 1 for size in p.shape[1:-1])
+            (alike if one_row and x.dim() > 1 else varied)[k] = whole(p, (*p.shape[1:-1], x.shape[-1]))
+    found: list[Tensor | None] = [None] * len(streams)
+    for k, p in alike.items():
+        found[k] = functional.linear(p, w)
+    if not varied:
+        return functional.linear(x, w, b), tuple(found)
+    parts = [x, *(whole(p, x.shape) for p in varied.values())]
+    of_rows = [rows(p) for p in parts]
+    made = functional.linear(torch.cat(of_rows), w).split([r.shape[0] for r in of_rows])
+    z = made[0].reshape(*lead, w.shape[0])
+    for k, t in zip(varied, made[1:], strict=True):
+        found[k] = t.reshape(varied[k].shape[0], *lead, w.shape[0])
+    return z if b is None else z + b, tuple(found)
+
+
+def act_streams(rules: Rules, z: Tensor, streams: Streams, act: str, param: float) -> tuple[Tensor, Streams]:
+    """y = σ(z), and for K = 2: t = σ'(z) tz, l = σ'(z) lz + σ''(z) Σ_i tz_i²."""
+    y = ops.act(z, None, act, param, 0)
+    if all(s is None for s in streams):
+        return y, streams
+    return y, rules.function(streams, derivatives(z, y, act, param))
+
+
+def derivatives(z: Tensor, y: Tensor, act: str, param: float):
+    """σ^(k)(z) of an activation, None where it is zero.
+
+    Of one that saves its input that is D_k(z). Of one that saves its output D_{k+1} = dD_k/dy (ops/act.py), and
+    dy/dz = D_1, so
+
+        σ' = D_1,  σ'' = D_1 D_2,  σ''' = D_1 (D_2² + D_1 D_3),  σ'''' = D_1 (D_2³ + 4 D_1 D_2 D_3 + D_1² D_4).
+    """
+    a = REGISTRY[act]
+    made: dict[int, Tensor] = {}
+
+    def D(k: int) -> Tensor:
+        if k not in made:
+            made[k] = ops.act(z if a.saves_input else y, None, act, param, k)
+        return made[k]
+
+    def of(k: int) -> Tensor | None:
+        if k > 1 and act in _LINEAR:
+            return None
+        if a.saves_input or k == 1:
+            return D(k)
+        if k == 2:
+            return D(1) * D(2)
+        if k == 3:
+            return D(1) * (D(2) * D(2) + D(1) * D(3))
+        return D(1) * (D(2) ** 3 + 4 * D(1) * D(2) * D(3) + D(1) * D(1) * D(4))
+
+    return of
+
+
+_LINEAR = frozenset({"identity", "relu", "relu6", "leaky_relu", "hardtanh", "hardsigmoid"})  # piecewise
+
+
+def activation(run: Run, z: Tensor, act: str, param: float) -> Tensor:
+    """y = σ(z) of a tensor with streams."""
+    return run.keep(*act_streams(run.rules, z, run.streams(z), act, param))
+
+
+# --- torch's, and the ops ---------------------------------------------------------------------------------------------
+
+
+@rule(F.linear)
+def linear(run: Run, func, args, kwargs):
+    x, w, b = (*args, *(kwargs[name] for name in ("weight", "bias") if name in kwargs), None)[:3]
+    if run.has(w) or run.has(b):
+        return run.composed(_linear, x, w, b)
+    if not fits(x, w, b):
+        return run.keep(func(*args, **kwargs), each(run.streams(x), lambda p: func(whole(p, x.shape), w)))
+    return run.keep(*layers(run.rules, x, run.streams(x), [Layer(w, b)]))
+
+
+def _linear(x, w, b):
+    z = torch.matmul(x, w.mT if w.dim() > 1 else w)
+    return z if b is None else z + b
+
+
+@rule(ops.OPS["linear"])
+def op_linear(run: Run, func, args, kwargs):
+    return linear(run, F.linear, args, kwargs)
+
+
+@rule(ops.OPS["linear_act"])
+def op_linear_act(run: Run, func, args, kwargs):
+    x, w, b, act, param, _ = args
+    if run.has(w) or run.has(b):
+        z = run.composed(_linear, x, w, b)
+        return activation(run, z, act, param), x.new_empty(0)
+    y, streams = layers(run.rules, x, run.streams(x), [Layer(w, b, act, param)])
+    return run.keep(y, streams), x.new_empty(0)
+
+
+@rule(ops.OPS["mlp"])
+def op_mlp(run: Run, func, args, kwargs):
+    x, w1, b1, w2, b2, act, param, _ = args
+    if any(run.has(t) for t in (w1, b1, w2, b2)):
+        return run.composed(lambda: (_linear(ops.linear_act(x, w1, b1, act, param, False)[0], w2, b2), x.new_empty(0)))
+    y, streams = layers(run.rules, x, run.streams(x), [Layer(w1, b1, act, param), Layer(w2, b2)])
+    return run.keep(y, streams), x.new_empty(0)
+
+
+@rule(ops.OPS["gated"])
+def op_gated(run: Run, func, args, kwargs):
+    x, w_gate, w_up, b_gate, b_up, act, param, _ = args
+
+    def made():
+        return ops.act(F.linear(x, w_gate, b_gate), None, act, param, 0) * F.linear(x, w_up, b_up)
+
+    return run.composed(made), x.new_empty(0)
+
+
+@rule(ops.OPS["mm"])
+def op_mm(run: Run, func, args, kwargs):
+    a, b, trans_a, trans_b = args
+    return run.composed(lambda: torch.matmul(a.mT if trans_a else a, b.mT if trans_b else b))
+
+
+@rule(ops.OPS["mul_constant"])
+def op_mul_constant(run: Run, func, args, kwargs):
+    x, c = args
+    return run.keep(func(x, c), each(run.streams(x), lambda p: p * c))
+
+
+@rule(ops.OPS["act"])
+def op_act(run: Run, func, args, kwargs):
+    """y = g D_k(s); the derivatives of D_k in s are D_{k+1}, D_{k+2}, ..."""
+    s, g, act, param, order = args
+    if order == 0:
+        return activation(run, s, act, param)
+    y = ops.act(s, None, act, param, order)
+    found = run.rules.function(run.streams(s), lambda k: ops.act(s, None, act, param, order + k))
+    if g is None:
+        return run.keep(y, found)
+    return run.keep(y * g, run.rules.product(torch.mul, y, found, g, run.streams(g)))

@@ -1,0 +1,321 @@
+"""Runs a model once, with streams of derivatives beside its tensors: a torch-function mode that sees each call.
+
+The model is given plain tensors, so that its branches, loops and hooks run as they do. For each call on a tensor that
+has streams a rule computes the result and its streams. What has no rule is differentiated by itself (nested.py).
+"""
+
+import inspect
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from types import FunctionType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..internals.call import SETS_GRAD_MODE, OpsMode, grad_mode, is_view, transforms, without_override
+from . import nested
+from .streams import Rules, Streams
+
+Rule = Callable[..., Any]  # (run, function, args, kwargs) -> what the call returns
+RULES: dict[Any, Rule] = {}
+CONSTANT: set[Any] = set()  # functions whose results are constants, whatever they are given
+METADATA: set[Any] = {  # functions that compute no numbers
+    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "layout",
+                                                 "is_cuda", "grad_fn", "is_leaf", "is_sparse", "is_quantized")),
+    *(getattr(Tensor, name) for name in ("size", "dim", "numel", "stride", "is_contiguous", "is_floating_point",
+                                         "is_complex", "element_size", "data_ptr", "__len__", "__hash__",
+                                         "register_hook", "retain_grad")),
+}  # fmt: skip
+OUTSIDE: dict[Any, str] = {  # functions that the rules cannot follow: why
+    torch.autograd.grad: "it calls torch.autograd.grad",
+    torch.autograd.backward: "it calls torch.autograd.backward",
+    Tensor.backward: "it calls backward",
+}
+
+
+class ByNested(BaseException):
+    """Raised where the rules cannot follow: the model as a whole has to be differentiated. No model catches it."""
+
+
+class Refused(ValueError):
+    """What the model does has no such derivatives."""
+
+
+class Entry(NamedTuple):
+    of: weakref.ref  # the tensor
+    value: Tensor | None  # what it is by now, if the model wrote to it in place
+    streams: Streams
+
+
+class Run(OpsMode):
+    """One run of a model. `keep` and `streams` say what tensors carry."""
+
+    def __init__(self, rules: Rules, records: bool) -> None:
+        super().__init__()
+        self.rules = rules
+        self.records = records  # whether what is computed has a graph
+        self.grad = True  # in which mode the model believes to be
+        self.transforms = transforms()
+        self.held: dict[int, Entry] = {}
+        self.shared: dict[int, list[weakref.ref]] = {}  # tensors, by the memory that they share with others
+        self.nested: dict[str, None] = {}  # functions that had no rule
+
+    # --- what tensors carry ---------------------------------------------------------------------------------------
+
+    def keep(self, t: Tensor, streams: Streams, value: Tensor | None = None) -> Tensor:
+        """Note the streams of a tensor, and its value where that is another by now; returns the tensor."""
+        if value is not None or any(s is not None for s in streams) or id(t) in self.held:
+            at, held = id(t), self.held
+            held[at] = Entry(weakref.ref(t, lambda _: held.pop(at, None)), value, streams)
+        return t
+
+    def entry(self, t: Any) -> Entry | None:
+        found = self.held.get(id(t))
+        return found if found is not None and found.of() is t else None
+
+    def streams(self, t: Any) -> Streams:
+        """The streams of a tensor, or of what else may stand in its place."""
+        found = self.held.get(id(t))
+        return found.streams if found is not None and found.of() is t else self.rules.zero
+
+    def has(self, t: Any) -> bool:
+        """Whether a tensor has streams."""
+        return any(s is not None for s in self.streams(t))
+
+    def value(self, t: Any) -> Any:
+        """What a tensor is by now; lists, tuples and dicts of tensors too."""
+        if isinstance(t, Tensor):
+            found = self.entry(t)
+            return t if found is None or found.value is None else found.value
+        if type(t) in (list, tuple):
+            return type(t)(self.value(a) for a in t)
+        return {k: self.value(v) for k, v in t.items()} if type(t) is dict else t
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = {} if kwargs is None else kwargs
+        if func is SETS_GRAD_MODE:
+            self.grad = args[0]
+            return func(*args)
+        if not any(self.entry(t) for t in tensors((*args, *kwargs.values()))):
+            self._check_transforms()
+            with grad_mode(self.records and torch.is_grad_enabled()):
+                return func(*args, **kwargs)
+        if func in METADATA:
+            return func(*self.value(args), **kwargs)
+        if func in OUTSIDE:
+            raise ByNested(OUTSIDE[func])
+        self._check_transforms()
+        if torch.is_grad_enabled() is not self.grad:
+            raise ByNested("it calls a torch.autograd.Function")
+        if not args and "input" in kwargs:
+            kwargs = dict(kwargs)
+            args = (kwargs.pop("input"),)
+        target = written(func, args, kwargs)
+        if target is not None:
+            return self._in_place(func, target, args, kwargs)
+        args, kwargs = self.value(args), self.value(kwargs)
+        if not self.grad or func in CONSTANT:
+            return func(*args, **kwargs)
+        return self._applied(func, args, kwargs)
+
+    def composed(self, func: Callable, *args: Any, **kwargs: Any) -> Any:
+        """A function of several calls that have rules."""
+        with grad_mode(True), self:
+            return func(*args, **kwargs)
+
+    def _applied(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        rule = RULES.get(func)
+        if rule is None and isinstance(func, FunctionType) and (inside := without_override(func)) is not None:
+            return self.composed(inside, *args, **kwargs)
+        with grad_mode(self.records):
+            return self.without_rule(func, args, kwargs) if rule is None else rule(self, func, args, kwargs)
+
+    def _check_transforms(self) -> None:
+        if transforms() != self.transforms:
+            raise ByNested("it differentiates or maps by torch.func")
+
+    # --- what has no rule -----------------------------------------------------------------------------------------
+
+    def without_rule(self, func: Callable, args: Any, kwargs: Any) -> Any:
+        """Differentiate this one function by nested derivatives."""
+        given = [t for t in {id(t): t for t in tensors((*args, *kwargs.values()))}.values() if self.has(t)]
+        if not given:
+            return func(*args, **kwargs)
+        state = nested.random_state(given[0])
+        out = func(*args, **kwargs)
+        if any(t.is_complex() for t in tensors((out,))):
+            raise Refused(f"{name_of(func)} makes complex numbers, and there are no rules for them")
+        if not any(t.is_floating_point() for t in tensors((out,))):
+            return out
+        self._tell(func)
+        places = {id(t): i for i, t in enumerate(given)}
+
+        def call(*values: Tensor) -> tuple[Tensor, ...]:
+            put = lambda t: values[places[id(t)]] if id(t) in places else t
+            made = func(*_mapped(args, put), **_mapped(kwargs, put))
+            return tuple(t for t in tensors((made,)) if t.is_floating_point())
+
+        found = nested.derivatives(call, given, [self.streams(t) for t in given], self.rules, state)
+        for t, streams in zip((t for t in tensors((out,)) if t.is_floating_point()), found, strict=True):
+            self.keep_of(given, t, streams)
+        return out
+
+    def keep_of(self, given: Iterable[Tensor], t: Tensor, streams: Streams) -> Tensor:
+        """`keep` of what may be a view of what it was computed from."""
+        at = storage(t)
+        if sharing := [g for g in given if storage(g) == at]:
+            self.shared.setdefault(at, []).extend(map(weakref.ref, (t, *sharing)))
+        return self.keep(t, streams)
+
+    def _is_shared(self, t: Tensor) -> bool:
+        """Whether another tensor that is still there has the numbers of this one."""
+        others = (other() for other in self.shared.get(storage(t), ()))
+        return any(other is not None and other is not t for other in others)
+
+    def _tell(self, func: Callable) -> None:
+        name = name_of(func)
+        if name not in self.nested and name not in nested.PARTS:
+            self.nested[name] = None
+            if name not in _TOLD:
+                _TOLD.add(name)
+                warnings.warn(
+                    f"fusegrad: derivative operators have no rule for {name}: right, but by nested derivatives of it",
+                    stacklevel=2,
+                )
+
+    # --- writing in place -----------------------------------------------------------------------------------------
+
+    def _in_place(self, func: Callable, target: Tensor, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Compute the new value as a tensor of its own, and note that it is what the target is by now."""
+        if not self.grad:
+            raise ByNested("it writes in place, without gradients, to what has derivatives")
+        if self._is_shared(self.value(target)) or (self.entry(target) is None and is_view(target)):
+            raise ByNested(f"it writes in place ({name_of(func)}) to a tensor that shares its memory with another")
+        fresh = out_of_place(func)
+        if fresh is None:
+            raise ByNested(f"it calls {name_of(func)}, which writes in place")
+        kwargs = {k: v for k, v in kwargs.items() if k != "inplace"}
+        if isinstance(func, FunctionType) and "inplace" in parameters(func):
+            args = args[: parameters(func).index("inplace")]
+        result = self._applied(fresh, self.value(args), self.value(kwargs))
+        like = self.value(target)
+        if result.shape != like.shape or result.dtype != like.dtype:
+            result = self.composed(lambda r: r.expand(like.shape).to(like.dtype), result)
+        self.keep(target, self.streams(result), self.value(result))
+        return target
+
+
+_TOLD: set[str] = set()
+
+
+def rule(*functions: Any) -> Callable[[Rule], Rule]:
+    """Note a rule for these functions; names stand for all that torch has under them, as functions and as methods."""
+
+    def note(f: Rule) -> Rule:
+        for function in functions:
+            for found in named(function) if isinstance(function, str) else [function]:
+                RULES[found] = f
+        return f
+
+    return note
+
+
+OWNERS = torch, Tensor, torch.nn.functional
+
+
+def named(name: str) -> Iterator[Any]:
+    """What torch, its tensors and torch.nn.functional have under a name."""
+    for owner in OWNERS:
+        found = getattr(owner, name, None)
+        if callable(found):
+            yield found
+
+
+def getter(name: str) -> Any:
+    """What a mode sees where a property of a tensor is read."""
+    return getattr(Tensor, name).__get__
+
+
+def tensors(given: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among arguments, and in lists, tuples and dicts of them."""
+    for a in given:
+        if isinstance(a, Tensor):
+            yield a
+        elif isinstance(a, (list, tuple)):
+            yield from tensors(a)
+        elif isinstance(a, dict):
+            yield from tensors(a.values())
+
+
+def _mapped(a: Any, f: Callable[[Tensor], Tensor]) -> Any:
+    """Arguments or results with f of each tensor."""
+    if isinstance(a, Tensor):
+        return f(a)
+    if isinstance(a, dict):
+        return type(a)((k, _mapped(v, f)) for k, v in a.items())
+    if isinstance(a, (list, tuple)):
+        made = [_mapped(b, f) for b in a]
+        return type(a)(*made) if hasattr(a, "_fields") else type(a)(made)
+    return a
+
+
+def storage(t: Tensor) -> int:
+    """Where the numbers of a tensor are; 0 where that is not known."""
+    try:
+        return t.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # under torch.func
+        return 0
+
+
+def name_of(func: Any) -> str:
+    """A function as a user calls it."""
+    name = getattr(func, "__name__", str(func))
+    if getattr(torch.nn.functional, name, None) is func:
+        return f"torch.nn.functional.{name}"
+    if getattr(Tensor, name, None) is func:
+        return f"Tensor.{name}"
+    return f"torch.{name}" if getattr(torch, name, None) is func else name
+
+
+# --- which calls write in place, and what they compute -------------------------------------------------------------
+
+
+@lru_cache(maxsize=1000)
+def parameters(func: FunctionType) -> list[str]:
+    return list(inspect.signature(func).parameters)
+
+
+def written(func: Any, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+    """The tensor that a call writes to, or None."""
+    if kwargs.get("out") is not None:
+        raise ByNested(f"it calls {name_of(func)} with out=")
+    name = getattr(func, "__name__", "")
+    if name in _IN_PLACE or (name.endswith("_") and not name.endswith("__")):
+        return None if name in _NO_WRITES else args[0]
+    if isinstance(func, FunctionType) and func.__module__ == "torch.nn.functional" and "inplace" in parameters(func):
+        at = parameters(func).index("inplace")
+        if kwargs.get("inplace", args[at] if len(args) > at else False):
+            return args[0]
+    return None
+
+
+_IN_PLACE = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__", "__imod__"}
+_NO_WRITES = {"requires_grad_", "retains_grad_", "share_memory_", "rename_"}
+OUT_OF_PLACE: dict[Any, Callable] = {}
+
+
+def out_of_place(func: Any) -> Callable | None:
+    """The function that computes what another writes."""
+    if func in OUT_OF_PLACE:
+        return OUT_OF_PLACE[func]
+    name = func.__name__
+    if name in _IN_PLACE:
+        return getattr(Tensor, name.replace("__i", "__"), None)
+    if not name.endswith("_"):
+        return func  # with inplace=True
+    return next((getattr(o, name[:-1], None) for o in OWNERS if getattr(o, name, None) == func), None)
