@@ -78,7 +78,7 @@ def ordered(run: Run, func, args, kwargs):
 def _norm(run: Run, func, args, kwargs, x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """y = |x|, from y² = <x, x>: y y_k = Σ_{j≤k} C(k, j) <x_j, x_{k-j}> / 2 - Σ_{0<j<k} C(k, j) y_j y_{k-j} / 2.
 
-    Where y is 0 torch takes all derivatives to be 0.
+    Where y is 0 there are none; torch takes the first to be 0.
     """
     y = func(*args, **kwargs)
     dot = lambda p, q: (whole(p, x.shape) * whole(q, x.shape)).sum(dims, keepdim=True)
@@ -91,9 +91,8 @@ def _norm(run: Run, func, args, kwargs, x: Tensor, dims: tuple[int, ...]) -> Ten
 
 
 def root(rules: Rules, y: Tensor, squares: Streams) -> Streams:
-    """The streams of y from those of y²; 0 where y is 0."""
+    """The streams of y from those of y²; the first is 0 where y is."""
     nought = y == 0
-    safe = torch.where(nought, 1.0, y)
     found: list[Tensor | None] = []
     for k in range(1, rules.order + 1):
         p = squares[k - 1]
@@ -102,7 +101,8 @@ def root(rules: Rules, y: Tensor, squares: Streams) -> Streams:
             if a is not None and b is not None:
                 less = rules.gathered(k, math.comb(k, j) * (a * b))
                 p = -less if p is None else p - less
-        found.append(None if p is None else (p / (2 * safe)).masked_fill(nought, 0))
+        p = None if p is None else p / (2 * torch.where(nought, 1.0, y) if k == 1 else 2 * y)
+        found.append(p.masked_fill(nought, 0) if k == 1 and p is not None else p)
     return tuple(found)
 
 
@@ -153,9 +153,10 @@ def _var(x, dim=None, unbiased=True, keepdim=False, *, correction=None):
     return (x - x.mean(dims, keepdim=True)).square().sum(dims, keepdim=keepdim) / max(count - less, 0)
 
 
-@composition("std")
-def _std(x, dim=None, unbiased=True, keepdim=False, *, correction=None):
-    return _var(x, dim, unbiased, keepdim, correction=correction).sqrt()
+@rule("std")
+def std(run: Run, func, args, kwargs):
+    y = func(*args, **kwargs)
+    return run.keep(y, root(run.rules, y, run.streams(run.composed(_var, *args, **kwargs))))
 
 
 # --- softmax and normalisation ----------------------------------------------------------------------------------------

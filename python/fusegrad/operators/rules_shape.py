@@ -323,8 +323,21 @@ def one_by_one(run: Run, func, args, kwargs):
 rule(
     "roll", "flip", "fliplr", "flipud", "rot90", "tril", "triu", "diagonal", "diag", "diag_embed", "diagflat",
     "repeat_interleave", "hstack", "vstack", "dstack", "cumsum", "trace", "diff", "unfold", "take",
-    "narrow_copy",
+    "narrow_copy", "interpolate", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "pixel_shuffle", "pixel_unshuffle", "fold",
 )(one_by_one)  # fmt: skip
+
+
+@rule("pad")
+def padded(run: Run, func, args, kwargs):
+    mode, value = argument(2, "mode", args, kwargs, "constant"), argument(3, "value", args, kwargs)
+    if mode != "constant":
+        return one_by_one(run, func, args, kwargs)
+    if run.has(value):
+        return run.without_rule(func, args, kwargs)
+    x, pad = args[0], argument(1, "pad", args, kwargs)
+    return run.keep(func(*args, **kwargs), each(run.streams(x), lambda p: func(whole(p, x.shape), pad)))
+
 
 CONSTANT |= {
     f

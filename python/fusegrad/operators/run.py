@@ -119,7 +119,7 @@ class Run(OpsMode):
         if target is not None:
             return self._in_place(func, target, args, kwargs)
         args, kwargs = self.value(args), self.value(kwargs)
-        if not self.grad or func in CONSTANT:
+        if not self.grad:
             return func(*args, **kwargs)
         return self._applied(func, args, kwargs)
 
@@ -129,6 +129,8 @@ class Run(OpsMode):
             return func(*args, **kwargs)
 
     def _applied(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if func in CONSTANT:
+            return func(*args, **kwargs)
         rule = RULES.get(func)
         if rule is None and isinstance(func, FunctionType) and (inside := without_override(func)) is not None:
             return self.composed(inside, *args, **kwargs)
@@ -200,8 +202,7 @@ class Run(OpsMode):
         if fresh is None:
             raise ByNested(f"it calls {name_of(func)}, which writes in place")
         kwargs = {k: v for k, v in kwargs.items() if k != "inplace"}
-        if isinstance(func, FunctionType) and "inplace" in parameters(func):
-            args = args[: parameters(func).index("inplace")]
+        args = args[: place_of_inplace(func)]
         result = self._applied(fresh, self.value(args), self.value(kwargs))
         like = self.value(target)
         if result.shape != like.shape or result.dtype != like.dtype:
@@ -286,8 +287,12 @@ def name_of(func: Any) -> str:
 
 
 @lru_cache(maxsize=1000)
-def parameters(func: FunctionType) -> list[str]:
-    return list(inspect.signature(func).parameters)
+def place_of_inplace(func: Any) -> int | None:
+    """The place of the argument of torch's functions that says whether to write in place."""
+    if not isinstance(func, FunctionType) or func.__module__ != "torch.nn.functional":
+        return None
+    names = list(inspect.signature(func).parameters)
+    return names.index("inplace") if "inplace" in names else None
 
 
 def written(func: Any, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
@@ -297,10 +302,9 @@ def written(func: Any, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     name = getattr(func, "__name__", "")
     if name in _IN_PLACE or (name.endswith("_") and not name.endswith("__")):
         return None if name in _NO_WRITES else args[0]
-    if isinstance(func, FunctionType) and func.__module__ == "torch.nn.functional" and "inplace" in parameters(func):
-        at = parameters(func).index("inplace")
-        if kwargs.get("inplace", args[at] if len(args) > at else False):
-            return args[0]
+    at = place_of_inplace(func)
+    if at is not None and kwargs.get("inplace", args[at] if len(args) > at else False):
+        return args[0]
     return None
 
 
@@ -318,4 +322,4 @@ def out_of_place(func: Any) -> Callable | None:
         return getattr(Tensor, name.replace("__i", "__"), None)
     if not name.endswith("_"):
         return func  # with inplace=True
-    return next((getattr(o, name[:-1], None) for o in OWNERS if getattr(o, name, None) == func), None)
+    return next((getattr(o, name[:-1]) for o in OWNERS if hasattr(o, name[:-1]) and hasattr(o, name)), None)
