@@ -24,7 +24,7 @@ from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispatchMode
 
-from .dispatcher import key
+from .dispatcher import Overload, key
 
 _VMAP_MODE = key("VmapMode")  # torch's older vmap: grad(is_grads_batched=True), functional.jacobian
 _NEVER_WRAPPED = frozenset((torch.nn.Parameter, type(None)))
@@ -96,12 +96,19 @@ def in_torch_func() -> bool:
 
 def transforms() -> tuple[int, int]:
     """How many levels of torch.func, and of forward mode, are on."""
+    if is_compiling():
+        return 0, 0
     interpreter = peek_interpreter_stack()
     return 0 if interpreter is None else interpreter.level(), forward_ad._current_level + 1
 
 
 def is_ops_mode_on() -> bool:
     return _is_torch_function_mode_enabled() and any(isinstance(m, OpsMode) for m in _get_current_function_mode_stack())
+
+
+def mutates(f: object) -> bool:
+    """Whether this is an op of torch.ops that writes to what it is given."""
+    return isinstance(f, Overload) and f._schema.is_mutable
 
 
 def is_view(t: Tensor) -> bool:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .run import CONSTANT, OUT_OF_PLACE, Run, getter, rule
+from .in_place import WRITES
+from .run import CONSTANT, Run, getter, rule
 from .streams import Streams, each, lifted, narrowed, whole
 
 
@@ -163,7 +164,7 @@ def set_item(x: Tensor, at: Any, value: Any) -> Tensor:
     return y
 
 
-OUT_OF_PLACE[Tensor.__setitem__] = set_item
+WRITES[Tensor.__setitem__] = set_item
 
 
 @rule(set_item)
@@ -194,7 +195,7 @@ def copied(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     return source.to(x.device, x.dtype, non_blocking).expand(x.shape)
 
 
-OUT_OF_PLACE |= {Tensor.copy_: copied, Tensor.fill_: fill, Tensor.zero_: torch.zeros_like}
+WRITES |= {Tensor.copy_: copied, Tensor.fill_: fill, Tensor.zero_: torch.zeros_like}
 for function in (copied, fill):
     rule(function)(lambda run, func, args, kwargs: run.composed(func, *args, **kwargs))
 

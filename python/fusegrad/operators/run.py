@@ -4,19 +4,18 @@ The model is given plain tensors, so that its branches, loops and hooks run as t
 has streams a rule computes the result and its streams. What has no rule is differentiated by itself (nested.py).
 """
 
-import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
 from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..internals.call import SETS_GRAD_MODE, OpsMode, grad_mode, is_view, transforms, without_override
+from ..internals.call import SETS_GRAD_MODE, OpsMode, grad_mode, is_view, mutates, transforms, without_override
 from . import nested
+from .in_place import OWNERS, out_of_place, without_inplace, written
 from .streams import Rules, Streams
 
 Rule = Callable[..., Any]  # (run, function, args, kwargs) -> what the call returns
@@ -115,6 +114,8 @@ class Run(OpsMode):
         if not args and "input" in kwargs:
             kwargs = dict(kwargs)
             args = (kwargs.pop("input"),)
+        if kwargs.get("out") is not None or mutates(func):
+            raise ByNested(f"it calls {name_of(func)}, which writes to what it is given")
         target = written(func, args, kwargs)
         if target is not None:
             return self._in_place(func, target, args, kwargs)
@@ -201,8 +202,7 @@ class Run(OpsMode):
         fresh = out_of_place(func)
         if fresh is None:
             raise ByNested(f"it calls {name_of(func)}, which writes in place")
-        kwargs = {k: v for k, v in kwargs.items() if k != "inplace"}
-        args = args[: place_of_inplace(func)]
+        args, kwargs = without_inplace(func, args, kwargs)
         result = self._applied(fresh, self.value(args), self.value(kwargs))
         like = self.value(target)
         if result.shape != like.shape or result.dtype != like.dtype:
@@ -224,9 +224,6 @@ def rule(*functions: Any) -> Callable[[Rule], Rule]:
         return f
 
     return note
-
-
-OWNERS = torch, Tensor, torch.nn.functional
 
 
 def named(name: str) -> Iterator[Any]:
@@ -281,45 +278,3 @@ def name_of(func: Any) -> str:
     if getattr(Tensor, name, None) is func:
         return f"Tensor.{name}"
     return f"torch.{name}" if getattr(torch, name, None) is func else name
-
-
-# --- which calls write in place, and what they compute -------------------------------------------------------------
-
-
-@lru_cache(maxsize=1000)
-def place_of_inplace(func: Any) -> int | None:
-    """The place of the argument of torch's functions that says whether to write in place."""
-    if not isinstance(func, FunctionType) or func.__module__ != "torch.nn.functional":
-        return None
-    names = list(inspect.signature(func).parameters)
-    return names.index("inplace") if "inplace" in names else None
-
-
-def written(func: Any, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
-    """The tensor that a call writes to, or None."""
-    if kwargs.get("out") is not None:
-        raise ByNested(f"it calls {name_of(func)} with out=")
-    name = getattr(func, "__name__", "")
-    if name in _IN_PLACE or (name.endswith("_") and not name.endswith("__")):
-        return None if name in _NO_WRITES else args[0]
-    at = place_of_inplace(func)
-    if at is not None and kwargs.get("inplace", args[at] if len(args) > at else False):
-        return args[0]
-    return None
-
-
-_IN_PLACE = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__", "__imod__"}
-_NO_WRITES = {"requires_grad_", "retains_grad_", "share_memory_", "rename_"}
-OUT_OF_PLACE: dict[Any, Callable] = {}
-
-
-def out_of_place(func: Any) -> Callable | None:
-    """The function that computes what another writes."""
-    if func in OUT_OF_PLACE:
-        return OUT_OF_PLACE[func]
-    name = func.__name__
-    if name in _IN_PLACE:
-        return getattr(Tensor, name.replace("__i", "__"), None)
-    if not name.endswith("_"):
-        return func  # with inplace=True
-    return next((getattr(o, name[:-1]) for o in OWNERS if hasattr(o, name[:-1]) and hasattr(o, name)), None)
