@@ -92,6 +92,15 @@ def test_bench_smoke(tmp_path):
 
 
 @on_cpu
+def test_bench_of_laplacians_smoke(tmp_path):
+    """Against the best rival, losses first."""
+    run = python("-m", "fusegrad", "bench", "laplacian", "--smoke", "--out", str(tmp_path))
+    assert run.returncode == 0 and "best rival stock" in run.stdout, run.stdout + run.stderr
+    rows = {row["provider"]: row for row in csv.DictReader((tmp_path / "laplacian_cpu.csv").open())}
+    assert float(rows["fusegrad"]["error"]) <= 2 * float(rows["stock"]["error"]) + 1e-6
+
+
+@on_cpu
 def test_bench_of_models_smoke(tmp_path):
     """The csv has a row a model, of which the command makes the table; a library that is missing is passed by."""
     only = ("torch MLP", "torch SIREN", "deepxde PFNN")
@@ -148,7 +157,7 @@ def test_a_way_is_taken_where_it_wins_by_a_margin():
 
 
 @on_cpu
-@pytest.mark.parametrize("document", ("docs/lecture.md", "README.md"))
+@pytest.mark.parametrize("document", ("docs/lecture.md", "docs/derivatives.md", "README.md"))
 def test_documented_code_runs(document, tmp_path):
     """All python blocks of a document, in order, in one process; those of the Chinese lecture are the same."""
     blocks = code_blocks(document)

@@ -28,6 +28,7 @@ USED = {
     "torch._C._is_torch_function_mode_enabled": "tells whether a torch-function mode may be on",
     "torch.overrides._get_current_function_mode_stack": "tells which torch-function modes are on",
     "torch.utils._device.DeviceContext": "the mode of torch.set_default_device, which changes nothing here",
+    "torch._C._DisableTorchDispatch": "keeps a mode that looks at ops out of what it need not see",
     "torch._C._set_grad_enabled": "is what a torch-function mode sees of torch.no_grad and its like",
     "torch._C.DisableTorchFunction": "lets a mode switch gradients without another one seeing it",
     "torch._C._len_torch_dispatch_stack": "tells whether a dispatch mode may be on",
@@ -51,6 +52,7 @@ USED = {
     "torch._C.DispatchKey": "what _parse_dispatch_key gives",
     "torch._C.DispatchKeySet": "names the keys of those guards",
     "torch._C._get_privateuse1_backend_name": "names the device of AutocastPrivateUse1",
+    "torch._C._autograd._top_saved_tensors_default_hooks": "tells whether a model opens a checkpoint",
     "torch._C._autograd._saved_tensors_hooks_is_enabled": "tells whether saved-tensor hooks are forbidden",
     "torch._VF._unpack_dual": "takes the tangents off what a rule saved; torch.autograd.forward_ad.unpack_dual does "
     "nothing inside a compiled graph",

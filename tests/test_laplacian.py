@@ -39,8 +39,6 @@ def test_derivatives(name, fused):
 @fused
 def test_gradients(name, fused):
     """In the parameters and in x, of the first and the second order."""
-    if name == "Normed":
-        pytest.skip("torch's third derivatives of its norms are wrong: see test_norms")
     net, x = model(name, fused), points(4, 3).requires_grad_()
     y, jacobian, hessian = nested.hessians(net, x)
     r = fg.laplacian(net, x)
@@ -140,16 +138,18 @@ def test_bilaplacian():
 
 
 def test_norms():
-    """Torch's own third derivatives of LayerNorm are 20 % off: the truth is the formula, written out."""
+    """Torch's own third derivatives of LayerNorm and InstanceNorm are wrong: the truth is the formula, written out."""
     rms = lambda h: h / (h.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     for norm, by_hand in (
         (nn.LayerNorm(8), lambda h: rms(h - h.mean(-1, keepdim=True))),
         (nn.RMSNorm(8, eps=1e-5), rms),
+        (lambda h: nn.InstanceNorm1d(1)(h[:, None])[:, 0], lambda h: rms(h - h.mean(-1, keepdim=True))),
         (nn.Softmax(-1), lambda h: h.exp() / h.exp().sum(-1, keepdim=True)),
     ):  # fmt: skip
         torch.manual_seed(0)
         first, last, x = nn.Linear(3, 8).double(), nn.Linear(8, 2).double(), points(4, 3).requires_grad_()
-        norm.double()
+        if isinstance(norm, nn.Module):
+            norm.double()
         lap = fg.laplacian(lambda x: last(norm(first(x))), x).laplacian
         _, _, hessian = nested.hessians(lambda x: last(by_hand(first(x))), x)
         truth = hessian.diagonal(dim1=-2, dim2=-1).sum(-1)

@@ -71,6 +71,18 @@ def test_functions_without_a_rule_are_named_once():
     assert len(told) == 1 and "i0e" in str(told[0].message)
 
 
+def test_explain_names_what_had_no_rule():
+    class Bessel(torch.nn.Module):
+        def forward(self, x):
+            return torch.special.i1e(x)
+
+    net = Bessel()
+    assert str(fg.explain(net)).find("nested") < 0
+    fg.laplacian(net, points(4, 3))
+    assert "i1e" in str(fg.explain(net)).splitlines()[-1]
+    assert fg.explain(net).by_nested == ("special_i1e",)
+
+
 def test_random_numbers_are_the_same_in_value_and_derivatives():
     x = points(200, 3).requires_grad_()
     r = fg.laplacian(lambda x: F.dropout(x.square(), 0.5, training=True).sum(-1), x)
@@ -88,6 +100,13 @@ def test_a_norm_at_zero():
         r = fg.laplacian(f, x)
         assert_close(r.jacobian, jacobian)
         assert not r.laplacian.isfinite()
+
+
+def test_distances():
+    """Torch has no second derivative of cdist."""
+    x, w = points(5, 3).requires_grad_(), points(4, 3)
+    mine, true = fg.laplacian(lambda x: torch.cdist(x, w), x), fg.laplacian(lambda x: (x[:, None] - w).norm(dim=-1), x)
+    assert_close(tuple(mine), tuple(true))
 
 
 def test_laplacian_of_fundamental_solution():

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,14 @@ class Row:
     ran: Ran | None = None  # what ran of it, where explain was given inputs
 
 
+# what derivative operators compute by nested derivatives, by model
+BY_NESTED: WeakKeyDictionary[nn.Module, dict[str, None]] = WeakKeyDictionary()
+
+
 class Explanation(list[Row]):
-    """One row a linear layer; prints as a table."""
+    """One row a linear layer; prints as a table. Under it, what derivative operators had no rule for."""
+
+    by_nested: tuple[str, ...] = ()  # functions, or why it is the whole model
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -52,7 +59,10 @@ class Explanation(list[Row]):
         console = Console(width=140, color_system=None, markup=False, emoji=False)
         with console.capture() as text:
             console.print(table)
-        return "\n".join(line.rstrip() for line in text.get().splitlines())
+        lines = [line.rstrip() for line in text.get().splitlines()]
+        if self.by_nested:
+            lines.append(f" derivative operators, by nested derivatives: {'; '.join(self.by_nested)}")
+        return "\n".join(lines)
 
 
 def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
@@ -61,7 +71,8 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
     A call in a branch counts, whether or not it is taken. Where the activation depends on a computed index, all
     that it may be are listed. With inputs the model is run once on them, without gradients and in the mode that it is
     in, and the table also says how often each layer ran fused or alone in this run, and its time in milliseconds; of
-    two layers of a gate, the first has the time of both.
+    two layers of a gate, the first has the time of both. If `laplacian` and its like have taken derivatives of the
+    model before, and had no rule for all that it calls, a line under the table says for what.
 
     Args:
         model: any module. Without inputs nothing of it is run.
@@ -95,7 +106,9 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
         with torch.no_grad():
             ran = watch([*layers], lambda: model(*inputs, **named_inputs))
     rows = (_row(path, m, found.get(m, [])) for m, path in layers.items())
-    return Explanation(replace(row, ran=ran.get(m)) for m, row in zip(layers, rows, strict=True))
+    table = Explanation(replace(row, ran=ran.get(m)) for m, row in zip(layers, rows, strict=True))
+    table.by_nested = tuple(BY_NESTED.get(model, ()))
+    return table
 
 
 def _row(path: str, m: nn.Module, found: list[Call]) -> Row:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from types import FunctionType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch._C import (
     _is_tracing,
     _len_torch_dispatch_stack,
 )
+from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
@@ -96,14 +98,16 @@ def in_torch_func() -> bool:
 
 def transforms() -> tuple[int, int]:
     """How many levels of torch.func, and of forward mode, are on."""
-    if is_compiling():
-        return 0, 0
     interpreter = peek_interpreter_stack()
     return 0 if interpreter is None else interpreter.level(), forward_ad._current_level + 1
 
 
 def is_ops_mode_on() -> bool:
     return _is_torch_function_mode_enabled() and any(isinstance(m, OpsMode) for m in _get_current_function_mode_stack())
+
+
+def is_dispatch_mode_on() -> bool:
+    return _len_torch_dispatch_stack() > 0
 
 
 def mutates(f: object) -> bool:
@@ -196,6 +200,11 @@ def allows_fused_ops(*tensors: Tensor) -> bool:
 def saves_for_backward(*tensors: Tensor | None) -> bool:
     """Whether a call should save what a derivative needs. Where the answer is no, a derivative computes it again."""
     return requires_grad(*tensors) or not (is_compiling() or outside_transforms(*tensors))
+
+
+def saved_tensor_hooks() -> Any:
+    """The innermost hooks of saved tensors, or None: a checkpoint has its own."""
+    return _top_saved_tensors_default_hooks(False)
 
 
 def saved_tensor_hooks_work() -> bool:

@@ -11,6 +11,7 @@ from torch._C import _parse_dispatch_key
 from torch._library.utils import get_layout_constraint_tag
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # a mode that sees each op
 
+without_dispatch_modes = torch._C._DisableTorchDispatch
 Overload = torch._ops.OpOverload
 
 

@@ -84,13 +84,13 @@ def at_random(
         raise ValueError(f"{op}: samples must be a positive whole number, got {samples!r}")
     if distribution not in DISTRIBUTIONS:
         raise ValueError(f"{op}: distribution must be one of {', '.join(DISTRIBUTIONS)}, got {distribution!r}")
-    shape, like = (samples, *x.shape), {"device": x.device, "generator": generator}
+    shape, like = (samples, *x.shape), x.device
     d = x.shape[-1]
     if distribution == "normal":
-        v = torch.randn(shape, dtype=x.dtype, **like)
+        v = torch.randn(shape, dtype=x.dtype, device=like, generator=generator)
     elif distribution == "rademacher":
-        v = torch.randint(2, shape, **like).to(x.dtype) * 2 - 1
+        v = torch.randint(2, shape, device=like, generator=generator).to(x.dtype) * 2 - 1
     else:  # one axis, times √d
-        axis = torch.randint(max(d, 1), shape[:-1], **like)
+        axis = torch.randint(max(d, 1), shape[:-1], device=like, generator=generator)
         v = torch.nn.functional.one_hot(axis, max(d, 1))[..., :d].to(x.dtype) * d**0.5
     return v / samples**0.5

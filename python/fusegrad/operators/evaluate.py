@@ -1,14 +1,21 @@
 """Runs a model with streams."""
 
 import warnings
+from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..internals.call import grad_mode, in_torch_func, is_ops_mode_on
-from . import nested, rows, rules_elementwise, rules_layers, rules_products, rules_reductions, rules_shape  # noqa: F401
+from ..fusion.report import BY_NESTED
+from ..internals.call import grad_mode, in_torch_func, is_dispatch_mode_on, is_ops_mode_on
+from ..internals.compiler import call_untraced
+from . import nested, rows, rules_elementwise, rules_index, rules_layers, rules_products, rules_reductions  # noqa: F401
 from .arguments import Model, check_value
+from .chains import chain_of
+from .escapes import Escapes
+from .rules_layers import layers
 from .run import ByNested, Refused, Run
 from .streams import Rules, Streams
 
@@ -16,7 +23,15 @@ from .streams import Rules, Streams
 def evaluate(op: str, model: Model, x: Tensor, directions: Tensor, rules: Rules) -> tuple[Tensor, Streams]:
     """What the model makes of x (..., d), and its streams along the directions (R, ..., d)."""
     seed = (directions, *(None,) * (rules.order - 1))
+    if (chain := chain_of(model, x)) is not None and not is_ops_mode_on():
+        return layers(rules, x.view_as(x), seed, chain)
+    return call_untraced(_evaluate, op, model, x, seed, rules)
+
+
+def _evaluate(op: str, model: Model, x: Tensor, seed: Streams, rules: Rules) -> tuple[Tensor, Streams]:
     try:
+        if known := rows.why_nested(model, x):
+            raise ByNested(known)
         return _run_once(op, model, x, seed, rules)
     except Refused as why:
         raise ValueError(f"{op}: {why}") from None
@@ -27,25 +42,38 @@ def evaluate(op: str, model: Model, x: Tensor, directions: Tensor, rules: Rules)
 
 
 def _run_once(op: str, model: Model, x: Tensor, seed: Streams, rules: Rules) -> tuple[Tensor, Streams]:
-    """By the rules. The first run of a model has another one around it, which asks whether the rows are apart."""
-    if not rows.is_asked(model, x):
+    """By the rules. In its first run a model is watched, and another run around it asks whether rows are apart."""
+    if not rows.is_first(model, x):
         return _run(op, model, x, seed, rules)
+    watched = not is_dispatch_mode_on()  # but where there is another one
+    if not rows.several(x):
+        found = _run(op, model, x, seed, rules, watched)
+        if watched:
+            rows.passed(model, x)
+        return found
     around = Run(rows.RULES, torch.is_grad_enabled())
     with grad_mode(True):
-        z = around.keep(x.view_as(x), (rows.directions(x),))
+        z = around.start(x, (rows.directions(x),))
         with around:
-            y, streams = _run(op, model, z, seed, rules)
+            y, streams = _run(op, model, z, seed, rules, watched)
     y = around.value(y)
     _check_rows(x, y, around.streams(y)[0])
-    rows.answered(model)
+    if watched:
+        rows.passed(model, x)
     return (y, streams) if around.records else (y.detach(), tuple(None if s is None else s.detach() for s in streams))
 
 
-def _run(op: str, model: Model, x: Tensor, seed: Streams, rules: Rules) -> tuple[Tensor, Streams]:
-    run = Run(rules, torch.is_grad_enabled())
-    z = run.keep(x.view_as(x), seed)
-    with grad_mode(True), run:
+def _run(
+    op: str, model: Model, x: Tensor, seed: Streams, rules: Rules, watched: bool = False
+) -> tuple[Tensor, Streams]:
+    run = Run(rules, torch.is_grad_enabled(), watched)
+    z = run.start(x, seed)
+    escapes = Escapes(run) if watched else None
+    with grad_mode(True), escapes or nullcontext(), run:
         y = model(z)
+    if escapes is not None:
+        escapes.check()
+    _note(model, run.nested)
     y = run.value(y)
     check_value(op, x, y)
     return y if run.records else y.detach(), run.streams(y)
@@ -62,6 +90,7 @@ def _check_rows(x: Tensor, y: Tensor, along: Tensor | None) -> None:
 def _run_nested(op: str, model: Model, x: Tensor, seed: Streams, rules: Rules, why: str) -> tuple[Tensor, Streams]:
     """Where the rules cannot follow: by nested derivatives of the model as a whole."""
     _tell(op, model, why)
+    _note(model, [f"all of it, as {why}"])
     records, state = torch.is_grad_enabled(), nested.random_state(x)
     try:
         with grad_mode(True):
@@ -69,14 +98,22 @@ def _run_nested(op: str, model: Model, x: Tensor, seed: Streams, rules: Rules, w
             y = model(moved)
         check_value(op, x, y)
         f = lambda z: (model(z),)
-        if rows.is_asked(model, x):
+        first = rows.is_first(model, x)
+        if first and rows.several(x):
             (found,) = nested.derivatives(f, [x], [(rows.directions(x),)], rows.RULES, state)
             _check_rows(x, y, found[0])
-            rows.answered(model)
+        if first:
+            rows.passed(model, x, why)
         (streams,) = nested.derivatives(f, [x], [seed], rules, state)
     except Refused as refused:
         raise ValueError(f"{op}: {refused}") from None
     return y if records else y.detach(), streams
+
+
+def _note(model: Model, what: Iterable[str]) -> None:
+    """For explain."""
+    if what and isinstance(model, nn.Module):
+        BY_NESTED.setdefault(model, {}).update(dict.fromkeys(what))
 
 
 _TOLD: set[str] = set()

@@ -17,7 +17,7 @@ def power(z: Tensor, p: float) -> Derivative:
     """z^p: p (p - 1) ... z^{p-k}, zero where a factor is."""
 
     def d(k: int) -> Tensor | None:
-        c = math.prod(p - j for j in range(k))
+        c = math.prod([p - j for j in range(k)])
         return None if c == 0 else c * (torch.ones_like(z) if p == k else z if p == k + 1 else torch.pow(z, p - k))
 
     return d

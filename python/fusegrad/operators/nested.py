@@ -1,6 +1,5 @@
 """Streams by nested derivatives: of a function that has no rule, and of a model that the rules cannot follow."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,6 +8,7 @@ from torch.autograd import grad
 from torch.overrides import handle_torch_function
 
 from ..internals.call import grad_mode, in_torch_func, is_ops_mode_on
+from ..ops.terms import total
 from .streams import Rules, Streams, whole
 
 Function = Callable[..., tuple[Tensor, ...]]
@@ -78,18 +78,15 @@ def derivatives(
 
 
 def _curve(value: Tensor, streams: Streams, i: int) -> Callable[[Tensor], Tensor]:
-    """Of the i-th direction."""
-    parts = [
-        (k, whole(p, value.shape)[i] / math.factorial(k))
-        for k, p in enumerate(streams, 1)
-        if p is not None and i < p.shape[0]
-    ]
+    """Of the i-th direction, by Horner's rule: powers of s have no derivatives at 0 that torch gets right."""
+    parts = [None if p is None or i >= p.shape[0] else whole(p, value.shape)[i] for p in streams]
 
     def at(s: Tensor) -> Tensor:
-        z = value
-        for k, p in parts:
-            z = z + s.to(value.dtype) ** k * p
-        return z
+        s, z = s.to(value.dtype), None
+        for k in range(len(parts), 0, -1):
+            p = parts[k - 1]
+            z = total(None if z is None else s * z / (k + 1), p)
+        return value if z is None else value + s * z
 
     return at
 
@@ -109,8 +106,8 @@ def _along(g: Function, like: Tensor, order: int) -> list[tuple[Tensor, ...]]:
     with grad_mode(True):
         s = s.requires_grad_()
         results = g(s)
-        factors = [torch.zeros_like(y).requires_grad_() for y in results]
-        along = sum((u * y).sum() for u, y in zip(factors, results, strict=True))
+        factors = [torch.ones_like(y).requires_grad_() for y in results]
+        along: Tensor = sum((u * y).sum() for u, y in zip(factors, results, strict=True)) + torch.zeros_like(s)
         found = [results]
         for _ in range(order):
             along = _gradients(along, [s])[0]
@@ -127,7 +124,7 @@ def _gradients(y: Tensor, of: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 def _along_in_torch_func(g: Function, s: Tensor, order: int) -> list[tuple[Tensor, ...]]:
     results = g(s)
-    factors = tuple(map(torch.zeros_like, results))
+    factors = tuple(map(torch.ones_like, results))
     along = lambda s, *u: sum((a * y.to(s.dtype)).sum() for a, y in zip(u, g(s), strict=True))
     found = [results]
     for _ in range(order):

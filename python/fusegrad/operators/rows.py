@@ -6,32 +6,45 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 
 from ..internals.call import is_ops_mode_on, transforms
 from .streams import Rules
 
-RULES = Rules(order=1, count=2, summed=False)
-_SEEN: dict[tuple[int, ...], tuple[weakref.ref, ...]] = {}
+RULES = Rules(order=1, count=2, summed=False, apart=True)
+_SEEN: dict[tuple[int, ...], tuple[tuple[weakref.ref, ...], str]] = {}
 
 
-def is_asked(model: Any, x: Tensor) -> bool:
-    """Whether the question is open, and can be answered here."""
-    if x.dim() < 2 or x.numel() == x.shape[-1] or x.numel() == 0:
+def several(x: Tensor) -> bool:
+    """Whether x has rows that could be mixed."""
+    return x.dim() > 1 and x.numel() > x.shape[-1]
+
+
+def is_first(model: Any, x: Tensor) -> bool:
+    """Whether nothing is known of the model yet, for such points, and it can be found out here."""
+    if x.numel() == 0 or transforms() != (0, 0) or is_ops_mode_on():
         return False
-    if is_compiling() or transforms() != (0, 0) or is_ops_mode_on() or type(x) not in (Tensor, nn.Parameter):
+    if type(x) not in (Tensor, nn.Parameter):
         return False
-    parts = _parts(model)
-    known = _SEEN.get(tuple(map(id, parts)))
-    return known is None or any(ref() is not part for ref, part in zip(known, parts, strict=True))
+    return _known(model, x) is None
 
 
-def answered(model: Any) -> None:
-    """Note that the rows of a model are apart."""
+def why_nested(model: Any, x: Tensor) -> str:
+    """Why the rules cannot follow a model, as is known of it; or nothing."""
+    return _known(model, x) or ""
+
+
+def _known(model: Any, x: Tensor) -> str | None:
     parts = _parts(model)
-    key = tuple(map(id, parts))
+    refs, why = _SEEN.get((several(x), *map(id, parts)), ((None,) * len(parts), None))
+    return why if all(ref is not None and ref() is part for ref, part in zip(refs, parts, strict=True)) else None
+
+
+def passed(model: Any, x: Tensor, why: str = "") -> None:
+    """Note that the rows of a model are apart, and why the rules cannot follow it, if they cannot."""
+    parts = _parts(model)
+    key = several(x), *map(id, parts)
     try:
-        _SEEN[key] = tuple(weakref.ref(part, lambda _: _SEEN.pop(key, None)) for part in parts)
+        _SEEN[key] = tuple(weakref.ref(part, lambda _: _SEEN.pop(key, None)) for part in parts), why
     except TypeError:  # what cannot be known again is asked each time
         pass
 

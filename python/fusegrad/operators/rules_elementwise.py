@@ -11,10 +11,11 @@ from torch import Tensor
 from ..activations import REGISTRY
 from ..fusion.recognise import of_call
 from ..ops.terms import total
+from .calls import RULES, named, rule
 from .functions import DERIVATIVES, SAME, Derivative, power
 from .rules_layers import activation
 from .rules_shape import argument
-from .run import RULES, Run, named, rule
+from .run import Run
 from .streams import Streams, each, lifted
 
 
@@ -227,7 +228,8 @@ def composition(*functions: Any):
     """Note what a function is made of: calls that have rules."""
 
     def note(made_of):
-        return rule(*functions)(lambda run, func, args, kwargs: run.composed(made_of, *args, **kwargs)) and made_of
+        rule(*functions)(lambda run, func, args, kwargs: run.composed(made_of, *args, **kwargs))
+        return made_of
 
     return note
 

@@ -1,6 +1,6 @@
 """Rules of layers: linear maps, activations, and what is made of them. A chain of layers is one call, `layers`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import functional, ops
-from ..activations import REGISTRY
+from ..activations import REGISTRY, Activation
 from ..nn import fits
-from ..ops.terms import rows
-from .run import Run, rule
+from ..ops.terms import rows, total
+from .calls import rule
+from .functions import Derivative
+from .run import Run
 from .streams import Rules, Streams, each, whole
 
 
@@ -27,20 +29,21 @@ class Layer(NamedTuple):
 def layers(rules: Rules, x: Tensor, streams: Streams, chain: Sequence[Layer]) -> tuple[Tensor, Streams]:
     """What layers of which each is the input of the next make of x (..., k) and its streams: y (..., n), and its."""
     for layer in chain:
-        x, streams = product(x, streams, layer.w, layer.b)
+        x, streams = product(rules, x, streams, layer.w, layer.b)
         if layer.act != "identity":
             x, streams = act_streams(rules, x, streams, layer.act, layer.param)
     return x, streams
 
 
-def product(x: Tensor, streams: Streams, w: Tensor, b: Tensor | None) -> tuple[Tensor, Streams]:
+def product(rules: Rules, x: Tensor, streams: Streams, w: Tensor, b: Tensor | None) -> tuple[Tensor, Streams]:
     """z = x w^T + b and z_k = x_k w^T: one product, of the rows of all.
 
     What is the same for all rows, as the directions are before the first layer, is one row: tz = s w^T are columns of w
     for the directions of the axes.
     """
     lead = x.shape[:-1]
-    alike, varied = {}, {}
+    alike: dict[int, Tensor] = {}
+    varied: dict[int, Tensor] = {}
     for k, p in enumerate(streams):
         if p is not None:
             one_row = all(size == 1 for size in p.shape[1:-1])
@@ -50,31 +53,26 @@ def product(x: Tensor, streams: Streams, w: Tensor, b: Tensor | None) -> tuple[T
         found[k] = functional.linear(p, w)
     if not varied:
         return functional.linear(x, w, b), tuple(found)
-    parts = [x, *(whole(p, x.shape) for p in varied.values())]
-    of_rows = [rows(p) for p in parts]
+    of_rows = [rows(whole(p, x.shape)) for p in varied.values()]
+    if not rules.apart:
+        of_rows.append(rows(x))
     made = functional.linear(torch.cat(of_rows), w).split([r.shape[0] for r in of_rows])
-    z = made[0].reshape(*lead, w.shape[0])
-    for k, t in zip(varied, made[1:], strict=True):
+    for k, t in zip(varied, made, strict=False):
         found[k] = t.reshape(varied[k].shape[0], *lead, w.shape[0])
-    return z if b is None else z + b, tuple(found)
+    if rules.apart:
+        return functional.linear(x, w, b), tuple(found)
+    z = made[-1].reshape(*lead, w.shape[0])
+    return z if b is None else z + b.to(z.dtype), tuple(found)
 
 
 def act_streams(rules: Rules, z: Tensor, streams: Streams, act: str, param: float) -> tuple[Tensor, Streams]:
-    """y = σ(z), and for K = 2: t = σ'(z) tz, l = σ'(z) lz + σ''(z) Σ_i tz_i²."""
+    """y = σ(z), and for K = 2: t = σ'(z) tz, l = σ'(z) lz + σ''(z) Σ_i tz_i².
+
+    Where σ saves its output, l = D_1 (lz + D_2 Σ_i tz_i²): see `derivatives`.
+    """
     y = ops.act(z, None, act, param, 0)
     if all(s is None for s in streams):
         return y, streams
-    return y, rules.function(streams, derivatives(z, y, act, param))
-
-
-def derivatives(z: Tensor, y: Tensor, act: str, param: float):
-    """σ^(k)(z) of an activation, None where it is zero.
-
-    Of one that saves its input that is D_k(z). Of one that saves its output D_{k+1} = dD_k/dy (ops/act.py), and
-    dy/dz = D_1, so
-
-        σ' = D_1,  σ'' = D_1 D_2,  σ''' = D_1 (D_2² + D_1 D_3),  σ'''' = D_1 (D_2³ + 4 D_1 D_2 D_3 + D_1² D_4).
-    """
     a = REGISTRY[act]
     made: dict[int, Tensor] = {}
 
@@ -83,8 +81,28 @@ def derivatives(z: Tensor, y: Tensor, act: str, param: float):
             made[k] = ops.act(z if a.saves_input else y, None, act, param, k)
         return made[k]
 
+    if rules.order == 2 and not a.saves_input and act not in _LINEAR and streams[0] is not None:
+        t, second = streams
+        inner = total(second, _times(D(2), rules.gathered(2, t * t)))
+        return y, (D(1) * t, _times(D(1), inner))
+    return y, rules.function(streams, derivatives(a, D))
+
+
+def _times(d: Tensor, t: Tensor | None) -> Tensor | None:
+    return None if t is None else d * t
+
+
+def derivatives(a: Activation, D: Callable[[int], Tensor]) -> Derivative:
+    """σ^(k)(z) of an activation, None where it is zero.
+
+    Of one that saves its input that is D_k(z). Of one that saves its output D_{k+1} = dD_k/dy (ops/act.py), and
+    dy/dz = D_1, so
+
+        σ' = D_1,  σ'' = D_1 D_2,  σ''' = D_1 (D_2² + D_1 D_3),  σ'''' = D_1 (D_2³ + 4 D_1 D_2 D_3 + D_1² D_4).
+    """
+
     def of(k: int) -> Tensor | None:
-        if k > 1 and act in _LINEAR:
+        if k > 1 and a.name in _LINEAR:
             return None
         if a.saves_input or k == 1:
             return D(k)

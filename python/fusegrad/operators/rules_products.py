@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .calls import rule
 from .rules_elementwise import composition
 from .rules_shape import argument
-from .run import Run, rule
+from .run import Run
 from .streams import each, lifted, whole
 
 

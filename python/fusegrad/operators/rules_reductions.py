@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.terms import total
+from .calls import name_of, rule
 from .rules_elementwise import composition
 from .rules_shape import argument, from_end
-from .run import Refused, Run, name_of, rule
+from .run import Refused, Run
 from .streams import Rules, Streams, each, whole
 
 
@@ -95,12 +97,13 @@ def root(rules: Rules, y: Tensor, squares: Streams) -> Streams:
     nought = y == 0
     found: list[Tensor | None] = []
     for k in range(1, rules.order + 1):
-        p = squares[k - 1]
-        for j in range(1, k):
-            a, b = found[j - 1], found[k - j - 1]
-            if a is not None and b is not None:
-                less = rules.gathered(k, math.comb(k, j) * (a * b))
-                p = -less if p is None else p - less
+        middle = [
+            math.comb(k, j) * (a * b)
+            for j in range(1, k)
+            if (a := found[j - 1]) is not None and (b := found[k - j - 1]) is not None
+        ]
+        less = rules.gathered(k, total(*middle))
+        p = total(squares[k - 1], None if less is None else -less)
         p = None if p is None else p / (2 * torch.where(nought, 1.0, y) if k == 1 else 2 * y)
         found.append(p.masked_fill(nought, 0) if k == 1 and p is not None else p)
     return tuple(found)
@@ -136,6 +139,11 @@ def _pairwise_distance(a, b, p=2.0, eps=1e-6, keepdim=False):
     return torch.norm(a - b + eps, p, -1, keepdim)
 
 
+@composition("cdist")
+def _cdist(a, b, p=2.0, compute_mode=None):
+    return torch.norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
+
+
 @composition("mse_loss")
 def _mse_loss(input, target, size_average=None, reduce=None, reduction="mean", weight=None):
     off = (input - target).square()
@@ -148,7 +156,7 @@ def _var(x, dim=None, unbiased=True, keepdim=False, *, correction=None):
     if isinstance(dim, bool):
         dim, unbiased = None, dim
     dims = dims_of(dim, x)
-    count = math.prod(x.shape[d] for d in dims)
+    count = math.prod([x.shape[d] for d in dims])
     less = (1 if unbiased else 0) if correction is None else correction
     return (x - x.mean(dims, keepdim=True)).square().sum(dims, keepdim=keepdim) / max(count - less, 0)
 
@@ -233,11 +241,20 @@ def _batch_norm(input, running_mean, running_var, weight, bias, eps):
     return _affine(y, weight, bias)
 
 
-@rule(F.batch_norm, torch.batch_norm, F.instance_norm)
+@composition(F.instance_norm)
+def _instance_norm(
+    input, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5
+):
+    if not use_input_stats:
+        return _batch_norm(input, running_mean, running_var, weight, bias, eps)
+    if running_mean is not None:  # which are to be updated
+        F.instance_norm(input.detach(), running_mean, running_var, weight, bias, True, momentum, eps)
+    return _affine(_normed(input, tuple(range(2, input.dim())), eps), weight, bias)
+
+
+@rule(F.batch_norm)
 def batch_norm(run: Run, func, args, kwargs):
     """With the statistics that are stored; those of a batch make each row depend on all others."""
-    if func is not F.batch_norm:
-        return run.without_rule(func, args, kwargs)
     names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
     given = dict(zip(names, args, strict=False)) | kwargs
     if given.get("training", False):

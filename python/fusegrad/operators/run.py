@@ -6,33 +6,28 @@ has streams a rule computes the result and its streams. What has no rule is diff
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..internals.call import SETS_GRAD_MODE, OpsMode, grad_mode, is_view, mutates, transforms, without_override
+from ..internals.call import (
+    SETS_GRAD_MODE,
+    OpsMode,
+    grad_mode,
+    is_view,
+    mutates,
+    saved_tensor_hooks,
+    transforms,
+    without_override,
+)
+from ..internals.dispatcher import without_dispatch_modes
 from . import nested
-from .in_place import OWNERS, out_of_place, without_inplace, written
+from .calls import CONSTANT, METADATA, OUTSIDE, RULES, mapped, name_of, storage, tensors
+from .in_place import out_of_place, without_inplace, written
 from .streams import Rules, Streams
-
-Rule = Callable[..., Any]  # (run, function, args, kwargs) -> what the call returns
-RULES: dict[Any, Rule] = {}
-CONSTANT: set[Any] = set()  # functions whose results are constants, whatever they are given
-METADATA: set[Any] = {  # functions that compute no numbers
-    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "layout",
-                                                 "is_cuda", "grad_fn", "is_leaf", "is_sparse", "is_quantized")),
-    *(getattr(Tensor, name) for name in ("size", "dim", "numel", "stride", "is_contiguous", "is_floating_point",
-                                         "is_complex", "element_size", "data_ptr", "__len__", "__hash__",
-                                         "register_hook", "retain_grad")),
-}  # fmt: skip
-OUTSIDE: dict[Any, str] = {  # functions that the rules cannot follow: why
-    torch.autograd.grad: "it calls torch.autograd.grad",
-    torch.autograd.backward: "it calls torch.autograd.backward",
-    Tensor.backward: "it calls backward",
-}
 
 
 class ByNested(BaseException):
@@ -52,12 +47,13 @@ class Entry(NamedTuple):
 class Run(OpsMode):
     """One run of a model. `keep` and `streams` say what tensors carry."""
 
-    def __init__(self, rules: Rules, records: bool) -> None:
+    def __init__(self, rules: Rules, records: bool, watched: bool = False) -> None:
         super().__init__()
         self.rules = rules
         self.records = records  # whether what is computed has a graph
+        self.watched = watched  # whether a dispatch mode looks for what is computed by no rule
         self.grad = True  # in which mode the model believes to be
-        self.transforms = transforms()
+        self.transforms, self.hooks = transforms(), saved_tensor_hooks()
         self.held: dict[int, Entry] = {}
         self.shared: dict[int, list[weakref.ref]] = {}  # tensors, by the memory that they share with others
         self.nested: dict[str, None] = {}  # functions that had no rule
@@ -66,6 +62,8 @@ class Run(OpsMode):
 
     def keep(self, t: Tensor, streams: Streams, value: Tensor | None = None) -> Tensor:
         """Note the streams of a tensor, and its value where that is another by now; returns the tensor."""
+        if t.is_complex():
+            raise Refused("it computes complex numbers, for which there are no rules")
         if value is not None or any(s is not None for s in streams) or id(t) in self.held:
             at, held = id(t), self.held
             held[at] = Entry(weakref.ref(t, lambda _: held.pop(at, None)), value, streams)
@@ -97,7 +95,14 @@ class Run(OpsMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = {} if kwargs is None else kwargs
+        if not self.watched:
+            return self._called(func, args, kwargs)
+        with without_dispatch_modes():  # under which torch computes some derivatives in another way
+            return self._called(func, args, kwargs)
+
+    def _called(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if func is SETS_GRAD_MODE:
+            self._check_grad_mode()
             self.grad = args[0]
             return func(*args)
         if not any(self.entry(t) for t in tensors((*args, *kwargs.values()))):
@@ -109,8 +114,7 @@ class Run(OpsMode):
         if func in OUTSIDE:
             raise ByNested(OUTSIDE[func])
         self._check_transforms()
-        if torch.is_grad_enabled() is not self.grad:
-            raise ByNested("it calls a torch.autograd.Function")
+        self._check_grad_mode()
         if not args and "input" in kwargs:
             kwargs = dict(kwargs)
             args = (kwargs.pop("input"),)
@@ -138,9 +142,20 @@ class Run(OpsMode):
         with grad_mode(self.records):
             return self.without_rule(func, args, kwargs) if rule is None else rule(self, func, args, kwargs)
 
+    def start(self, x: Tensor, streams: Streams) -> Tensor:
+        """x as the model is given it."""
+        return self.keep(x.view_as(x), streams)
+
+    def _check_grad_mode(self) -> None:
+        """A Function has it off inside, which no mode sees."""
+        if torch.is_grad_enabled() is not self.grad:
+            raise ByNested("it calls a torch.autograd.Function")
+
     def _check_transforms(self) -> None:
         if transforms() != self.transforms:
             raise ByNested("it differentiates or maps by torch.func")
+        if saved_tensor_hooks() != self.hooks:
+            raise ByNested("it has a checkpoint, or other hooks of saved tensors")
 
     # --- what has no rule -----------------------------------------------------------------------------------------
 
@@ -160,7 +175,7 @@ class Run(OpsMode):
 
         def call(*values: Tensor) -> tuple[Tensor, ...]:
             put = lambda t: values[places[id(t)]] if id(t) in places else t
-            made = func(*_mapped(args, put), **_mapped(kwargs, put))
+            made = func(*mapped(args, put), **mapped(kwargs, put))
             return tuple(t for t in tensors((made,)) if t.is_floating_point())
 
         found = nested.derivatives(call, given, [self.streams(t) for t in given], self.rules, state)
@@ -212,69 +227,3 @@ class Run(OpsMode):
 
 
 _TOLD: set[str] = set()
-
-
-def rule(*functions: Any) -> Callable[[Rule], Rule]:
-    """Note a rule for these functions; names stand for all that torch has under them, as functions and as methods."""
-
-    def note(f: Rule) -> Rule:
-        for function in functions:
-            for found in named(function) if isinstance(function, str) else [function]:
-                RULES[found] = f
-        return f
-
-    return note
-
-
-def named(name: str) -> Iterator[Any]:
-    """What torch, its tensors and torch.nn.functional have under a name."""
-    for owner in OWNERS:
-        found = getattr(owner, name, None)
-        if callable(found):
-            yield found
-
-
-def getter(name: str) -> Any:
-    """What a mode sees where a property of a tensor is read."""
-    return getattr(Tensor, name).__get__
-
-
-def tensors(given: Iterable[Any]) -> Iterator[Tensor]:
-    """The tensors among arguments, and in lists, tuples and dicts of them."""
-    for a in given:
-        if isinstance(a, Tensor):
-            yield a
-        elif isinstance(a, (list, tuple)):
-            yield from tensors(a)
-        elif isinstance(a, dict):
-            yield from tensors(a.values())
-
-
-def _mapped(a: Any, f: Callable[[Tensor], Tensor]) -> Any:
-    """Arguments or results with f of each tensor."""
-    if isinstance(a, Tensor):
-        return f(a)
-    if isinstance(a, dict):
-        return type(a)((k, _mapped(v, f)) for k, v in a.items())
-    if isinstance(a, (list, tuple)):
-        made = [_mapped(b, f) for b in a]
-        return type(a)(*made) if hasattr(a, "_fields") else type(a)(made)
-    return a
-
-
-def storage(t: Tensor) -> int:
-    """Where the numbers of a tensor are; 0 where that is not known."""
-    try:
-        return t.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):  # under torch.func
-        return 0
-
-
-def name_of(func: Any) -> str:
-    """A function as a user calls it."""
-    name = getattr(func, "__name__", str(func))
-    if getattr(torch.nn.functional, name, None) is func:
-        return f"torch.nn.functional.{name}"
-    if getattr(Tensor, name, None) is func:
-        return f"Tensor.{name}"
-    return f"torch.{name}" if getattr(torch, name, None) is func else name

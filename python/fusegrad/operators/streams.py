@@ -26,6 +26,7 @@ class Rules:
     order: int  # K
     count: int  # R
     summed: bool  # whether y_K is the sum over the directions
+    apart: bool = False  # whether values are to be computed as they are without streams, to the last bit
 
     @property
     def zero(self) -> Streams:

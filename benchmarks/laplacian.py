@@ -1,0 +1,178 @@
+"""How long does a training step take whose loss has a Laplacian, by everything that a user could pick?
+
+On one core, as two threads measure each other there: OMP_NUM_THREADS=1 taskset -c 0 python -m fusegrad bench laplacian.
+The rivals: nested autograd, that step compiled as a whole, a forward Laplacian written by hand for this network and
+compiled, and, where they are installed, JAX (jvp of grad) and folx.
+"""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import grad
+
+import fusegrad as fg
+
+from .harness import Case, Result, Step, gradients
+from .providers import Cannot, network, normal
+
+# points, widths, activation
+NETWORKS = [
+    (1000, (2, 32, 32, 32, 1), "tanh"),
+    (1024, (3, 256, 256, 256, 1), "silu"),
+    (3000, (2, 96, 96, 96, 96, 96, 1), "tanh"),
+    (512, (10, 128, 128, 128, 1), "gelu"),
+]
+SMOKE = [(10, (2, 8, 8, 1), "tanh")]
+BY_HAND = "by hand, compiled"
+PROVIDERS = ("stock", "compile", BY_HAND, "jax", "folx", "fusegrad")
+SECONDS = 6.0
+
+
+def cases(device: str, smoke: bool) -> list[Case]:
+    """In float32; ours is torch.nn.Sequential after fuse, and fusegrad.laplacian."""
+    return [
+        Case(f"{n}: {'-'.join(map(str, widths))} {act}", torch.float32, partial(_build, n, widths, act, device))
+        for n, widths, act in (SMOKE if smoke else NETWORKS)
+    ]
+
+
+def verdict(results: Sequence[Result]) -> str:
+    """Against the best rival of each case, losses first."""
+    lines = []
+    for case in dict.fromkeys(r.case for r in results):
+        of = {r.provider: r for r in results if r.case == case and not r.cannot}
+        rivals = [r for name, r in of.items() if name != "fusegrad"]
+        best = min(rivals, key=lambda r: r.ms)
+        ratio = best.ms / of["fusegrad"].ms
+        lines.append((ratio, f"  {ratio:.2f}  {case}: best rival {best.provider}, {best.ratio:.2f} of stock's speed"))
+    lost = sum(ratio < 1 for ratio, _ in lines)
+    said = f"fusegrad against the best rival: slower in {lost} of {len(lines)} cases; its speed over the rival's:"
+    return "\n".join([said, *(line for _, line in sorted(lines))])
+
+
+def residual(laplacian: Tensor, x: Tensor) -> Tensor:
+    return (laplacian - x.sin().sum(1)).square().mean()
+
+
+def nested(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    (du,) = grad(model(x).sum(), x, create_graph=True)
+    second = (grad(du[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(x.shape[1]))
+    return residual(sum(second, torch.zeros_like(x[:, 0])), x)
+
+
+def derivatives(act: str, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """An activation with its first two derivatives, as one would write them."""
+    if act == "tanh":
+        y = torch.tanh(z)
+        s = 1 - y * y
+        return y, s, -2 * y * s
+    if act == "silu":
+        s = torch.sigmoid(z)
+        p = s * (1 - s)
+        return z * s, s + z * p, p * (2 + z * (1 - 2 * s))
+    density = torch.exp(-0.5 * z * z) * 0.3989422804014327
+    below = 0.5 * (1 + torch.erf(z * 0.7071067811865476))
+    return z * below, below + z * density, density * (2 - z * z)
+
+
+def by_hand(model: nn.Sequential, act: str, x: Tensor) -> Tensor:
+    """Values, tangents and Laplacians of this network: a product a layer, of the rows of all (arXiv:2307.08214)."""
+    n, d = x.shape
+    layers = [m for m in model if isinstance(m, nn.Linear)]
+    y, t = x, torch.eye(d, dtype=x.dtype, device=x.device).unsqueeze(1).expand(d, n, d)
+    second = torch.zeros_like(x)
+    for i, layer in enumerate(layers):
+        rows = torch.cat([y.unsqueeze(0), t, second.unsqueeze(0)]).reshape(-1, layer.in_features)
+        made = (rows @ layer.weight.T).reshape(d + 2, n, -1)
+        y, t, second = made[0] + layer.bias, made[1:-1], made[-1]
+        if i < len(layers) - 1:
+            v, first, curvature = derivatives(act, y)
+            y, t, second = v, first * t, first * second + curvature * t.square().sum(0)
+    return residual(second.squeeze(-1), x)
+
+
+def _build(n: int, widths: tuple[int, ...], act: str, device: str, provider: str, dtype: torch.dtype) -> Step:
+    like = torch.float32
+    x = normal(n, widths[0], seed=1, like=like, dtype=dtype, device=device)
+    model, parameters = network("stock", widths, act, device, like=like, dtype=dtype)
+    assert isinstance(model, nn.Sequential)
+    if provider in ("jax", "folx"):
+        return _of_jax(provider, parameters, act, x)
+    loss: Callable[[Tensor], Tensor]
+    if provider == "fusegrad":
+        model = fg.fuse(model)
+        loss = lambda x: residual(fg.laplacian(model, x).laplacian.squeeze(-1), x)
+    elif provider == BY_HAND:
+        loss = torch.compile(partial(by_hand, model, act), dynamic=False)
+    else:
+        loss = partial(nested, model)
+        x.requires_grad_()
+    if provider == "compile":
+        loss = _with_autograd_traced(torch.compile(loss, fullgraph=True, dynamic=False))
+
+    def step() -> tuple[Tensor, ...]:
+        for p in (x, *parameters):
+            p.grad = None
+        value = loss(x)
+        value.backward()
+        return value.detach(), *gradients(parameters)
+
+    return Step(step, (x, *parameters))
+
+
+def _with_autograd_traced(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The compiler has to be told to take autograd.grad into its graph, when it makes it."""
+    import torch._dynamo
+
+    traced: list[bool] = []
+
+    def run(x: Tensor) -> Tensor:
+        if traced:
+            return loss(x)
+        traced.append(True)
+        with torch._dynamo.config.patch(trace_autograd_ops=True):
+            return loss(x)
+
+    return run
+
+
+def _of_jax(provider: str, parameters: Sequence[Tensor], act: str, x: Tensor) -> Step:
+    for name in ("jax", provider):
+        if importlib.util.find_spec(name) is None:
+            raise Cannot(f"{name} is not installed")
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        raise Cannot("float32 on a CPU only")
+    import jax
+    import jax.numpy as jnp
+
+    f = {"tanh": jnp.tanh, "silu": jax.nn.silu, "gelu": lambda z: jax.nn.gelu(z, approximate=False)}[act]
+    weights = [jnp.asarray(p.detach().numpy()) for p in parameters]
+    points = jnp.asarray(x.numpy())
+
+    def net(p, v):
+        layers = list(zip(p[::2], p[1::2], strict=True))
+        for w, b in layers[:-1]:
+            v = f(w @ v + b)
+        return (layers[-1][0] @ v + layers[-1][1])[0]
+
+    def jvp_of_grad(p, v):
+        first, axes = jax.grad(lambda q: net(p, q)), jnp.eye(v.shape[0], dtype=v.dtype)
+        return sum(jax.jvp(first, (v,), (axis,))[1][i] for i, axis in enumerate(axes))
+
+    def forward(p, v):
+        import folx
+
+        return folx.forward_laplacian(lambda q: net(p, q), 0)(v).laplacian
+
+    of = jvp_of_grad if provider == "jax" else forward
+    loss = lambda p: jnp.mean((jax.vmap(lambda v: of(p, v))(points) - jnp.sin(points).sum(1)) ** 2)
+    step = jax.jit(jax.value_and_grad(loss))
+
+    def run() -> tuple[Tensor, ...]:
+        value, found = jax.block_until_ready(step(weights))
+        return torch.tensor(float(value)), *(torch.from_numpy(jnp.asarray(g).__array__().copy()) for g in found)
+
+    return Step(run, (x, *parameters))

@@ -1,0 +1,91 @@
+"""Calls of torch's functions: which rule serves them, which tensors they are given, what they are called."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .in_place import OWNERS
+
+Rule = Callable[..., Any]  # (run, function, args, kwargs) -> what the call returns
+RULES: dict[Any, Rule] = {}
+CONSTANT: set[Any] = set()  # functions whose results are constants, whatever they are given
+METADATA: set[Any] = {  # functions that compute no numbers
+    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "layout",
+                                                 "is_cuda", "grad_fn", "is_leaf", "is_sparse", "is_quantized")),
+    *(getattr(Tensor, name) for name in ("size", "dim", "numel", "stride", "is_contiguous", "is_floating_point",
+                                         "is_complex", "element_size", "data_ptr", "__len__", "__hash__",
+                                         "register_hook", "retain_grad")),
+}  # fmt: skip
+OUTSIDE: dict[Any, str] = {  # functions that the rules cannot follow: why
+    torch.autograd.grad: "it calls torch.autograd.grad",
+    torch.autograd.backward: "it calls torch.autograd.backward",
+    Tensor.backward: "it calls backward",
+}
+
+
+def rule(*functions: Any) -> Callable[[Rule], Rule]:
+    """Note a rule for these functions; names stand for all that torch has under them, as functions and as methods."""
+
+    def note(f: Rule) -> Rule:
+        for function in functions:
+            for found in named(function) if isinstance(function, str) else [function]:
+                RULES[found] = f
+        return f
+
+    return note
+
+
+def named(name: str) -> Iterator[Any]:
+    """What torch, its tensors and torch.nn.functional have under a name."""
+    for owner in OWNERS:
+        found = getattr(owner, name, None)
+        if callable(found):
+            yield found
+
+
+def getter(name: str) -> Any:
+    """What a mode sees where a property of a tensor is read."""
+    return getattr(Tensor, name).__get__
+
+
+def tensors(given: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among arguments, and in lists, tuples and dicts of them."""
+    for a in given:
+        if isinstance(a, Tensor):
+            yield a
+        elif isinstance(a, (list, tuple)):
+            yield from tensors(a)
+        elif isinstance(a, dict):
+            yield from tensors(a.values())
+
+
+def mapped(a: Any, f: Callable[[Tensor], Tensor]) -> Any:
+    """Arguments or results with f of each tensor."""
+    if isinstance(a, Tensor):
+        return f(a)
+    if isinstance(a, dict):
+        return type(a)((k, mapped(v, f)) for k, v in a.items())
+    if isinstance(a, (list, tuple)):
+        made = [mapped(b, f) for b in a]
+        return type(a)(*made) if hasattr(a, "_fields") else type(a)(made)
+    return a
+
+
+def storage(t: Tensor) -> int:
+    """Where the numbers of a tensor are; 0 where that is not known."""
+    try:
+        return t.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # under torch.func
+        return 0
+
+
+def name_of(func: Any) -> str:
+    """A function as a user calls it."""
+    name = getattr(func, "__name__", str(func))
+    if getattr(torch.nn.functional, name, None) is func:
+        return f"torch.nn.functional.{name}"
+    if getattr(Tensor, name, None) is func:
+        return f"Tensor.{name}"
+    return f"torch.{name}" if getattr(torch, name, None) is func else name
