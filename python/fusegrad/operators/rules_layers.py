@@ -81,8 +81,8 @@ def act_streams(rules: Rules, z: Tensor, streams: Streams, act: str, param: floa
             made[k] = ops.act(z if a.saves_input else y, None, act, param, k)
         return made[k]
 
-    if rules.order == 2 and not a.saves_input and act not in _LINEAR and streams[0] is not None:
-        t, second = streams
+    t, second = streams if rules.order == 2 else (None, None)
+    if t is not None and not a.saves_input and act not in _LINEAR:
         inner = total(second, _times(D(2), rules.gathered(2, t * t)))
         return y, (D(1) * t, _times(D(1), inner))
     return y, rules.function(streams, derivatives(a, D))
