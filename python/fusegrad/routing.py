@@ -207,6 +207,21 @@ def route_of_chain(
     return "function" if requires_grad(x, *weights) else "kernel"
 
 
+def streams_are_a_chain(x: Tensor, streams: Sequence[Tensor | None], weights: Sequence[Tensor | None], acts) -> bool:
+    """Whether layers with derivatives along directions are best made as one op: of any width, and few rows too."""
+    return (
+        backends.CHAINS
+        and type(x) in _PLAIN
+        and x.is_cpu
+        and x.layout is strided
+        and x.dtype in CHAIN_DTYPES
+        and x.dim() > 0
+        and x.size(-1) > 0
+        and in_plain_eager(x, *streams)
+        and route_of_chain(x, weights, acts) != "layers"
+    )
+
+
 def runs_as_written(*tensors: Tensor | None) -> bool:
     """Whether linear layers of these tensors are torch's own functions, which somebody has given another meaning."""
     return linear_is_replaced() or (not in_plain_eager(*tensors) and calls_torch(*tensors))

@@ -1,7 +1,6 @@
 """Rules of layers: linear maps, activations, and what is made of them. A chain of layers is one call, `layers`."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,20 +13,17 @@ from ..ops.terms import rows, total
 from .calls import rule
 from .functions import Derivative
 from .run import Run
+from .streamed import Layer, streamed
 from .streams import Rules, Streams, each, whole
-
-
-class Layer(NamedTuple):
-    """y = act(x w^T + b)."""
-
-    w: Tensor  # (n, k)
-    b: Tensor | None  # (n)
-    act: str = "identity"
-    param: float = 0.0
 
 
 def layers(rules: Rules, x: Tensor, streams: Streams, chain: Sequence[Layer]) -> tuple[Tensor, Streams]:
     """What layers of which each is the input of the next make of x (..., k) and its streams: y (..., n), and its."""
+    return streamed(rules, x, streams, chain, one_by_one)
+
+
+def one_by_one(rules: Rules, x: Tensor, streams: Streams, chain: Sequence[Layer]) -> tuple[Tensor, Streams]:
+    """The same, a layer after another."""
     for layer in chain:
         x, streams = product(rules, x, streams, layer.w, layer.b)
         if layer.act != "identity":

@@ -62,6 +62,21 @@ def chain(x: Tensor, weights: Sequence[Tensor | None], of: Plan, differentiable:
     return below_autograd(FORWARD, x, weights, of.acts, False)[0]
 
 
+def places(weights: Sequence[Any]) -> list[int]:
+    """Where w_1, w_2, ... are."""
+    return [w.data_ptr() for w in weights[::2]]
+
+
+def check_places(op: str, weights: Sequence[Any], at: Sequence[int]) -> None:
+    """Raise RuntimeError if a weight is elsewhere in backward than it was in forward, by `weight.data = ...`."""
+    for w, place in zip(weights[::2], at, strict=True):
+        if type(w) is torch.nn.Parameter and w.data_ptr() != place:  # no other can be, but by hooks of saved tensors
+            raise RuntimeError(
+                f"{op}: a weight, {tuple(w.shape)}, was given other data between forward and backward, which "
+                "needs the old; call backward before `weight.data = ...` and nn.utils.vector_to_parameters"
+            )
+
+
 class Chain:
     """y, and what the layers save, in one tensor in an order of the kernel's: it is no output, as in other ops.
 
@@ -71,7 +86,7 @@ class Chain:
 
     @staticmethod
     def forward(ctx, of, x, *weights):
-        ctx.plan, ctx.at = of, [w.data_ptr() for w in weights[::2]]
+        ctx.plan, ctx.at = of, places(weights)
         y, saved = below_autograd(FORWARD, x, weights, of.acts, True)
         ctx.save_for_backward(saved, y if of.saves_output else None, x, *weights)
         ctx.set_materialize_grads(False)
@@ -86,12 +101,7 @@ class Chain:
         needed = wanted(ctx, 2 + len(weights), of.shifted(2, 0))[1:]
         if not in_plain_eager(gy, x, *weights):
             return None, *backward_by_layers(gy, x, weights, of, needed)
-        for w, at in zip(weights[::2], ctx.at, strict=True):
-            if type(w) is torch.nn.Parameter and w.data_ptr() != at:  # no other can be, but by hooks of saved tensors
-                raise RuntimeError(
-                    f"chain: a weight, {tuple(w.shape)}, was given other data between forward and backward, which "
-                    "needs the old; call backward before `weight.data = ...` and nn.utils.vector_to_parameters"
-                )
+        check_places("chain", weights, ctx.at)
         if torch.is_grad_enabled():
             y = None if y is None else y.detach()  # z is a function of the others
             found = iter(_apply_backward(of, needed, saved, y, gy, x, *weights))

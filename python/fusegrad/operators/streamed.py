@@ -1,0 +1,114 @@
+"""A chain of layers with its streams as one op, on the CPU: where only the sum of second derivatives is asked for."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..internals.call import in_plain_eager, requires_grad
+from ..internals.engine import wanted
+from ..internals.function import below_autograd, single_level
+from ..ops.chain import Plan, check_places, places, plan
+from ..ops.chain_streams import STREAMS, STREAMS_BACKWARD
+from ..routing import streams_are_a_chain
+from .streams import Rules, Streams, whole
+
+
+class Layer(NamedTuple):
+    """y = act(x w^T + b)."""
+
+    w: Tensor  # (n, k)
+    b: Tensor | None  # (n)
+    act: str = "identity"
+    param: float = 0.0
+
+
+ByLayers = Callable[[Rules, Tensor, Streams, Sequence[Layer]], tuple[Tensor, Streams]]
+
+
+def streamed(
+    rules: Rules, x: Tensor, streams: Streams, chain: Sequence[Layer], by_layers: ByLayers
+) -> tuple[Tensor, Streams]:
+    """What layers make of x and its streams: by one op if that serves them, or else `by_layers`."""
+    t = streams[0]
+    if t is None or rules.order != 2 or not rules.summed or rules.apart:
+        return by_layers(rules, x, streams, chain)
+    weights = [tensor for layer in chain for tensor in layer[:2]]
+    acts = tuple(layer.act for layer in chain)
+    if t.shape[0] == 0 or not streams_are_a_chain(x, streams, weights, acts):
+        return by_layers(rules, x, streams, chain)
+    l = streams[1]  # noqa: E741  # as in the formulas
+    is_alike = l is None and x.dim() > 1 and all(size == 1 for size in t.shape[1:-1])
+    if is_alike and requires_grad(t):  # of which the kernel makes no gradient
+        return by_layers(rules, x, streams, chain)
+    t = whole(t, (*t.shape[1:-1], x.shape[-1])).reshape(t.shape[0], -1) if is_alike else whole(t, x.shape)
+    l = None if l is None else whole(l, x.shape)[0]  # noqa: E741
+    of = plan(acts, tuple(layer.param for layer in chain), tuple(layer.b is not None for layer in chain))
+    if requires_grad(x, t, l, *weights):
+        y, ty, ly = _apply(of, rules, by_layers, x, t, l, *weights)
+    else:
+        y, ty, ly, _ = below_autograd(STREAMS, x, t, l, weights, of.acts, False)
+    return y, (ty, ly.unsqueeze(0))
+
+
+class StreamedChain:
+    """y, its tangents and l; what the kernel saves of each layer, (r + 2) M n numbers, is kept.
+
+    Backward is the op chain_streams_backward. Its derivatives are those of the layers one by one, computed again.
+    """
+
+    @staticmethod
+    def forward(ctx, of, rules, by_layers, x, t, l, *weights):  # noqa: E741
+        ctx.plan, ctx.rules, ctx.by_layers, ctx.at = of, rules, by_layers, places(weights)
+        y, ty, ly, saved = below_autograd(STREAMS, x, t, l, weights, of.acts, True)
+        ctx.has_l = l is not None
+        ctx.save_for_backward(saved, x, t, l, *weights)
+        ctx.set_materialize_grads(False)
+        return y, ty, ly
+
+    @staticmethod
+    def backward(ctx, *grads):
+        saved, x, t, l, *weights = ctx.saved_tensors  # noqa: E741
+        inputs = (x, t, l, *weights)
+        count = 3 + len(inputs)
+        if all(g is None for g in grads):
+            return (None,) * count
+        absent = ctx.plan.shifted(6, 0, 1, 2, *(() if ctx.has_l else (5,)))
+        needed = wanted(ctx, count, absent)[3:]
+        check_places("laplacian", weights, ctx.at)
+        if torch.is_grad_enabled() or not in_plain_eager(*grads, *inputs):
+            return None, None, None, *_again(ctx, inputs, grads, needed)
+        r, lead, n = t.shape[0], x.shape[:-1], weights[-2].shape[0]
+        shapes = (*lead, n), (r, *lead, n), (*lead, n)
+        given = (x.new_zeros(shape) if g is None else g for g, shape in zip(grads, shapes, strict=True))
+        mask = sum(1 << i for i, n in enumerate(needed) if n)
+        found = below_autograd(STREAMS_BACKWARD, *given, x, t, l, weights, saved, ctx.plan.acts, mask)
+        return None, None, None, *(g if n else None for g, n in zip(found, needed, strict=True))
+
+
+def _again(ctx: Any, inputs: Sequence[Any], grads: Sequence[Any], needed: Sequence[bool]) -> list[Tensor | None]:
+    """The gradients as functions of all that they depend on."""
+    with torch.enable_grad():
+        # of aliases: else what reaches a tensor through another, a weight that was computed from x say, counted twice
+        alias = [a if a is None or not a.requires_grad else a.view_as(a) for a in inputs]
+        y, (ty, ly) = _run_by_layers(ctx, *alias)
+        made = [(out, g) for out, g in zip((y, ty, ly), grads, strict=True) if g is not None and out.requires_grad]
+        on = [a for a, n in zip(alias, needed, strict=True) if n]
+        outs, along = [out for out, _ in made], [g for _, g in made]
+        options = {"create_graph": torch.is_grad_enabled(), "allow_unused": True, "materialize_grads": True}
+        found = iter(torch.autograd.grad(outs, on, along, **options) if outs else map(torch.zeros_like, on))
+    return [next(found) if n else None for n in needed]
+
+
+def _run_by_layers(ctx: Any, x: Tensor, t: Tensor, l: Tensor | None, *weights: Any):  # noqa: E741
+    of: Plan = ctx.plan
+    if t.dim() <= x.dim():  # the same for all rows
+        t = t.reshape(t.shape[0], *(1,) * (x.dim() - 1), -1)
+    chain = list(map(Layer, weights[::2], weights[1::2], of.names, of.params))
+    y, (ty, ly) = ctx.by_layers(ctx.rules, x, (t, None if l is None else l.unsqueeze(0)), chain)
+    ty = whole(ty, y.shape)
+    return y, (ty, torch.zeros_like(y) if ly is None else whole(ly, y.shape)[0])
+
+
+_apply = single_level(StreamedChain)

@@ -1,0 +1,180 @@
+"""A chain with its streams as one op: its numbers and gradients are those of its layers one by one."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import fusegrad as fg
+from fusegrad import backends
+from fusegrad.activations import REGISTRY
+from fusegrad.operators import streamed
+from fusegrad.operators.rules_layers import one_by_one
+from fusegrad.operators.streamed import Layer
+from fusegrad.operators.streams import Rules
+
+from cases import DEVICE
+
+pytestmark = pytest.mark.skipif(not backends.CHAINS or DEVICE != "cpu", reason="there is no kernel of chains")
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """How many calls were one op."""
+    calls = []
+    for name in ("_apply", "below_autograd"):
+        run = getattr(streamed, name)
+        monkeypatch.setattr(streamed, name, lambda *args, run=run, name=name: calls.append(name) or run(*args))
+    return calls
+
+
+def network(widths, act="tanh", dtype=torch.float64, bias=True, ends=False):
+    g = torch.Generator().manual_seed(1)
+    made = []
+    for i, (k, n) in enumerate(pairwise(widths)):
+        w = (torch.randn(n, k, generator=g, dtype=torch.float64) / k**0.5).to(dtype).requires_grad_()
+        b = torch.randn(n, generator=g, dtype=torch.float64).to(dtype).requires_grad_() if bias else None
+        last = i == len(widths) - 2 and not ends
+        made.append(Layer(w, b, "identity" if last else act, REGISTRY[act].default or 0.0))
+    return made
+
+
+def run_one_by_one(rules, x, streams, chain):
+    y, (ty, ly) = one_by_one(rules, x, streams, chain)
+    return y, (ty, torch.zeros(1, *y.shape, dtype=y.dtype) if ly is None else ly)  # of what has no second derivative
+
+
+def given(lead, d, r, alike, with_l, dtype=torch.float64):
+    g = torch.Generator().manual_seed(2)
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
+    t = draw(r, *(1,) * len(lead), d) if alike else draw(r, *lead, d)
+    return draw(*lead, d).requires_grad_(), (t, draw(1, *lead, d) if with_l else None)
+
+
+CASES = [
+    ((40,), (3, 32, 20, 1), 3, True, False),
+    ((7, 3), (5, 64, 2), 2, False, True),
+    ((1,), (2, 9, 9, 3), 1, True, False),
+    ((33,), (1, 40, 1), 20, False, False),
+    ((), (4, 6, 1), 4, False, False),
+    ((0,), (3, 5, 1), 3, True, False),
+    ((70,), (3, 600, 1), 2, True, False),
+]
+
+
+@pytest.mark.parametrize("lead, widths, r, alike, with_l", CASES, ids=str)
+@pytest.mark.parametrize("act, bias, ends", (("tanh", True, False), ("silu", False, True), ("relu", True, True)))
+def test_numbers_and_gradients(served, lead, widths, r, alike, with_l, act, bias, ends):
+    chain = network(widths, act, bias=bias, ends=ends)
+    x, streams = given(lead, widths[0], r, alike, with_l)
+    if not alike:
+        streams = tuple(s if s is None else s.requires_grad_() for s in streams)
+    on = [
+        x,
+        *(s for s in streams if s is not None and s.requires_grad),
+        *(t for q in chain for t in q[:2] if t is not None),
+    ]
+    rules, results = Rules(2, r, summed=True), []
+    for run in (lambda *args: streamed.streamed(*args, one_by_one), run_one_by_one):
+        y, (ty, ly) = run(rules, x, streams, chain)
+        ty, ly = torch.broadcast_to(ty, (r, *y.shape)), torch.broadcast_to(ly, (1, *y.shape))
+        loss = y.sin().sum() + ty.cos().sum() + (ly * (y + 1)).sum()
+        first = torch.autograd.grad(loss, on, retain_graph=True)
+        again = torch.autograd.grad(loss, on, create_graph=True)
+        second = torch.autograd.grad(
+            sum(g.square().sum() for g in again), on, allow_unused=True, materialize_grads=True
+        )
+        results.append((y, ty, ly, *first, *again, *second))
+        with torch.no_grad():
+            results[-1] += (run(rules, x, streams, chain)[1][1].expand_as(ly),)
+    assert "_apply" in served and "below_autograd" in served
+    for mine, truth in zip(*results, strict=True):
+        assert_close(mine, truth, rtol=1e-9, atol=1e-9 * (1 + truth.abs().sum().item() ** 0.5))
+
+
+@pytest.mark.parametrize("act", REGISTRY)
+def test_every_activation(served, act):
+    chain = [layer._replace(w=layer.w.detach().mul(0.3).requires_grad_()) for layer in network((3, 17, 16, 2), act)]
+    x, streams = given((21,), 3, 3, True, False)
+    results = []
+    for run in (lambda *args: streamed.streamed(*args, one_by_one), run_one_by_one):
+        y, (ty, ly) = run(Rules(2, 3, summed=True), x, streams, chain)
+        ty = ty.expand(3, *y.shape)
+        results.append((y, ty, ly, *torch.autograd.grad((ly * y + ty.sum(0)).sum(), [x, *(q.w for q in chain)])))
+    assert served == ["_apply"] * 1 + ["below_autograd"] * 2
+    for mine, truth in zip(*results, strict=True):
+        assert_close(mine, truth, rtol=1e-8, atol=1e-11 * (100 + truth.abs().max().item()))
+
+
+@pytest.mark.parametrize("act", ("tanh", "silu", "softplus"))
+def test_float32_error(act):
+    """At most twice that of nested autograd, and a rounding, of each result and gradient."""
+
+    def nested(net, x):
+        x = x.detach().requires_grad_()
+        y = net(x)
+        (g,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        second = [torch.autograd.grad(g[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(x.shape[1])]
+        return y[:, 0], sum(second)
+
+    modules = {"tanh": nn.Tanh, "silu": nn.SiLU, "softplus": nn.Softplus}
+    net = nn.Sequential(nn.Linear(3, 64), modules[act](), nn.Linear(64, 64), modules[act](), nn.Linear(64, 1))
+    x = torch.randn(300, 3)
+    results = []
+    for run, dtype in ((nested, torch.float64), (nested, torch.float32), (None, torch.float32)):
+        net.to(dtype)
+        if run is None:
+            r = fg.laplacian(net, x.to(dtype))
+            y, of_l = r.value[:, 0], r.laplacian[:, 0]
+        else:
+            y, of_l = run(net, x.to(dtype))
+        results.append((y, of_l, *torch.autograd.grad(((of_l + y) ** 2).mean(), list(net.parameters()))))
+    for truth, stock, mine in zip(*results, strict=True):
+        error, of_stock = ((t.double() - truth).norm().item() for t in (mine, stock))
+        assert error <= 2 * of_stock + torch.finfo(torch.float32).eps * truth.norm().item()
+
+
+def test_nan_stays_in_its_row():
+    net = nn.Sequential(nn.Linear(2, 20), nn.Tanh(), nn.Linear(20, 1)).double()
+    x = torch.randn(40, 2, dtype=torch.float64)
+    x[35, 1] = torch.nan
+    r = fg.laplacian(net, x)
+    assert r.laplacian.isnan().nonzero()[:, 0].tolist() == [35] and r.jacobian.isnan().any(-1).any(-1).sum() == 1
+
+
+def test_a_weight_that_changes_before_backward():
+    net = nn.Sequential(nn.Linear(2, 20), nn.Tanh(), nn.Linear(20, 1))
+    x = torch.randn(40, 2)
+    loss = fg.laplacian(net, x).laplacian.sum()
+    with torch.no_grad():
+        net[0].weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    loss = fg.laplacian(net, x).laplacian.sum()
+    net[0].weight.data = net[0].weight.data.clone()
+    with pytest.raises(RuntimeError, match="was given other data"):
+        loss.backward()
+
+
+def test_compiled_autograd(served):
+    net = nn.Sequential(nn.Linear(2, 20), nn.Tanh(), nn.Linear(20, 1)).double()
+    x = torch.randn(40, 2, dtype=torch.float64)
+    expected = torch.autograd.grad(fg.laplacian(net, x).laplacian.square().sum(), list(net.parameters()))
+    loss = fg.laplacian(net, x).laplacian.square().sum()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        loss.backward()
+    for p, g in zip(net.parameters(), expected, strict=True):
+        assert_close(p.grad, torch.zeros_like(p) if g is None else g)
+
+
+def test_keeps_less_than_nested():
+    """Of a network of two hidden layers, z, tz and lz of each, and x: 5 numbers of each feature for d = 3."""
+    net = nn.Sequential(nn.Linear(3, 50), nn.Tanh(), nn.Linear(50, 50), nn.Tanh(), nn.Linear(50, 1))
+    x = torch.randn(100, 3)
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+        fg.laplacian(net, x).laplacian  # noqa: B018
+    weights = {p.data_ptr() for p in net.parameters()}
+    assert sum(t.numel() for at, t in kept.items() if at not in weights) <= 100 * (2 * 5 * 50 + 3) + 9
