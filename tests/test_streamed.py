@@ -169,6 +169,30 @@ def test_compiled_autograd(served):
         assert_close(p.grad, torch.zeros_like(p) if g is None else g)
 
 
+def test_inside_of_a_model(served):
+    """A Sequential that is a part of what is differentiated, after fuse."""
+    net = nn.Sequential(nn.Linear(6, 30), nn.Tanh(), nn.Linear(30, 20), nn.Tanh(), nn.Linear(20, 1)).double()
+    features = torch.randn(2, 3, dtype=torch.float64)
+
+    def model(x):
+        z = x @ features
+        return x[:, :1] * (1 - x[:, :1]) * net(torch.cat([z.sin(), z.cos()], -1)) + net[0].weight.sum() * x[:, 1:]
+
+    x = torch.randn(25, 2, dtype=torch.float64, requires_grad=True)
+    results = []
+    for change in (lambda net: net, fg.fuse):
+        change(net)
+        for _ in range(2):  # the first time is watched
+            r = fg.laplacian(model, x)
+        loss = sum(t.sin().sum() for t in r)
+        first = torch.autograd.grad(loss, [x, *net.parameters()], create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), [x, *net.parameters()])
+        results.append((*r, *first, *second))
+    assert served.count("_apply") >= 1
+    for mine, truth in zip(*results, strict=True):
+        assert_close(mine, truth, rtol=1e-9, atol=1e-9)
+
+
 def test_keeps_less_than_nested():
     """Of a network of two hidden layers, z, tz and lz of each, and x: 5 numbers of each feature for d = 3."""
     net = nn.Sequential(nn.Linear(3, 50), nn.Tanh(), nn.Linear(50, 50), nn.Tanh(), nn.Linear(50, 1))

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .ops.chain import chain, plan
+from .internals.call import autocasts, linear_is_replaced, outside_transforms
+from .ops.chain import FORWARD, chain, plan
 from .routing import CHAIN_WIDTH, fits, may_be_a_chain, route_of_chain
 
 
@@ -36,9 +37,19 @@ def run_chain(
         return None  # by layers: that says what does not fit
 
 
+def run_seen(
+    x: Tensor, weights: Sequence[Tensor | None], names: Sequence[str], params: Sequence[float]
+) -> Tensor | None:
+    """The same under a mode that knows what the op means, and calls it as it likes."""
+    if not outside_transforms(x, *weights) or autocasts() or linear_is_replaced() or not _fit(x, weights):
+        return None
+    of = plan(tuple(names), tuple(params), tuple([b is not None for b in weights[1::2]]))
+    return FORWARD(x, weights, of.acts, False)[0]
+
+
 def _fit(x: Tensor, weights: Sequence[Tensor | None]) -> bool:
     """Whether these are what the op takes."""
-    width = x.size(-1)
+    width = x.size(-1) if x.dim() else 0
     for w, b in zip(weights[::2], weights[1::2], strict=True):
         if w is None or not fits(w, b, x.dtype, width) or w.size(0) == 0:
             return False

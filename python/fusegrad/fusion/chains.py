@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..activations import REGISTRY
-from ..chained import run_chain
+from ..chained import run_chain, run_seen
+from ..internals.call import is_ops_mode_on
 from ..internals.module import has_own_hooks, is_any_module_hooked, reads_what_is_stored
 from ..internals.stock import as_written, called_as_written
 from ..nn import Linear
@@ -19,7 +20,8 @@ _OTHERWISE = IN_PLACE, "forward", *_WEIGHTS  # held by a layer itself: it is not
 
 def run(modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple[Tensor | None, int]:
     """What the modules from `at` on make of x as one op, or None; and up to where that was tried."""
-    if not may_be_a_chain(x) or is_any_module_hooked() or not reads_what_is_stored(Linear):
+    seen = is_ops_mode_on()
+    if not (seen or may_be_a_chain(x)) or is_any_module_hooked() or not reads_what_is_stored(Linear):
         return None, len(modules)
     layers, names, params, end = chain_from(modules, at)
     if len(layers) < 2:
@@ -28,7 +30,7 @@ def run(modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple[Tensor | None
     for layer in layers:
         held = layer.__dict__["_parameters"]
         weights += held["weight"], held["bias"]
-    return run_chain(x, weights, names, params), end
+    return (run_seen if seen else run_chain)(x, weights, names, params), end
 
 
 def chain_from(

@@ -9,6 +9,7 @@ from torch import Tensor
 from .. import functional, ops
 from ..activations import REGISTRY, Activation
 from ..nn import fits
+from ..ops.chain import FORWARD as CHAIN
 from ..ops.terms import rows, total
 from .calls import rule
 from .functions import Derivative
@@ -159,6 +160,27 @@ def op_mlp(run: Run, func, args, kwargs):
         return run.composed(lambda: (_linear(ops.linear_act(x, w1, b1, act, param, False)[0], w2, b2), x.new_empty(0)))
     y, streams = layers(run.rules, x, run.streams(x), [Layer(w1, b1, act, param), Layer(w2, b2)])
     return run.keep(y, streams), x.new_empty(0)
+
+
+@rule(CHAIN)
+def op_chain(run: Run, func, args, kwargs):
+    x, weights, acts, _ = args
+    names = [act.split(" ") for act in acts.split(",")]
+    chain = [
+        Layer(w, b, *of)
+        for w, b, of in zip(weights[::2], weights[1::2], [(n, float(p)) for n, p in names], strict=True)
+    ]
+    if any(map(run.has, weights)):
+        return run.composed(_one_by_one, x, chain), x.new_empty(0)
+    y, streams = layers(run.rules, x, run.streams(x), chain)
+    return run.keep(y, streams), x.new_empty(0)
+
+
+def _one_by_one(x: Tensor, chain: Sequence[Layer]) -> Tensor:
+    for layer in chain:
+        x = _linear(x, layer.w, layer.b)
+        x = x if layer.act == "identity" else ops.act(x, None, layer.act, layer.param, 0)
+    return x
 
 
 @rule(ops.OPS["gated"])
