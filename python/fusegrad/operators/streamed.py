@@ -63,6 +63,7 @@ class StreamedChain:
         ctx.plan, ctx.rules, ctx.by_layers, ctx.at = of, rules, by_layers, places(weights)
         y, ty, ly, saved = below_autograd(STREAMS, x, t, l, weights, of.acts, True)
         ctx.has_l = l is not None
+        ctx.constant = _of_value_alone(of)
         ctx.save_for_backward(saved, x, t, l, *weights)
         ctx.set_materialize_grads(False)
         return y, ty, ly
@@ -82,9 +83,17 @@ class StreamedChain:
         r, lead, n = t.shape[0], x.shape[:-1], weights[-2].shape[0]
         shapes = (*lead, n), (r, *lead, n), (*lead, n)
         given = (x.new_zeros(shape) if g is None else g for g, shape in zip(grads, shapes, strict=True))
+        if grads[0] is None:
+            needed = [n and not is_bias for n, is_bias in zip(needed, ctx.constant, strict=True)]
         mask = sum(1 << i for i, n in enumerate(needed) if n)
         found = below_autograd(STREAMS_BACKWARD, *given, x, t, l, weights, saved, ctx.plan.acts, mask)
         return None, None, None, *(g if n else None for g, n in zip(found, needed, strict=True))
+
+
+def _of_value_alone(of: Plan) -> list[bool]:
+    """For x, t, l, w_1, b_1, ...: does only the value y depend on it? So do biases that no activation follows."""
+    curved = max((i for i, name in enumerate(of.names) if name != "identity"), default=-1)
+    return [curved < 0, False, False, *(bias and i > curved for i in range(len(of.names)) for bias in (False, True))]
 
 
 def _again(ctx: Any, inputs: Sequence[Any], grads: Sequence[Any], needed: Sequence[bool]) -> list[Tensor | None]:
@@ -96,8 +105,8 @@ def _again(ctx: Any, inputs: Sequence[Any], grads: Sequence[Any], needed: Sequen
         made = [(out, g) for out, g in zip((y, ty, ly), grads, strict=True) if g is not None and out.requires_grad]
         on = [a for a, n in zip(alias, needed, strict=True) if n]
         outs, along = [out for out, _ in made], [g for _, g in made]
-        options = {"create_graph": torch.is_grad_enabled(), "allow_unused": True, "materialize_grads": True}
-        found = iter(torch.autograd.grad(outs, on, along, **options) if outs else map(torch.zeros_like, on))
+        options = {"create_graph": torch.is_grad_enabled(), "allow_unused": True}
+        found = iter(torch.autograd.grad(outs, on, along, **options) if outs and on else [None] * len(on))
     return [next(found) if n else None for n in needed]
 
 
