@@ -172,7 +172,7 @@ def _of_jax(provider: str, parameters: Sequence[Tensor], act: str, x: Tensor) ->
     step = jax.jit(jax.value_and_grad(loss))
 
     def run() -> tuple[Tensor, ...]:
-        value, found = jax.block_until_ready(step(weights))
+        value, (*found, _) = jax.block_until_ready(step(weights))  # not of the last bias: no Laplacian depends on it
         return torch.tensor(float(value)), *(torch.from_numpy(jnp.asarray(g).__array__().copy()) for g in found)
 
     return Step(run, (x, *parameters))
