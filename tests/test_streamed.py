@@ -197,6 +197,34 @@ def test_inside_of_a_model(served):
         assert_close(mine, truth, rtol=1e-9, atol=1e-9)
 
 
+def test_bits_are_the_same_again():
+    """In a second backward pass, and in another call, on two threads; nothing that was given is written to."""
+    net = nn.Sequential(nn.Linear(3, 90), nn.Tanh(), nn.Linear(90, 90), nn.Tanh(), nn.Linear(90, 1))
+    x, parameters = torch.randn(500, 3), list(net.parameters())
+    before = [t.clone() for t in (x, *parameters)]
+    torch.set_num_threads(2)
+    found = []
+    for _ in range(2):
+        loss = fg.laplacian(net, x).laplacian.square().sum()
+        for _ in range(2):
+            found.append(torch.autograd.grad(loss, parameters[:-1], retain_graph=True))
+    for other in found[1:]:
+        assert all(map(torch.equal, other, found[0]))
+    assert all(map(torch.equal, (x, *parameters), before))
+
+
+def test_no_graph_is_made_of_gradients_that_need_none():
+    """In a mode in which the op does not serve backward."""
+    net, x = nn.Sequential(nn.Linear(3, 9), nn.Tanh(), nn.Linear(9, 1)), torch.randn(20, 3)
+    loss = fg.laplacian(net, x).laplacian.square().sum()
+    expected = torch.autograd.grad(loss, list(net.parameters())[:-1], retain_graph=True)
+    with torch.overrides.BaseTorchFunctionMode():
+        found = torch.autograd.grad(loss, list(net.parameters())[:-1])
+    for mine, truth in zip(found, expected, strict=True):
+        assert not mine.requires_grad
+        assert_close(mine, truth, rtol=1e-4, atol=1e-5)
+
+
 def test_keeps_less_than_nested():
     """Of a network of two hidden layers, z, tz and lz of each, and x: 5 numbers of each feature for d = 3."""
     net = nn.Sequential(nn.Linear(3, 50), nn.Tanh(), nn.Linear(50, 50), nn.Tanh(), nn.Linear(50, 1))

@@ -97,7 +97,8 @@ def _of_value_alone(of: Plan) -> list[bool]:
 
 
 def _again(ctx: Any, inputs: Sequence[Any], grads: Sequence[Any], needed: Sequence[bool]) -> list[Tensor | None]:
-    """The gradients as functions of all that they depend on."""
+    """The gradients, and where gradients are on, as functions of all that they depend on."""
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # of aliases: else what reaches a tensor through another, a weight that was computed from x say, counted twice
         alias = [a if a is None or not a.requires_grad else a.view_as(a) for a in inputs]
@@ -105,7 +106,7 @@ def _again(ctx: Any, inputs: Sequence[Any], grads: Sequence[Any], needed: Sequen
         made = [(out, g) for out, g in zip((y, ty, ly), grads, strict=True) if g is not None and out.requires_grad]
         on = [a for a, n in zip(alias, needed, strict=True) if n]
         outs, along = [out for out, _ in made], [g for _, g in made]
-        options = {"create_graph": torch.is_grad_enabled(), "allow_unused": True}
+        options = {"create_graph": create_graph, "allow_unused": True}
         found = iter(torch.autograd.grad(outs, on, along, **options) if outs and on else [None] * len(on))
     return [next(found) if n else None for n in needed]
 

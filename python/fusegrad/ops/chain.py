@@ -14,6 +14,7 @@ from torch.compiler import is_compiling
 
 from ..activations import REGISTRY
 from ..internals.call import in_plain_eager, requires_grad
+from ..internals.dispatcher import Overload, unqualified
 from ..internals.engine import wanted
 from ..internals.function import below_autograd, single_level
 from .act import act, act_gradients
@@ -302,12 +303,16 @@ def _forward_in_any_mode(x, weights, acts, save):
     return x, x.new_empty(0)
 
 
-def _backward_without_derivative(*args):
-    """The raw op where autograd is on: it cannot make z again, as it has no biases."""
-    tensors = [t for a in args for t in (a if isinstance(a, (list, tuple)) else [a]) if isinstance(t, Tensor)]
-    if requires_grad(*tensors):
-        raise RuntimeError("chain_backward: has no derivative; differentiate the gradients of fusegrad.chain")
-    return below_autograd(BACKWARD, *args)
+def without_derivative(op: Overload, says: str) -> None:
+    """Let a raw op refuse what requires a gradient: it has no derivative of its own."""
+
+    def call(*args):
+        tensors = [t for a in args for t in (a if isinstance(a, (list, tuple)) else [a]) if isinstance(t, Tensor)]
+        if requires_grad(*tensors):
+            raise RuntimeError(f"{unqualified(op)}: has no derivative; {says}")
+        return below_autograd(op, *args)
+
+    library.impl(unqualified(op), call, "Autograd")
 
 
 def _fake(x, weights, acts, save):
@@ -320,4 +325,4 @@ def _fake(x, weights, acts, save):
 
 torch.library.register_fake("fusegrad::chain", _fake, lib=library)
 library.impl("chain", _forward_in_any_mode, "Autograd")
-library.impl("chain_backward", _backward_without_derivative, "Autograd")
+without_derivative(BACKWARD, "differentiate the gradients of fusegrad.chain")  # it has no biases, to make z again
