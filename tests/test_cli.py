@@ -144,6 +144,15 @@ def test_tune_says_what_is_missing(tmp_path):
     assert run.returncode == 1 and "can't write" in run.stdout and "--out" in run.stdout
 
 
+def test_each_provider_has_a_time_however_busy_the_machine_is():
+    from fusegrad.benchmarks.harness import Budget, Case, Step, measure
+
+    ones = lambda dtype: (torch.ones(2, 2, dtype=dtype),)
+    case = Case("ones", torch.float32, lambda provider, dtype: Step(lambda: ones(dtype), ()))
+    budget = Budget(rounds=3, seconds=1e-9, compile_seconds={})
+    assert all(result.ms > 0 for result in measure(case, "cpu", budget, lambda what: None, of=("stock", "fusegrad")))
+
+
 def test_a_way_is_taken_where_it_wins_by_a_margin():
     from fusegrad.benchmarks.harness import Result
     from fusegrad.benchmarks.tune import fastest
