@@ -153,7 +153,9 @@ def test_compile(name, fused):
     assert_close(torch.autograd.grad(compiled(x), on), torch.autograd.grad(loss(net, x), on))
 
 
+@pytest.mark.slow
 def test_inductor():
+    """Inductor compiles C++ of its own for half a minute; the graph it is given is that of the tests above."""
     net, x = model("silu"), points(4, 3)
     compiled = torch.compile(lambda x: loss(net, x), fullgraph=True)
     on = [*net.parameters()]

@@ -1,7 +1,5 @@
 """The ops as torch sees them: opcheck, PyTorch's own samples for linear, modules, threads."""
 
-import itertools
-
 import pytest
 import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
@@ -112,16 +110,15 @@ def test_the_product_that_makes_gz_is_differentiable_in_every_mode(act, need_sum
 
 
 @pytest.mark.parametrize(
-    "needed",
+    "act, needed",
     (
-        (True,) * 5,
-        (True, False, False, False, False),
-        (False, True, False, False, True),
-        (False, False, True, True, False),
+        *((act, (True,) * 5) for act in ("tanh", "silu", "identity")),
+        ("silu", (True, False, False, False, False)),
+        ("silu", (False, True, False, False, True)),
+        ("tanh", (False, False, True, True, False)),
     ),
     ids=str,
 )
-@pytest.mark.parametrize("act", ("tanh", "silu", "identity"))
 def test_the_backward_of_a_gated_layer_is_differentiable_in_every_mode(act, needed):
     generator = torch.Generator().manual_seed(0)
     fresh = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(DEVICE).requires_grad_()
@@ -140,12 +137,13 @@ def test_the_backward_of_a_gated_layer_is_differentiable_in_every_mode(act, need
 
 
 @pytest.mark.parametrize("order", (1, 2))
-@pytest.mark.parametrize("needed", list(itertools.product((False, True), repeat=3))[1:], ids=str)
+@pytest.mark.parametrize("needed", ((1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1)), ids=str)
 @pytest.mark.parametrize("act", ("tanh", "silu"))
 def test_the_backward_of_act_is_differentiable_in_every_mode(act, needed, order):
     generator = torch.Generator().manual_seed(0)
     args = tuple(torch.randn(2, 3, generator=generator, dtype=torch.float64).to(DEVICE) for _ in range(3))
     args = tuple(t.requires_grad_() for t in args)
+    needed = tuple(map(bool, needed))
     present = lambda outputs: tuple(t for t, n in zip(outputs, needed, strict=True) if n)
     fn = lambda *args: present(OPS["act_vjp"](*args, act, 0.0, order, *needed))
     d = lambda s, order: ops.act(s, None, act, 0.0, order)

@@ -26,8 +26,9 @@ TESTS = Path(__file__).parent
 # some 10 ms there.
 INTERPRETED = {
     "products": {"triton": "not registry and not torch.float16", "bytes_moved": ""},
-    "numbers": {"activations": "not numerically and not below and not torch.float16", "precision": "third"},
     "calls": {
+        "activations": "not numerically and not below and not torch.float16",
+        "precision": "third",
         "layouts": "not second_gradients",
         "ops": "opcheck",
         "errors": "",
