@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusegrad import routing
+from fusegrad import backends, routing
 
 SMALL = {name: getattr(routing, name) for name in routing.LIMITS}
 
@@ -51,3 +51,12 @@ def _repeatable(monkeypatch):
     torch.compiler.reset()  # else a test counts against the recompile limit of those before it
     torch.manual_seed(0)
     torch.set_num_threads(1)  # one a worker
+
+
+@pytest.fixture(params=["C++", "python"])
+def nodes(request, monkeypatch):
+    """Nodes of autograd made by C++, and by Python as with a torch that the extension was not built for."""
+    if request.param == "python":
+        monkeypatch.setattr(backends, "node", None)
+    elif backends.node is None:
+        pytest.skip("no C++ nodes")

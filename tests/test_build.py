@@ -58,7 +58,14 @@ import torch
 x = torch.ones(2, 3, requires_grad=True)
 fg.linear_act(x, torch.ones(4, 3), act="gelu").sum().backward()
 assert x.grad.shape == (2, 3)
-print(fg.__file__, fg.backends.extension is not None, len([w for w in caught if "fusegrad" in str(w.message)]))
+built = (part is not None for part in (fg.backends.extension, fg.backends.node))
+print(fg.__file__, *built, len([w for w in caught if "fusegrad" in str(w.message)]))
+"""
+
+# as far as the wheel can tell: kernels serve any torch, nodes in C++ the one that they were built for
+ANOTHER_TORCH = """
+import torch
+torch.__version__ = "2.99.0"
 """
 
 # with the headers of the wheel
@@ -69,13 +76,13 @@ print(csrc(), fg.backends.extension.has_activation("own"))
 """
 
 
-# A compiler that makes empty objects, and links them to the extension that was built from these sources before.
+# A compiler that makes empty objects, and links them to the extensions that were built from these sources before.
 AS_BEFORE = """#!/bin/sh
 for argument; do
   case $before in -o) to=$argument ;; esac
   before=$argument
 done
-case $to in *.so) cp "$BUILT_BEFORE" "$to" ;; *) : >"$to" ;; esac
+case $to in *.so) cp "$BUILT_BEFORE/${to##*/}" "$to" ;; *) : >"$to" ;; esac
 """
 
 
@@ -88,24 +95,26 @@ def test_wheel(tmp_path, compiled):
         compiler = tmp_path / "c++"
         compiler.write_text(AS_BEFORE)
         compiler.chmod(0o755)
-        env = {"CC": str(compiler), "CXX": str(compiler), "BUILT_BEFORE": backends.extension.__file__}
+        env = {"CC": str(compiler), "CXX": str(compiler), "BUILT_BEFORE": str(Path(backends.extension.__file__).parent)}
     path, _ = wheel(tmp_path, **env)
     out, _ = use(path, tmp_path, CODE + OWN)
-    where, built, warned, headers, compiled = out.split()
-    assert where.startswith(str(tmp_path)) and (built, warned) == ("True", "0")
+    where, built, nodes, warned, headers, compiled = out.split()
+    assert where.startswith(str(tmp_path)) and (built, nodes, warned) == ("True", "True", "0")
     assert headers.startswith(str(tmp_path)) and compiled == "True"
+    out, _ = use(path, tmp_path, ANOTHER_TORCH + CODE)
+    assert out.split()[1:] == ["True", "False", "0"]
 
 
 def test_wheel_without_a_compiler(tmp_path):
     path, _ = wheel(tmp_path, CC="/nonexistent/cc", CXX="/nonexistent/c++")
     out, _ = use(path, tmp_path, CODE)
-    where, built, warned = out.split()
-    assert where.startswith(str(tmp_path)) and (built, warned) == ("False", "1")
+    where, built, nodes, warned = out.split()
+    assert where.startswith(str(tmp_path)) and (built, nodes, warned) == ("False", "False", "1")
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 def test_the_extension_was_built():
-    assert backends.extension is not None
+    assert backends.extension is not None and backends.node is not None
     assert backends.extension.capability() in ("avx512_bf16", "avx512", "avx2", "portable")
     assert backends.extension.peak_gflops("float32", 1, 0.02) > 1
     assert backends.extension.peak_gflops("float64", 1, 0.02) > 0.5

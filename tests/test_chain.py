@@ -12,7 +12,7 @@ import fusegrad as fg
 from fusegrad import backends, routing
 from fusegrad.activations import REGISTRY
 
-pytestmark = pytest.mark.skipif(not backends.CHAINS, reason="no extension")
+pytestmark = [pytest.mark.skipif(not backends.CHAINS, reason="no extension"), pytest.mark.usefixtures("nodes")]
 close = torch.testing.assert_close
 ACTS = ["tanh", "silu", "relu", "sigmoid", "gelu", "softplus", None, "elu", "leaky_relu", "sin", "softsign"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -19,6 +20,7 @@ import torch
 from . import ops
 from .internals.dispatcher import has_kernel
 from .kernels import SERVED
+from .ops.chain import by_rule as chain_by_rule
 
 # The widest first, as csrc/cpu/capability.cpp has them.
 INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "portable")
@@ -56,6 +58,16 @@ if extension is not None and _instruction_set:
         extension.use_instruction_set(_instruction_set)
     except ValueError as e:
         raise ValueError(f"FUSEGRAD_CPU is {_instruction_set!r}; {e}") from None
+
+# The C++ that makes an op's node of autograd too, which was built for one torch and is named after it (setup.py).
+# FUSEGRAD_NODE=python: without it, nodes are made in Python, as with any other torch.
+node: Any = None
+if extension is not None and _asked("FUSEGRAD_NODE", "python") != "python":
+    try:
+        node = importlib.import_module("fusegrad._node_" + re.sub(r"\W", "_", torch.__version__))
+        node.set_chain_rule(chain_by_rule)
+    except ImportError:
+        pass
 
 
 def _triton(op: ops.op.Op) -> Callable:

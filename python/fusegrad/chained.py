@@ -4,31 +4,40 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .internals.call import autocasts, linear_is_replaced, outside_transforms
-from .ops.chain import FORWARD, chain, plan
-from .routing import CHAIN_WIDTH, fits, may_be_a_chain, route_of_chain
+from .ops.chain import FORWARD, Plan, chain, plan
+from .routing import CHAIN_WIDTH, chain_in_one_call, fits, may_be_a_chain, route_of_chain
 
 
 def run_if_narrow(
     x: Tensor, weights: Sequence[Tensor | None], names: Sequence[str], params: Sequence[float]
 ) -> Tensor | None:
     """What layers w_1, b_1, ..., w_n, b_n with these activations make of x; None where no chain serves them."""
-    return run_chain(x, weights, names, params) if may_be_a_chain(x) and all(map(_is_narrow, weights[::2])) else None
+    if is_compiling():
+        return None
+    of = plan(tuple(names), tuple(params), tuple([b is not None for b in weights[1::2]]))
+    y = chain_in_one_call(x, weights, of)
+    if y is None and may_be_a_chain(x) and all(map(_is_narrow, weights[::2])):
+        y = _run(x, weights, of)
+    return y
 
 
 def _is_narrow(w: Any) -> bool:
     return isinstance(w, Tensor) and w.dim() == 2 and w.size(0) <= CHAIN_WIDTH
 
 
-def run_chain(
-    x: Tensor, weights: Sequence[Tensor | None], names: Sequence[str], params: Sequence[float]
-) -> Tensor | None:
-    """The same of an x that may be that of a chain, and of layers that are known to be narrow."""
-    route = route_of_chain(x, weights, names)
+def run_chain(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor | None:
+    """The same of layers that are known to be narrow."""
+    y = chain_in_one_call(x, weights, of)
+    return _run(x, weights, of) if y is None and may_be_a_chain(x) else y
+
+
+def _run(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor | None:
+    route = route_of_chain(x, weights, of.names)
     if route == "layers":
         return None
-    of = plan(tuple(names), tuple(params), tuple([b is not None for b in weights[1::2]]))
     try:
         return chain(x, weights, of, route == "function")
     except RuntimeError:
@@ -37,13 +46,10 @@ def run_chain(
         return None  # by layers: that says what does not fit
 
 
-def run_seen(
-    x: Tensor, weights: Sequence[Tensor | None], names: Sequence[str], params: Sequence[float]
-) -> Tensor | None:
+def run_seen(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor | None:
     """The same under a mode that knows what the op means, and calls it as it likes."""
     if not outside_transforms(x, *weights) or autocasts() or linear_is_replaced() or not _fit(x, weights):
         return None
-    of = plan(tuple(names), tuple(params), tuple([b is not None for b in weights[1::2]]))
     return FORWARD(x, weights, of.acts, False)[0]
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, float32, float64, strided
+from torch.compiler import is_compiling
 
 from . import backends
 from .internals.call import (
@@ -22,7 +23,7 @@ from .internals.call import (
     requires_grad,
     traces,
 )
-from .ops.chain import MOST_LAYERS
+from .ops.chain import MOST_LAYERS, Plan
 from .ops.operands import DTYPES
 
 # Up to where stock's forward and backward are as fast as the ops', whose derivatives are called through Python: on one
@@ -189,6 +190,28 @@ def may_be_a_chain(x: Tensor) -> bool:
     )
 
 
+def chain_in_one_call(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor | None:
+    """y of a chain, and its node of autograd, by C++, which asks all that is asked below; None where that is left."""
+    if backends.node is None or is_compiling() or linear_is_replaced() or not _have_kernels(of.names):
+        return None
+    limits = CHAIN_ROWS, CHAIN_WIDTH, CHAIN_OF_DERIVED
+    return backends.node.chain(x, tuple(weights), of.acts, of.saves_output, *limits)
+
+
+def kept_chain(x: Tensor, found: tuple) -> Tensor | None:
+    """The same of a chain that was found before (fusion/kept.py), if nothing has changed; not under a compiler."""
+    return (
+        None if backends.node is None else backends.node.kept_chain(x, found, CHAIN_ROWS, CHAIN_WIDTH, CHAIN_OF_DERIVED)
+    )
+
+
+def _have_kernels(acts: Sequence[str]) -> bool:
+    for act in acts:
+        if act not in backends.KNOWN and not backends.extension.has_activation(act):
+            return False
+    return len(acts) <= MOST_LAYERS
+
+
 def route_of_chain(
     x: Tensor, weights: Sequence[Tensor | None], acts: Sequence[str]
 ) -> Literal["function", "kernel", "layers"]:
@@ -196,13 +219,10 @@ def route_of_chain(
 
     Of an x that may be that of a chain. The op refuses what does not fit.
     """
-    if not in_plain_eager(*weights) or linear_is_replaced() or len(acts) > MOST_LAYERS:
+    if not in_plain_eager(*weights) or linear_is_replaced() or not _have_kernels(acts):
         return "layers"
     for t in weights:
         if t is not None and not (t.is_cpu and t.layout is strided and holds_its_numbers(t)):
-            return "layers"
-    for act in acts:
-        if act not in backends.KNOWN and not backends.extension.has_activation(act):
             return "layers"
     return "function" if requires_grad(x, *weights) else "kernel"
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from ..activations import REGISTRY
 from ..chained import run_chain, run_seen
@@ -11,26 +12,39 @@ from ..internals.call import is_ops_mode_on
 from ..internals.module import has_own_hooks, is_any_module_hooked, reads_what_is_stored
 from ..internals.stock import as_written, called_as_written
 from ..nn import Linear
-from ..routing import CHAIN_WIDTH, may_be_a_chain
-from .runtime import IN_PLACE, match
+from ..ops.chain import plan
+from ..routing import CHAIN_WIDTH, kept_chain, may_be_a_chain
+from .kept import KEPT, OTHERWISE, WEIGHTS, keep
+from .runtime import match
 
-_WEIGHTS = frozenset(("weight", "bias"))
-_OTHERWISE = IN_PLACE, "forward", *_WEIGHTS  # held by a layer itself: it is not read, or called, as its class says
 
-
-def run(modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple[Tensor | None, int]:
-    """What the modules from `at` on make of x as one op, or None; and up to where that was tried."""
+def run(m: nn.Module, modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple[Tensor | None, int]:
+    """What the modules of a Sequential make of x, from `at` on, as one op, or None; and up to where that was tried."""
+    if at > 0:  # else that was tried
+        y, end = run_again(m, at, x)
+        if y is not None:
+            return y, end
     seen = is_ops_mode_on()
     if not (seen or may_be_a_chain(x)) or is_any_module_hooked() or not reads_what_is_stored(Linear):
         return None, len(modules)
     layers, names, params, end = chain_from(modules, at)
     if len(layers) < 2:
         return None, end
-    weights: list[Tensor | None] = []
+    weights = []
     for layer in layers:
         held = layer.__dict__["_parameters"]
         weights += held["weight"], held["bias"]
-    return (run_seen if seen else run_chain)(x, weights, names, params), end
+    of = plan(tuple(names), tuple(params), tuple([b is not None for b in weights[1::2]]))
+    if not seen:
+        keep(m, modules, at, end, of)
+    return (run_seen if seen else run_chain)(x, weights, of), end
+
+
+def run_again(m: nn.Module, at: int, x: Tensor) -> tuple[Tensor | None, int]:
+    """The same of a chain that was found there before, and has not changed; where there is none, None and `at`."""
+    found = None if is_compiling() or (kept := m.__dict__.get(KEPT)) is None else kept.get(at)
+    y = None if found is None else kept_chain(x, found)
+    return (None, at) if y is None else (y, found.end)
 
 
 def chain_from(
@@ -48,9 +62,9 @@ def chain_from(
     while at < count:
         layer = modules[at]
         held, cls = layer.__dict__, type(layer)
-        if cls is not Linear or any(map(held.__contains__, _OTHERWISE)) or has_own_hooks(held):
+        if cls is not Linear or any(map(held.__contains__, OTHERWISE)) or has_own_hooks(held):
             break
-        if not held["_parameters"].keys() >= _WEIGHTS:
+        if not held["_parameters"].keys() >= {*WEIGHTS}:
             break
         if cls not in plain:
             if not (as_written(cls) and called_as_written(cls)):

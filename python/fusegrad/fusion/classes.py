@@ -13,10 +13,12 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
+from ..internals.module import children
 from ..nn import Linear
 from . import chains, runtime, wrapped
 from .code import Unreadable
 from .find import SITES, UNFUSED, Key, is_sequential
+from .kept import KEPT
 from .notes import Later
 from .opened import is_layer
 from .own_class import needs_its_own
@@ -114,14 +116,17 @@ class _Wrapped:
 
 def sequential_forward(self: nn.Sequential, input):
     """The forward of torch.nn.Sequential, with each layer noted, and applied by what follows it; chains as one op."""
-    modules = list(self)
-    tried = done = 0  # up to where a chain was looked for, and found
+    y, done = chains.run_again(self, 0, input)
+    if y is not None and done == len(children(self)):
+        return y
+    input = input if y is None else y
+    modules, tried = list(self), done  # up to where a chain was looked for, and found
     for at, module in enumerate(modules):
         if at < done:
             continue
         noted = type(input) is Later
         if at >= tried and type(module) is Linear and not noted:
-            y, tried = chains.run(modules, at, input)
+            y, tried = chains.run(self, modules, at, input)
             if y is not None:
                 input, done = y, tried
                 continue
@@ -199,6 +204,8 @@ def _reduce(m: nn.Module, protocol: int = 2) -> Any:
     if not (UNFUSED in vars(cls) or STOCK in vars(cls) or (cls is Linear and CONVERTED in vars(m))):
         return reduced  # the user's own, or a class that another library made from ours
     make, (_, *new), *state = reduced
+    if state and isinstance(state[0], dict):
+        state[0] = {name: value for name, value in state[0].items() if name != KEPT}
     args, kwargs = new if make is copyreg.__newobj_ex__ else (tuple(new), {})  # type: ignore[attr-defined]  # typeshed lacks it
     return restore, (original_class(cls), tuple(sorted(vars(cls).get(SITES, ()))), args, kwargs), *state
 

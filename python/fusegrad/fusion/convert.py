@@ -18,13 +18,14 @@ from ..routing import AS_FAST_IN_STOCK
 from . import rewrite, writes
 from .classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
 from .find import Call, activation_of, calls, fused_class_of
+from .kept import KEPT
 from .opened import LEFT_OUT, is_layer
 from .recognise import ADOPTED, STOCK, AdoptedAct
 from .runtime import FAST, IN_PLACE, adopts
 
 Filter = Callable[[nn.Module, str], bool]  # (Linear or activation, its path) -> whether it may be fused
 
-_MARKS = CONVERTED, LEFT_OUT, IN_PLACE, FAST  # attributes that fuse sets
+_MARKS = CONVERTED, LEFT_OUT, IN_PLACE, FAST, KEPT  # attributes that fuse sets
 
 
 def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:

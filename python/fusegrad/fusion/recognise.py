@@ -97,6 +97,12 @@ _PLAIN_OPTIONS = frozenset((bool, int, float, str, type(None)))
 _BY_OPTIONS: dict[tuple, Spec | None] = {}
 
 
+def options_of(module: nn.Module) -> tuple[str, ...] | None:
+    """The attributes that `of_adopted` reads, where they are all that counts."""
+    names, held = _OPTIONS_OF.get(type(module)), module.__dict__
+    return names if names is not None and all(type(held.get(name)) in _PLAIN_OPTIONS for name in names) else None
+
+
 def of_adopted(module: nn.Module) -> Spec | None:
     """The same in a shorter way, of a module that adopted a class of ours; None also where that is not enough."""
     cls = type(module)

@@ -13,11 +13,17 @@ def is_hooked(m: nn.Module) -> bool:
     return has_own_hooks(m.__dict__) or is_any_module_hooked()
 
 
+HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"  # what a module holds them as
+
+
 def has_own_hooks(held: dict[str, Any]) -> bool:
     """Whether there is a hook among what a module holds."""
     return bool(
         held["_forward_hooks"] or held["_forward_pre_hooks"] or held["_backward_hooks"] or held["_backward_pre_hooks"]
     )
+
+
+HOOKS_OF_ALL = tuple((vars(torchs), f"_global{name}") for name in HOOKS)  # where they are
 
 
 def is_any_module_hooked() -> bool:
@@ -41,6 +47,7 @@ def stored(m: nn.Module, name: str) -> Any:
 
 
 _GETATTR = nn.Module.__getattr__
+READS_WHAT_IS_STORED = "__getattr__", _GETATTR  # what a class has that reads so
 
 
 def reads_what_is_stored(cls: type[nn.Module]) -> bool:

@@ -5,6 +5,7 @@ have computed asks here first, on each call, by identity.
 """
 
 import sys
+from collections.abc import Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -34,11 +35,13 @@ def stands_for_what_it_is(cls: type) -> None:
     _WRITTEN[cls] = ((cls, "forward", getattr(cls, "forward", _MISSING)),)
 
 
+def _written(cls: type) -> tuple[tuple[Any, str, Any], ...]:
+    return _WRITTEN[cls if cls in _WRITTEN else next(base for base in cls.__mro__ if base in _WRITTEN)]
+
+
 def as_written(cls: type) -> bool:
     """Whether the forward of a class, which may be inherited, is still made of what was noted."""
-    if cls not in _WRITTEN:
-        cls = next(base for base in cls.__mro__ if base in _WRITTEN)
-    for owner, name, value in _WRITTEN[cls]:
+    for owner, name, value in _written(cls):
         if getattr(owner, name) is not value:
             return False
     return True
@@ -47,3 +50,10 @@ def as_written(cls: type) -> bool:
 def called_as_written(cls: type) -> bool:
     """Whether a call of a module of this class is torch's own: hooks, then forward."""
     return cls.__call__ is _CALL and cls._call_impl is _CALL_IMPL  # type: ignore[attr-defined]  # of nn.Module
+
+
+def definitions(cls: type) -> Iterator[tuple[Any, str, Any]]:
+    """Owners, names and values of all that both ask for."""
+    yield from _written(cls)
+    yield cls, "__call__", _CALL
+    yield cls, "_call_impl", _CALL_IMPL

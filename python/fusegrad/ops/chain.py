@@ -100,14 +100,31 @@ class Chain:
         if gy is None:
             return (None,) * (2 + len(weights))
         needed = wanted(ctx, 2 + len(weights), of.shifted(2, 0))[1:]
-        if not in_plain_eager(gy, x, *weights):
-            return None, *backward_by_layers(gy, x, weights, of, needed)
-        check_places("chain", weights, ctx.at)
-        if torch.is_grad_enabled():
-            y = None if y is None else y.detach()  # z is a function of the others
-            found = iter(_apply_backward(of, needed, saved, y, gy, x, *weights))
-            return None, *(next(found) if n else None for n in needed)
-        return None, *_gradients(of, needed, saved, y, gy, x, weights)
+        if in_plain_eager(gy, x, *weights):
+            check_places("chain", weights, ctx.at)
+        return None, *_backward(of, needed, saved, y, gy, x, weights)
+
+
+def _backward(of: Plan, needed: Sequence[bool], saved, y, gy, x, weights) -> Sequence[Tensor | None]:
+    """gx, gw_1, gb_1, ..., each if needed, as the mode asks for them."""
+    if not in_plain_eager(gy, x, *weights):
+        return backward_by_layers(gy, x, weights, of, needed)
+    if not torch.is_grad_enabled():
+        return _gradients(of, needed, saved, y, gy, x, weights)
+    y = None if y is None else y.detach()  # z is a function of the others
+    found = iter(_apply_backward(of, needed, saved, y, gy, x, *weights))
+    return [next(found) if n else None for n in needed]
+
+
+def by_rule(acts: str, needed: Sequence[bool], gy: Tensor, kept: Sequence[Any]) -> Sequence[Tensor | None]:
+    """The same for a node that C++ made (csrc/autograd/chain.h), of what it keeps."""
+    saved, y, x, *weights = kept
+    return _backward(_plan_of(acts, weights), needed, saved, y, gy, x, weights)
+
+
+def _plan_of(acts: str, weights: Sequence[Tensor | None]) -> Plan:
+    names, params = zip(*(act.split(" ") for act in acts.split(",")), strict=True)
+    return plan(names, tuple(map(float, params)), tuple([b is not None for b in weights[1::2]]))
 
 
 class ChainBackward:
@@ -297,8 +314,7 @@ def second_by_layers(
 
 def _forward_in_any_mode(x, weights, acts, save):
     """The raw op where autograd is on: y is differentiable; nothing is saved, as its layers save."""
-    names, params = zip(*(act.split(" ") for act in acts.split(",")), strict=True)
-    for layer in map(Layer, weights[::2], weights[1::2], names, map(float, params)):
+    for layer in _layers(weights, _plan_of(acts, weights)):
         x, _ = layer.forward(x)
     return x, x.new_empty(0)
 

@@ -1,0 +1,84 @@
+// Plain eager mode as C++ sees it, and what nodes of autograd need of torch and Python.
+#pragma once
+
+#include <ATen/PythonTorchFunctionTLS.h>
+#include <ATen/SavedTensorHooks.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/forward_grad.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/python_cpp_function.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+namespace fusegrad {
+
+using torch::autograd::variable_list;
+
+// Whether this is plain eager mode, but for torch.compile: no transform, autocast, tracer, forward mode or mode of
+// functions or ops is on. Where this says no, Python asks again, and more finely.
+inline bool is_plain_eager() {
+  const c10::impl::LocalDispatchKeySet keys = c10::impl::tls_local_dispatch_key_set();
+  return keys.included_ == c10::default_included_set && keys.excluded_ == c10::default_excluded_set &&
+         !at::impl::torch_function_mode_enabled() && !torch::autograd::ForwardADLevel::try_get_by_idx(0);
+}
+
+// Whether this is a dense tensor of the CPU, and no more: no subclass, nothing of torch.func, not one whose numbers are
+// to be negated.
+inline bool is_plain(const at::Tensor& t) {
+  static const c10::DispatchKeySet keys = at::detail::empty_cpu({0}, at::kFloat, false, std::nullopt).key_set();
+  return t.key_set() == keys;
+}
+
+inline bool is_plain(PyObject* t) { return THPVariable_CheckExact(t) && is_plain(THPVariable_Unpack(t)); }
+
+// An op below autograd: its kernel.
+class Operator {
+ public:
+  explicit Operator(const char* name) : op_(c10::Dispatcher::singleton().findSchemaOrThrow(name, "")) {}
+  void call(torch::jit::Stack& stack) const {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    op_.callBoxed(stack);
+  }
+
+ private:
+  c10::OperatorHandle op_;
+};
+
+template <class Node> auto make_node() { return c10::make_intrusive<Node>(); }
+
+// f(args...) in Python, with the GIL held; what it raises is raised by backward.
+inline THPObjectPtr call_python(PyObject* f, std::initializer_list<PyObject*> args) {
+  THPObjectPtr result(PyObject_Vectorcall(f, args.begin(), args.size(), nullptr));
+  if (result) return result;
+  python_error error;
+  error.persist();
+  throw std::move(error);
+}
+
+inline PyObject* to_python(const at::Tensor& t) {
+  if (t.defined()) return THPVariable_Wrap(t);
+  Py_RETURN_NONE;
+}
+
+inline PyObject* to_bool(bool value) { return PyBool_FromLong(value); }
+
+template <class Values, class Convert> THPObjectPtr to_tuple(const Values& values, Convert convert) {
+  THPObjectPtr tuple(PyTuple_New(Py_ssize_t(values.size())));
+  for (size_t i = 0; i < values.size(); i++) PyTuple_SET_ITEM(tuple.get(), i, convert(values[i]));
+  return tuple;
+}
+
+// Of a tuple or list of tensors and None.
+inline variable_list to_tensors(PyObject* sequence) {
+  THPObjectPtr fast(PySequence_Fast(sequence, "a rule gives a tuple of gradients"));
+  if (!fast) throw python_error();
+  variable_list tensors(PySequence_Fast_GET_SIZE(fast.get()));
+  for (size_t i = 0; i < tensors.size(); i++) {
+    PyObject* item = PySequence_Fast_GET_ITEM(fast.get(), i);
+    if (item != Py_None) tensors[i] = THPVariable_Unpack(item);
+  }
+  return tensors;
+}
+
+}  // namespace fusegrad

@@ -1,0 +1,53 @@
+// Ops with their nodes of autograd, for plain eager mode.
+//
+// Built against the C++ API of one torch, as its stable ABI has no nodes, and named after that: no other imports it.
+// There, and where it was not built, the Functions of Python serve. What is no plain case is left to Python too: a call
+// returns None, and backward calls the rule that the Function has.
+#include "chain.h"
+
+namespace {
+
+using Fast = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t);
+template <Fast f> PyCFunction fast() { return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(f)); }
+
+template <PyObject** of> PyObject* set_rule(PyObject*, PyObject* rule) {
+  Py_INCREF(rule);
+  Py_XSETREF(*of, rule);
+  Py_RETURN_NONE;
+}
+
+PyMethodDef methods[] = {
+    {"chain", fast<&fusegrad::chain>(), METH_FASTCALL, "y of a chain, or None where Python is to make it."},
+    {"kept_chain", fast<&fusegrad::kept_chain>(), METH_FASTCALL,
+     "The same of the layers of a Sequential, as they were found before, if nothing has changed."},
+    {"set_chain_rule", &set_rule<&fusegrad::chain_by_rule>, METH_O,
+     "Note the gradients of a chain by differentiable ops."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef definition{PyModuleDef_HEAD_INIT,
+                       "fusegrad._node",
+                       "Ops with their nodes of autograd, for plain eager mode.",
+                       -1,
+                       methods,
+                       nullptr,
+                       nullptr,
+                       nullptr,
+                       nullptr};
+
+}  // namespace
+
+#define INIT_OF(name) PyInit_##name
+#define INIT(name) INIT_OF(name)
+
+PyMODINIT_FUNC INIT(FUSEGRAD_NODE)() {
+  PyObject* m = PyModule_Create(&definition);
+  // no value of anything: what stands for none at all, and for a container with nothing in it
+  fusegrad::absent = PyObject_CallNoArgs(reinterpret_cast<PyObject*>(&PyBaseObject_Type));
+  fusegrad::empty = PyObject_CallNoArgs(reinterpret_cast<PyObject*>(&PyBaseObject_Type));
+  if (m == nullptr || PyModule_AddObjectRef(m, "ABSENT", fusegrad::absent) < 0 ||
+      PyModule_AddObjectRef(m, "EMPTY", fusegrad::empty) < 0) {
+    return nullptr;
+  }
+  return m;
+}
