@@ -58,7 +58,7 @@ FUSED = {
     "timm SwiGLU": 2,
     "timm GatedMlp": 1,
     "diffusers FeedForward, gelu": 1,
-    "diffusers FeedForward, geglu": 0,
+    "diffusers FeedForward, geglu": 1,
     "diffusers FeedForward, swiglu": 1,
     "deepxde FNN, tanh": 3,
     "deepxde FNN, swish": 3,

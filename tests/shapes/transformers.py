@@ -146,6 +146,30 @@ class Swiglu(nn.Module):
         return self.act(gate) * x
 
 
+def is_accelerator_available():
+    return False
+
+
+@shape(1)  # huggingface/diffusers
+class geglu_of_a_method_and_after_a_branch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.proj = nn.Linear(D, 2 * D)
+
+    def gelu(self, gate):
+        if gate.device.type == "mps" and unknown_here("<", "2.0.0"):  # noqa: F821
+            return F.gelu(gate.to(dtype=torch.float32)).to(dtype=gate.dtype)
+        return F.gelu(gate)
+
+    def forward(self, x):
+        x = self.proj(x)
+        if is_accelerator_available():
+            return torch.ops.accelerator.geglu(x)
+        else:
+            x, gate = x.chunk(2, dim=-1)
+            return x * self.gelu(gate)
+
+
 @shape(1)  # allenai/OLMo, kyegomez/zeta
 class gate_that_is_the_activation(nn.Module):
     def __init__(self):

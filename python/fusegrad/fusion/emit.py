@@ -50,6 +50,12 @@ def run_variable(name: str, at: ast.AST) -> ast.expr:
     return _call("now", at, [ast.Name(name, ast.Load())])
 
 
+def keep(name: str, at: ast.AST) -> ast.stmt:
+    """A statement that runs the layer that a variable holds."""
+    target = ast.copy_location(ast.Name(name, ast.Store()), at)
+    return ast.copy_location(ast.Assign([target], run_variable(name, at)), at)
+
+
 def settle(name: str, term: Term, at: ast.AST) -> list[ast.stmt]:
     """Statements that run what a variable holds, where the layers of a term may do more than compute."""
     made: list[ast.stmt] = []

@@ -78,10 +78,7 @@ def of(act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec
     names = _names(function.__code__, function, owner is not None)
     if names is None:
         return None
-    try:
-        values = tuple(_look_up(name, function, owner) for name in names)
-    except _Unknown:
-        return None
+    values = tuple(_known(name, function, owner) for name in names)
     others = _others(function, owner is not None, args, kwargs or {})
     if others is None:
         return None
@@ -166,6 +163,7 @@ def _mentioned(definition: ast.FunctionDef | ast.Lambda, method: bool) -> Iterat
 _GRAMMAR = (
     *(ast.Return, ast.Assign, ast.If, ast.IfExp, ast.Expr, ast.Constant, ast.Name, ast.Attribute, ast.BinOp),
     *(ast.UnaryOp, ast.Call, ast.keyword, ast.operator, ast.unaryop, ast.expr_context, ast.Compare, ast.cmpop),
+    *(ast.BoolOp, ast.boolop),
 )
 
 
@@ -178,6 +176,14 @@ def _chain(node: ast.AST) -> tuple[str | None, str]:
     if not isinstance(node, ast.Name):
         return None, ""
     return node.id, ".".join([node.id, *reversed(names)])
+
+
+def _known(dotted: str, function: FunctionType, owner: nn.Module | None) -> Any:
+    """The same, or _Unknown: it may stand where the formula does not come."""
+    try:
+        return _look_up(dotted, function, owner)
+    except _Unknown:
+        return _Unknown
 
 
 def _look_up(dotted: str, function: FunctionType, owner: nn.Module | None) -> Any:
@@ -287,6 +293,14 @@ class _Evaluation:
                 return not self._decides(operand)
             case ast.Compare(left=left, ops=[ast.Is() | ast.IsNot() as op], comparators=[ast.Constant(value=None)]):
                 return (self.of(left) is None) == isinstance(op, ast.Is)
+            case ast.BoolOp(op=op, values=values):
+                return (all if isinstance(op, ast.And) else any)(map(self._decides, values))
+            case ast.Compare(
+                left=ast.Attribute(value=ast.Attribute(value=of, attr="device"), attr="type"),
+                ops=[ast.Eq() | ast.NotEq() as op],
+                comparators=[ast.Constant(value="mps")],
+            ) if type(self.of(of)) is Tensor and not torch.backends.mps.is_available():
+                return isinstance(op, ast.NotEq)  # as no tensor is there
         value = self.of(test)
         if type(value) not in _PLAIN:
             raise _Unknown
@@ -298,7 +312,7 @@ class _Evaluation:
                 return value
             case ast.Name(id=name) if name in self.local:
                 return self.local[name]
-            case ast.Name() | ast.Attribute() if (dotted := _chain(e)[1]) in self.values:
+            case ast.Name() | ast.Attribute() if self.values.get(dotted := _chain(e)[1], _Unknown) is not _Unknown:
                 return self.values[dotted]
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
                 return _BINARY[type(op)](self._number(left), self._number(right))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .code import reads_of, stored_by
-from .emit import put_off, run_gate, settle
+from .emit import keep, put_off, run_gate, settle
 from .terms import Gate, Halves, Terms, Variables, variables_of
 
 _MOST = 5  # statements
@@ -27,12 +27,14 @@ def gate_in(
     order: list[str] = []  # in which they were stored
     stored_at: dict[str, int] = {}
     gone: set[str] = set()  # variables whose term was stored in another one too
+    statements, n = [*statements], -1
 
     def is_read_elsewhere(name: str) -> bool:
         k = stored_at.get(name, 0)
-        return reads_after(name, statements[k]) != sum(reads_of(s, name) for s in statements[k + 1 : n + 1])
+        return reads_after(name, statements[k]) != sum(_reads_on_the_way(s, name) for s in statements[k + 1 : n + 1])
 
-    for n, statement in enumerate(statements[:_MOST]):
+    while (n := n + 1) < min(len(statements), _MOST):
+        statement = statements[n]
         if given and n and not all(isinstance(term, Halves) for term in variables.values()):
             return None  # the product of a layer and its activation is no gate
         if any(reads_of(statement, name) for name in gone):
@@ -43,6 +45,12 @@ def gate_in(
                 return None
             return gates, swaps | {g.node: functools.partial(run_gate, g, list(order)) for g in gates}
         match statement:
+            case ast.If(test=test, body=[begin, *_], orelse=other) if (
+                order and _leaves(statement) and not _has_halves(variables) and terms.calm(test, variables)
+            ):
+                swaps[begin] = functools.partial(_after, [keep(name, begin) for name in order], begin)
+                statements[n + 1 : n + 1] = other
+                continue
             case ast.Assert(test=test, msg=msg) if n and terms.calm(test, variables) and not _reads(msg, variables):
                 continue
             case ast.Assign(targets=[ast.Name() as target], value=value):
@@ -67,6 +75,23 @@ def gate_in(
             order.append(target.id)
         swaps[value] = functools.partial(put_off, term)
     return None
+
+
+def _leaves(branch: ast.If) -> bool:
+    """Whether nothing runs after the body of a branch."""
+    return isinstance(branch.body[-1], (ast.Return, ast.Raise))
+
+
+def _has_halves(variables: Variables) -> bool:
+    """Whether two variables are of one layer, which is to run once."""
+    return any(isinstance(term, Halves) for term in variables.values())
+
+
+def _reads_on_the_way(statement: ast.stmt, name: str) -> int:
+    """How often a statement reads a variable; the other side of a branch is statements of its own."""
+    if isinstance(statement, ast.If):
+        return sum(reads_of(part, name) for part in (statement.test, *statement.body))
+    return reads_of(statement, name)
 
 
 def _reads(e: ast.expr | None, variables: Variables) -> bool:

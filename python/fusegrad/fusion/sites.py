@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from .code import Definition, reads_of
-from .emit import put_off, run_act, run_gate, run_variable
+from .emit import keep, put_off, run_act, run_gate, run_variable
 from .gates import Swaps, gate_in
 from .paths import Path
 from .reasons import blocks, text_of, why_cut_is_alone, why_stored_is_alone
@@ -173,7 +173,7 @@ class Reader:
                     swaps = {k: v for site in found for k, v in site.swaps.items()}
                     swaps |= self._run_in(then, sites[0], name) | self._run_in(other, sites[1], name)
                     if rest is None and not other:
-                        swaps[statement] = lambda: _with_else(statement, _keep(name, statement))
+                        swaps[statement] = lambda: _with_else(statement, keep(name, statement))
                     return self._site([read for site in found for read in site.reads], swaps)
         return None
 
@@ -182,7 +182,7 @@ class Reader:
         if site is not None or not branch:
             return {}
         first = branch[0]
-        return {first: lambda: [_keep(name, first), first]}
+        return {first: lambda: [keep(name, first), first]}
 
     def _is_last_read(self, name: str, statement: ast.stmt) -> bool:
         """Whether nothing reads after a statement what a variable holds before it."""
@@ -274,12 +274,6 @@ class Reader:
 
     def _site(self, reads: Any, swaps: Swaps) -> Site:
         return Site(tuple(reads), tuple(self.terms.passed), swaps)
-
-
-def _keep(name: str, at: ast.AST) -> ast.stmt:
-    """A statement that runs the layer that a variable holds."""
-    target = ast.copy_location(ast.Name(name, ast.Store()), at)
-    return ast.copy_location(ast.Assign([target], run_variable(name, at)), at)
 
 
 def _with_else(statement: ast.If, run: ast.stmt) -> ast.stmt:
