@@ -5,12 +5,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 from torch.nn.modules import module as torch_module
 
 from . import functional
 from .activations import lookup
 from .internals.call import calls_torch
-from .internals.module import is_hooked, parameter, reads_what_is_stored, stored
+from .internals.module import is_hooked, reads_what_is_stored, stored
 from .internals.stock import as_written, called_as_written, stands_for
 from .ops.operands import DTYPES
 from .routing import route_of_layer, stock_serves
@@ -85,7 +86,7 @@ class Linear(nn.Linear):
         if not as_written(Linear):
             y = super().forward(input)
             return y if self._fusegrad_act is None else functional.act(y, self._fusegrad_act, self._fusegrad_param)
-        w, b = self.weight, self.bias
+        w, b = weight_and_bias(self)
         if self._fusegrad_act is not None:
             return functional.linear_act(input, w, b, act=self._fusegrad_act, param=self._fusegrad_param)
         return stock_linear(input, w, b) if stock_serves(input, w, b, alone=True) else linear(input, w, b)
@@ -118,10 +119,16 @@ torch_module.register_module_module_registration_hook(_refuse_adapter)
 
 
 def weight_and_bias(linear: nn.Linear) -> tuple[Any, Any]:
-    """Each is read once, as in torch: a parametrization runs when it is read. It is a property of a derived class."""
-    if type(linear) is not Linear or not reads_what_is_stored(Linear):
-        return linear.weight, linear.bias
-    return parameter(linear, "weight"), parameter(linear, "bias")
+    """Each is read once, as in torch: a parametrization runs when it is read. It is a property of a derived class.
+
+    Of a Linear they are looked up: torch finds a parameter after an error, which takes as long as all the rest of this.
+    """
+    if type(linear) is Linear and not is_dynamo_compiling() and reads_what_is_stored(Linear):
+        held = linear.__dict__
+        parameters = held["_parameters"]
+        if "weight" in parameters and "bias" in parameters and "weight" not in held and "bias" not in held:
+            return parameters["weight"], parameters["bias"]
+    return linear.weight, linear.bias
 
 
 stands_for(nn.Linear, (nn.Linear, "forward"))
@@ -188,7 +195,7 @@ def is_ours(m: Any) -> bool:
 
 def why_alone(linear: Any) -> str | None:
     """Why a Linear cannot be part of any fused call, whatever its weight is, or None. Reads no weight."""
-    if not is_ours(linear):
+    if type(linear) is not Linear and not is_ours(linear):
         return f"its class is {type(linear).__name__}"
     if linear._fusegrad_act is not None:
         return "it has an activation of its own"
@@ -216,9 +223,10 @@ def why_called(m: nn.Module) -> str | None:
     """Why a module of ours or of torch's has to be called, and not only what its forward says computed; or None."""
     if is_hooked(m):
         return "has hooks"
-    if "forward" in vars(m) or not as_written(type(m)):
+    cls = type(m)
+    if "forward" in m.__dict__ or not as_written(cls):
         return "has another forward"
-    return None if called_as_written(type(m)) else "has another __call__"
+    return None if called_as_written(cls) else "has another __call__"
 
 
 class Act(nn.Module):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, float32, float64, strided
+from torch import Tensor, float32, float64, is_grad_enabled, strided
 from torch.compiler import is_compiling
 
 from . import backends
@@ -95,11 +95,11 @@ def stock_serves(x: Any, w: Any, b: Tensor | None, alone: bool = False, fast: bo
     """
     if type(x) is not Tensor or type(w) not in _PLAIN or traces():
         return False
-    if not (x.is_cpu and w.is_cpu) or w.dim() != 2 or x.layout is not strided:
+    if not x.is_cpu or w.dim() != 2:  # of another device or layout one of the two is an error, or stock torch's
         return False
     (n, k), size, known = w.shape, x.numel(), x.dtype in _AS_FAST
     multiplies_as_fast = known and FEW_ROWS * k < size and size * n <= SMALL_LAYER
-    if requires_grad(x, w, b):
+    if is_grad_enabled() and (x.requires_grad or w.requires_grad or (b is not None and b.requires_grad)):
         return (alone and multiplies_as_fast) or _is_small(x, w, _ACTIVATION)
     if (alone or fast) and multiplies_as_fast:
         return True

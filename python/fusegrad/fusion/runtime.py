@@ -19,7 +19,7 @@ from ..activations import REGISTRY
 from ..internals.call import autocasts, calls_torch, is_linear, linear_is_replaced
 from ..internals.module import is_hooked, run_pre_hooks
 from ..internals.stock import torchs
-from ..nn import fits, is_ours, linear, stock_linear, weight_and_bias, why_alone, why_called
+from ..nn import Linear, fits, is_ours, linear, stock_linear, weight_and_bias, why_alone, why_called
 from ..routing import route_of_layer, stock_serves
 from . import formula, opened, recognise
 from .notes import RESHAPE, Later, Product, first, gated, packed_glu, second
@@ -43,11 +43,11 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
     So what may do more than compute its result is called where the author calls it, and weights are read there. A
     module that returns the result of a layer is called up to that.
     """
-    if is_ours(f):
+    if type(f) is Linear or is_ours(f):
         if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or why_alone(f) is not None:
             return f(*args, **kwargs)
         x, (w, b) = args[0], weight_and_bias(f)
-        if stock_serves(x, w, b, fast=FAST in vars(f)):
+        if stock_serves(x, w, b, False, FAST in f.__dict__):
             return stock_linear(x, w, b)
         route = route_of_layer(x, w, b)
         if route in ("stock", "written"):

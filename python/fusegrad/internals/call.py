@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, compiler
 from torch._C import (
     _dispatch_tls_is_dispatch_key_included,
     _is_any_autocast_enabled,
@@ -20,7 +20,7 @@ from torch._C import (
 from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 from torch.autograd import forward_ad
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
@@ -85,7 +85,7 @@ def outside_transforms(*tensors: Tensor | None) -> bool:
 
 def traces() -> bool:
     """Whether a compiler, torch.func or torch.jit.trace is at work, to which sizes may be no numbers."""
-    return is_compiling() or peek_interpreter_stack() is not None or _is_tracing()
+    return is_dynamo_compiling() or compiler._is_compiling_flag or peek_interpreter_stack() is not None or _is_tracing()
 
 
 def autocasts() -> bool:

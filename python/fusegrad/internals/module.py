@@ -7,10 +7,22 @@ from torch.nn.modules import module as torchs
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+# What is asked before each call of a layer is written without calls of its own: there they are half of its time.
+
 
 def is_hooked(m: nn.Module) -> bool:
     """Whether a hook wants to see a call of this module: one of its own, or one for all modules."""
-    return has_own_hooks(m.__dict__) or is_any_module_hooked()
+    held = m.__dict__
+    return bool(
+        held["_forward_hooks"]
+        or held["_forward_pre_hooks"]
+        or held["_backward_hooks"]
+        or held["_backward_pre_hooks"]
+        or torchs._global_forward_hooks
+        or torchs._global_forward_pre_hooks
+        or torchs._global_backward_hooks
+        or torchs._global_backward_pre_hooks
+    )
 
 
 HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"  # what a module holds them as
@@ -52,13 +64,13 @@ READS_WHAT_IS_STORED = "__getattr__", _GETATTR  # what a class has that reads so
 
 def reads_what_is_stored(cls: type[nn.Module]) -> bool:
     """Whether reading the weight and the bias of a module looks up what it holds, as torch wrote it, and no more."""
-    return cls.__getattr__ is _GETATTR and not hasattr(cls, "weight") and not hasattr(cls, "bias")
-
-
-def parameter(m: nn.Module, name: str) -> Any:
-    """m.name of a class that reads what is stored, the shortest way: torch looks a parameter up after an error."""
-    held = m._parameters
-    return held[name] if name in held and name not in vars(m) else getattr(m, name)
+    if cls.__getattr__ is not _GETATTR:
+        return False
+    for base in cls.__mro__:  # hasattr takes four times as long where it says no
+        held = base.__dict__
+        if "weight" in held or "bias" in held:
+            return False
+    return True
 
 
 def holds(m: nn.Module, name: str) -> bool:
