@@ -1,7 +1,10 @@
-"""Layers and activations that stand one after another in a torch.nn.Sequential: those that are one op, a chain."""
+"""Layers, with activations, of which each is the input of the next, in a torch.nn.Sequential or a loop: those that are
+one op, a chain.
+"""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.compiler import is_compiling
@@ -12,10 +15,10 @@ from ..internals.call import is_ops_mode_on
 from ..internals.module import has_own_hooks, is_any_module_hooked, reads_what_is_stored
 from ..internals.stock import as_written, called_as_written
 from ..nn import Linear
-from ..ops.chain import plan
+from ..ops.chain import Plan, plan
 from ..routing import CHAIN_WIDTH, kept_chain, may_be_a_chain
 from .kept import KEPT, OTHERWISE, WEIGHTS, keep
-from .runtime import match
+from .match import match
 
 
 def run(m: nn.Module, modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple[Tensor | None, int]:
@@ -25,19 +28,39 @@ def run(m: nn.Module, modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple
         if y is not None:
             return y, end
     seen = is_ops_mode_on()
-    if not (seen or may_be_a_chain(x)) or is_any_module_hooked() or not reads_what_is_stored(Linear):
+    if not (seen or may_be_a_chain(x)) or not _may_be_chains():
         return None, len(modules)
     layers, names, params, end = chain_from(modules, at)
     if len(layers) < 2:
         return None, end
-    weights = []
-    for layer in layers:
-        held = layer.__dict__["_parameters"]
-        weights += held["weight"], held["bias"]
-    of = plan(tuple(names), tuple(params), tuple([b is not None for b in weights[1::2]]))
+    weights, of = _plan(layers, names, params)
     if not seen:
         keep(m, modules, at, end, of)
     return (run_seen if seen else run_chain)(x, weights, of), end
+
+
+def _may_be_chains() -> bool:
+    """Whether a call of a Linear is what its class says, as far as that is the same for all."""
+    return not is_any_module_hooked() and reads_what_is_stored(Linear)
+
+
+def _as_one_op(
+    x: Tensor, layers: Sequence[nn.Module], names: Sequence[str], params: Sequence[float], seen: bool
+) -> Tensor | None:
+    if len(layers) < 2:
+        return None
+    weights, of = _plan(layers, names, params)
+    return (run_seen if seen else run_chain)(x, weights, of)
+
+
+def _plan(
+    layers: Sequence[nn.Module], names: Sequence[str], params: Sequence[float]
+) -> tuple[list[Tensor | None], Plan]:
+    weights: list[Tensor | None] = []
+    for layer in layers:
+        held = layer.__dict__["_parameters"]
+        weights += held["weight"], held["bias"]
+    return weights, plan(tuple(names), tuple(params), tuple([b is not None for b in weights[1::2]]))
 
 
 def run_again(m: nn.Module, at: int, x: Tensor) -> tuple[Tensor | None, int]:
@@ -45,6 +68,21 @@ def run_again(m: nn.Module, at: int, x: Tensor) -> tuple[Tensor | None, int]:
     found = None if is_compiling() or (kept := m.__dict__.get(KEPT)) is None else kept.get(at)
     y = None if found is None else kept_chain(x, found)
     return (None, at) if y is None else (y, found.end)
+
+
+def _is_link(layer: Any) -> bool:
+    """Whether this is a Linear that is what its class says."""
+    held = getattr(layer, "__dict__", {})
+    return (
+        type(layer) is Linear
+        and not any(map(held.__contains__, OTHERWISE))
+        and not has_own_hooks(held)
+        and held["_parameters"].keys() >= {*WEIGHTS}
+    )
+
+
+def _is_narrow(layer: nn.Module) -> bool:
+    return layer.__dict__.get("out_features", math.inf) <= CHAIN_WIDTH
 
 
 def chain_from(
@@ -57,20 +95,11 @@ def chain_from(
     layers: list[nn.Module] = []
     names: list[str] = []
     params: list[float] = []
-    plain: set[type] = set()  # classes whose call is their forward as it was written
-    count, fits = len(modules), True
-    while at < count:
+    count, fits = len(modules), as_written(Linear) and called_as_written(Linear)
+    while at < count and _is_link(modules[at]):
         layer = modules[at]
-        held, cls = layer.__dict__, type(layer)
-        if cls is not Linear or any(map(held.__contains__, OTHERWISE)) or has_own_hooks(held):
-            break
-        if not held["_parameters"].keys() >= {*WEIGHTS}:
-            break
-        if cls not in plain:
-            if not (as_written(cls) and called_as_written(cls)):
-                break
-            plain.add(cls)
-        fits = fits and held.get("out_features", math.inf) <= CHAIN_WIDTH
+        held = layer.__dict__
+        fits = fits and _is_narrow(layer)
         layers.append(layer)
         at += 1
         name, param = held.get("_fusegrad_act"), held.get("_fusegrad_param")
@@ -80,8 +109,51 @@ def chain_from(
                 name, param = spec
                 at += 1
         names.append(name or "identity")
-        params.append(0.0 if name is None else REGISTRY[name].default if param is None else param)
+        params.append(_parameter(name, param))
     return layers if fits else [], names, params, at
+
+
+def _parameter(name: str | None, param: float | None) -> float:
+    return 0.0 if name is None else REGISTRY[name].default if param is None else param
+
+
+class Turns:
+    """Turns of a loop, `x = act(layer(x))`, that were put off: each is the input of the next."""
+
+    def __init__(self, x: Tensor, seen: bool) -> None:
+        self.x, self.seen = x, seen
+        self.calls: list[tuple[Any, Any]] = []  # layer and activation, None after the loop
+        self.names: list[str] = []
+        self.params: list[float] = []
+
+    def add(self, layer: Any, act: Any) -> bool:
+        """Puts off a turn, if its layer may be one of a chain."""
+        if not _is_link(layer) or not _is_narrow(layer) or layer._fusegrad_act is not None:
+            return False
+        spec = (None, None) if act is None else match(layer, act)
+        if not isinstance(spec, tuple):
+            return False
+        self.calls.append((layer, act))
+        self.names.append(spec[0] or "identity")
+        self.params.append(_parameter(*spec))
+        return True
+
+    def as_one_op(self) -> Tensor | None:
+        return _as_one_op(self.x, [layer for layer, _ in self.calls], self.names, self.params, self.seen)
+
+
+# what is gone through without doing anything else
+_CALM = nn.ModuleList, list, tuple, range
+
+
+def turns(x: Any, over: Any) -> Any:
+    """The beginning of a loop over layers that change x, if a chain may come of it; else x."""
+    if type(over) not in _CALM or not isinstance(x, Tensor):
+        return x
+    seen = is_ops_mode_on()
+    if not (seen or may_be_a_chain(x)) or not _may_be_chains():
+        return x
+    return Turns(x, seen) if as_written(Linear) and called_as_written(Linear) else x
 
 
 def in_chains(modules: Sequence[nn.Module]) -> set[nn.Module]:

@@ -19,9 +19,9 @@ from . import rewrite, writes
 from .classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
 from .find import Call, activation_of, calls, fused_class_of
 from .kept import KEPT
+from .match import FAST, IN_PLACE, adopts
 from .opened import LEFT_OUT, is_layer
 from .recognise import ADOPTED, STOCK, AdoptedAct
-from .runtime import FAST, IN_PLACE, adopts
 
 Filter = Callable[[nn.Module, str], bool]  # (Linear or activation, its path) -> whether it may be fused
 

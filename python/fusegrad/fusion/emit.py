@@ -15,39 +15,39 @@ def put_off(term: Term) -> ast.expr:
     """The term, noted and not computed."""
     match term:
         case Layer(node=e):
-            return _call("later", e, [e.func, *e.args], e.keywords)
+            return call_of("later", e, [e.func, *e.args], e.keywords)
         case Product(node=ast.BinOp() as e):
-            return _call("later", e, [helper("matmul"), e.left, e.right])
+            return call_of("later", e, [helper("matmul"), e.left, e.right])
         case Product(node=ast.Call() as e):
-            return _call("later", e, [e.func, *e.args])
+            return call_of("later", e, [e.func, *e.args])
         case Viewed(node=e, of=of):
             assert isinstance(e.func, ast.Attribute)
-            return _call("later_method", e, [ast.Constant(e.func.attr), put_off(of), *e.args])
+            return call_of("later_method", e, [ast.Constant(e.func.attr), put_off(of), *e.args])
         case Scaled(node=e, of=of):
             sides = [put_off(of) if side is of.node else side for side in (e.left, e.right)]
-            return _call("later", e, [helper("mul" if isinstance(e.op, ast.Mult) else "add"), *sides])
+            return call_of("later", e, [helper("mul" if isinstance(e.op, ast.Mult) else "add"), *sides])
         case Act(node=e, of=of):
-            return _call("later_method" if term.method else "later", e, _arguments(term, of), e.keywords)
+            return call_of("later_method" if term.method else "later", e, _arguments(term, of), e.keywords)
         case Halves(node=e, of=of):
-            return _call("halves", e, _arguments(term, of), e.keywords)
+            return call_of("halves", e, _arguments(term, of), e.keywords)
     return term.node
 
 
 def run_act(act: Act) -> ast.expr:
-    return _call("apply_method" if act.method else "apply", act.node, _arguments(act, act.of), act.node.keywords)
+    return call_of("apply_method" if act.method else "apply", act.node, _arguments(act, act.of), act.node.keywords)
 
 
 def run_gate(gate: Gate, held: list[str]) -> ast.expr:
     """The gate, of what these variables hold, in the order in which they were given it."""
     left = put_off(gate.left)
     for f in calls_of(gate.right):
-        left = _call("settled", gate.node, [left, copy.deepcopy(f)])
-    product = _call("later", gate.node, [helper("mul"), left, put_off(gate.right)])
-    return _call("now", gate.node, [product, *(ast.Name(name, ast.Load()) for name in held)])
+        left = call_of("settled", gate.node, [left, copy.deepcopy(f)])
+    product = call_of("later", gate.node, [helper("mul"), left, put_off(gate.right)])
+    return call_of("now", gate.node, [product, *(ast.Name(name, ast.Load()) for name in held)])
 
 
 def run_variable(name: str, at: ast.AST) -> ast.expr:
-    return _call("now", at, [ast.Name(name, ast.Load())])
+    return call_of("now", at, [ast.Name(name, ast.Load())])
 
 
 def keep(name: str, at: ast.AST) -> ast.stmt:
@@ -60,7 +60,7 @@ def settle(name: str, term: Term, at: ast.AST) -> list[ast.stmt]:
     """Statements that run what a variable holds, where the layers of a term may do more than compute."""
     made: list[ast.stmt] = []
     for f in calls_of(term):
-        value = _call("settled", at, [ast.Name(name, ast.Load()), copy.deepcopy(f)])
+        value = call_of("settled", at, [ast.Name(name, ast.Load()), copy.deepcopy(f)])
         made.append(ast.copy_location(ast.Assign([ast.copy_location(ast.Name(name, ast.Store()), at)], value), at))
     return made
 
@@ -73,5 +73,5 @@ def _arguments(term: Act | Halves, of: Term) -> list[ast.expr]:
     return [e.func, put_off(of), *e.args[1:]]
 
 
-def _call(name: str, at: ast.AST, args: list[ast.expr], keywords: list[ast.keyword] | None = None) -> ast.expr:
+def call_of(name: str, at: ast.AST, args: list[ast.expr], keywords: list[ast.keyword] | None = None) -> ast.expr:
     return ast.copy_location(ast.Call(ast.copy_location(helper(name), at), args, keywords or []), at)

@@ -21,12 +21,12 @@ from ..nn import MLP, Linear, why_alone, why_unfit
 from ..nn_gated import GatedLinear, GatedMLP
 from . import chains, opened, recognise, wrapped
 from .code import Unreadable, nested
+from .match import match
 from .opened import LEFT_OUT
 from .paths import Path, find, join
 from .reasons import why_cut_is_alone
 from .recognise import Spec, is_activation
 from .rewrite import Method, Site, read
-from .runtime import match
 from .terms import Act, Gate, Held, Layer, Term, Variable, layers
 
 # on a class that fuse made: the class it was made from, and the keys of what was rewritten in it

@@ -15,9 +15,9 @@ from ..internals.module import HOOKS, HOOKS_OF_ALL, READS_WHAT_IS_STORED, childr
 from ..internals.stock import definitions
 from ..nn import Linear
 from ..ops.chain import Plan
+from .match import IN_PLACE
 from .opened import LEFT_OUT
 from .recognise import options_of
-from .runtime import IN_PLACE
 
 KEPT = "_fusegrad_kept"  # set on a Sequential
 WEIGHTS = "weight", "bias"

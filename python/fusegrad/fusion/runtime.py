@@ -19,9 +19,11 @@ from ..activations import REGISTRY
 from ..internals.call import autocasts, calls_torch, is_linear, linear_is_replaced
 from ..internals.module import is_hooked, run_pre_hooks
 from ..internals.stock import torchs
-from ..nn import Linear, fits, is_ours, linear, stock_linear, weight_and_bias, why_alone, why_called
+from ..nn import Linear, fits, is_ours, linear, stock_linear, weight_and_bias, why_alone
 from ..routing import route_of_layer, stock_serves
-from . import formula, opened, recognise
+from . import opened, recognise
+from .chains import Turns, turns  # noqa: F401  # which methods call too
+from .match import FAST, match
 from .notes import RESHAPE, Later, Product, first, gated, packed_glu, second
 from .opened import LEFT_OUT
 from .recognise import Spec
@@ -29,12 +31,6 @@ from .recognise import Spec
 _ADDMM, _MM = torchs(torch, "addmm"), torchs(torch, "mm")
 _MATMULS = matmul, torchs(torch, "matmul"), _MM
 _LEAST = 2.0**-20  # of a number that scales a weight: others may overflow where their product with z does not
-IN_PLACE = "_fusegrad_in_place"  # set on the layers of a model that writes in place
-FAST = "_fusegrad_fast"  # set on the layers whose activation, when fuse found it, is one that stock computes as fast
-# torch saves the output of these for backward too, so that writing to it fails with and without fuse
-_STOCK_SAVES_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "exp"})
-# torch saves neither input nor output of z - tanh z, but tanh z
-_STOCK_SAVES_NEITHER = frozenset({"tanhshrink"})
 
 
 def later(f: Any, *args: Any, **kwargs: Any) -> Any:
@@ -192,6 +188,35 @@ def _value(z: Any, made: dict[int, Any]) -> Any:
     return made[id(z)]
 
 
+# --- loops over layers
+
+
+def turn(act: Any, f: Any, x: Any) -> Any:
+    """act(f(x)), in a turn of a loop: put off where the layers of several turns may be one op."""
+    if type(x) is not Turns:
+        return apply(act, later(f, x))
+    return x if x.add(f, act) else apply(act, later(f, turned(x)))
+
+
+def last_turn(f: Any, x: Any) -> Any:
+    """f(x), of what a loop over layers made."""
+    if type(x) is not Turns:
+        return f(x)
+    return turned(x) if x.add(f, None) else f(turned(x))
+
+
+def turned(x: Any) -> Any:
+    """What the turns that were put off make, as one op or one by one."""
+    if type(x) is not Turns:
+        return x
+    y = x.as_one_op()
+    if y is None:
+        y = x.x
+        for f, act in x.calls:
+            y = f(y) if act is None else apply(act, later(f, y))
+    return y
+
+
 # --- what can be one op -------------------------------------------------------------------------------------------
 
 
@@ -227,38 +252,6 @@ def _activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
         return functional.by_route(route, x, w, b)
     a = REGISTRY[name]
     return functional.activated(route, x, w, b, a, a.default if param is None else float(param))
-
-
-def match(layer: Any, act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | str | None:
-    """The activation that a call of `act` is, if it can be fused with the layer; else why not; None if it is none."""
-    if isinstance(act, nn.Module):
-        spec = None if args or kwargs else recognise.of_unchanged(act)
-        if spec is None:
-            spec = None if args or kwargs else recognise.of_module(act)
-            if spec is not None and (why := why_called(act)):
-                return f"{type(act).__name__} after it {why}"
-            spec = spec or formula.of(act, args, kwargs)
-        if spec is not None and LEFT_OUT in vars(act):
-            return f"filter_fn left {type(act).__name__} after it alone"
-    else:
-        spec = recognise.of_call(act, args, kwargs) or formula.of(act, args, kwargs)
-    if spec is None:
-        return None
-    if (layer is None or IN_PLACE in vars(layer)) and _only_ours_saves_output(spec[0]):
-        return f"the model writes in place, and {spec[0]} saves its output for backward"
-    return spec
-
-
-def _only_ours_saves_output(name: str) -> bool:
-    return not REGISTRY[name].saves_input and name not in _STOCK_SAVES_OUTPUT
-
-
-def adopts(act: nn.Module, in_place: bool) -> bool:
-    """Whether an activation module becomes ours, in a model that writes in place or does not."""
-    spec = recognise.of_module(act)
-    if spec is None or LEFT_OUT in vars(act) or why_called(act) or vars(act).get("inplace"):
-        return False
-    return not in_place or not (_only_ours_saves_output(spec[0]) or spec[0] in _STOCK_SAVES_NEITHER)
 
 
 def _scaled(product: Product, scales: list[Later], spec: Spec) -> tuple[Product, Spec] | None:

@@ -27,6 +27,7 @@ import torch
 from .code import Definition, reads_of
 from .emit import keep, put_off, run_act, run_gate, run_variable
 from .gates import Swaps, gate_in
+from .loops import loop_in
 from .paths import Path
 from .reasons import blocks, text_of, why_cut_is_alone, why_stored_is_alone
 from .terms import Act, Gate, Layer, Product, Term, Terms, Variable, Variables, Viewed, layers, variables_of
@@ -62,7 +63,10 @@ class Reader:
 
     @functools.cached_property
     def sites(self) -> list[Site]:
-        return [*self._gates(), *self._nested(), *self._in_statements()]
+        loops = [*self._loops()]
+        in_loops = {read.node for site in loops for read in site.reads}
+        nested = [site for site in self._nested() if in_loops.isdisjoint(site.swaps)]
+        return [*self._gates(), *loops, *nested, *self._in_statements()]
 
     def alone(self) -> Iterator[tuple[tuple[Path, ...], str]]:
         parents = {child: parent for parent in self.everything for child in ast.iter_child_nodes(parent)}
@@ -96,6 +100,15 @@ class Reader:
             return self._site(*found)
         self.terms.passed = []
         return self.follow(body, 0, name, None)
+
+    # --- in a loop
+
+    def _loops(self) -> Iterator[Site]:
+        for body in blocks(self.definition):
+            for i in range(len(body)):
+                self.terms.passed = []
+                if found := loop_in(body, i, self.terms, self.may_hold, self._is_last_read):
+                    yield self._site(*found)
 
     # --- in one expression
 

@@ -1,0 +1,50 @@
+"""Whether what is called after a layer is an activation that can be fused with it, as the model is now."""
+
+from typing import Any
+
+from torch import nn
+
+from ..activations import REGISTRY
+from ..nn import why_called
+from . import formula, recognise
+from .opened import LEFT_OUT
+from .recognise import Spec
+
+IN_PLACE = "_fusegrad_in_place"  # set on the layers of a model that writes in place
+FAST = "_fusegrad_fast"  # set on the layers whose activation, when fuse found it, is one that stock computes as fast
+# torch saves the output of these for backward too, so that writing to it fails with and without fuse
+_STOCK_SAVES_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "exp"})
+# torch saves neither input nor output of z - tanh z, but tanh z
+_STOCK_SAVES_NEITHER = frozenset({"tanhshrink"})
+
+
+def match(layer: Any, act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | str | None:
+    """The activation that a call of `act` is, if it can be fused with the layer; else why not; None if it is none."""
+    if isinstance(act, nn.Module):
+        spec = None if args or kwargs else recognise.of_unchanged(act)
+        if spec is None:
+            spec = None if args or kwargs else recognise.of_module(act)
+            if spec is not None and (why := why_called(act)):
+                return f"{type(act).__name__} after it {why}"
+            spec = spec or formula.of(act, args, kwargs)
+        if spec is not None and LEFT_OUT in vars(act):
+            return f"filter_fn left {type(act).__name__} after it alone"
+    else:
+        spec = recognise.of_call(act, args, kwargs) or formula.of(act, args, kwargs)
+    if spec is None:
+        return None
+    if (layer is None or IN_PLACE in vars(layer)) and _only_ours_saves_output(spec[0]):
+        return f"the model writes in place, and {spec[0]} saves its output for backward"
+    return spec
+
+
+def _only_ours_saves_output(name: str) -> bool:
+    return not REGISTRY[name].saves_input and name not in _STOCK_SAVES_OUTPUT
+
+
+def adopts(act: nn.Module, in_place: bool) -> bool:
+    """Whether an activation module becomes ours, in a model that writes in place or does not."""
+    spec = recognise.of_module(act)
+    if spec is None or LEFT_OUT in vars(act) or why_called(act) or vars(act).get("inplace"):
+        return False
+    return not in_place or not (_only_ours_saves_output(spec[0]) or spec[0] in _STOCK_SAVES_NEITHER)
