@@ -56,7 +56,7 @@ struct Squareplus {
   template <class V> static V first(V g, V z, P<V> b) {
     z = clamp(z, -1e+38, 1e+38);
     const V root = sqrt_of_squares(z, b);
-    return g * (c<V>(0.5) * (z > 0 ? root + z : b / (root - (z < 0 ? z : V{}))) / root);
+    return g * (c<V>(0.5) * (z > 0 ? root + z : all<V>(b)) / (z > 0 ? root : (root - z) * root));
   }
   template <class V> static V second(V z, P<V> b) {
     z = clamp(z, -1e+38, 1e+38);

@@ -144,7 +144,7 @@ template <class V> inline V sqrt(V x) {
 // sqrt(x^2 + w), w > 0, also where x^2 would overflow.
 template <class V> inline V sqrt_of_squares(V x, ScalarOf<V> w) {
   const V a = abs(x), m = a < 1 ? all<V>(1) : a;
-  return m * sqrt((a < 1 ? x * x : all<V>(1)) + w / m / m);
+  return m * sqrt((a < 1 ? x * x : all<V>(1)) + w / (m * m));
 }
 
 template <class V> inline V sign(V x) { return x > 0 ? all<V>(1) : x < 0 ? all<V>(-1) : x; }

@@ -65,7 +65,7 @@ def squareplus_value(z, b):
 def squareplus_first(g, z, b):
     z = clamp(z, -1e38, 1e38)
     root = sqrt_of_squares(z, b)
-    return g * divide(0.5 * tl.where(z > 0, root + z, divide(b, root - tl.where(z < 0, z, 0.0))), root)
+    return g * divide(0.5 * tl.where(z > 0, root + z, b), tl.where(z > 0, root, (root - z) * root))
 
 
 @jit

@@ -184,7 +184,7 @@ def sqrt_of_squares(x, w):
     """√(x² + w), w > 0, also where x² would overflow."""
     a = tl.abs(x)
     m = tl.where(a < 1, 1.0, a)
-    return m * sqrt(tl.where(a < 1, x * x, 1.0) + w / m / m)
+    return m * sqrt(tl.where(a < 1, x * x, 1.0) + w / (m * m))
 
 
 @jit

@@ -59,7 +59,7 @@ def squareplus_value(z: Tensor, b: float) -> Tensor:
 def squareplus_first(g: Tensor, z: Tensor, b: float) -> Tensor:
     z = clamp(z, -1e38, 1e38)
     root = sqrt_of_squares(z, b)
-    return g * (0.5 * torch.where(z > 0, root + z, b / (root - torch.where(z < 0, z, 0))) / root)
+    return g * (0.5 * torch.where(z > 0, root + z, b) / torch.where(z > 0, root, (root - z) * root))
 
 
 @opmath
