@@ -9,13 +9,14 @@ them and the layout allows it, else by plain loads.
 """
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton import jit
+from triton.backends.nvidia.compiler import CUDAOptions
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fusegrad.activations.definitions import DEFINITIONS
@@ -233,9 +234,24 @@ def _launch(kernel, c: Config, a: Tensor, b: Tensor, outs: list[Tensor], trans_b
             *operands, *rest(to), m, n, k, a.stride(0), b.stride(0), programs,
             TMA=tma, PRECISION=precision(on, a.dtype), GROUP=GROUP,
             BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k,
-            num_warps=c.warps, num_stages=c.stages, enable_fp_fusion=True,
-            **({"maxnreg": c.registers} if c.registers else {}), **constants,
+            **compiled_by(on, c), **constants,
         )  # fmt: skip
+
+
+@cache
+def compiled_by(family: str, c: Config) -> dict[str, Any]:
+    """The options of Triton's compiler for a product.
+
+    It writes each operation for all elements of a tile before the next operation, and the assembler leaves much of that
+    order: each step of an activation is then held for all elements. On NVIDIA's GPUs, from 3.9 on, it can write in an
+    order in which less is held: squareplus takes 152 registers for 243 in linear_act on sm_80.
+    """
+    options: dict[str, Any] = {"num_warps": c.warps, "num_stages": c.stages, "enable_fp_fusion": True}
+    if c.registers is not None:
+        options["maxnreg"] = c.registers
+    if family.startswith("sm_") and "sched4reg" in CUDAOptions.__annotations__:
+        options["sched4reg"] = True
+    return options
 
 
 def descriptor(t: Tensor, block: list[int]) -> TensorDescriptor:

@@ -100,7 +100,6 @@ def gated(
             SAVE=save, SAVES_INPUT=REGISTRY[act].saves_input,
             TMA=tma, PRECISION=precision(on, x.dtype), GROUP=GROUP,
             BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k,
-            num_warps=c.warps, num_stages=c.stages, enable_fp_fusion=True,
-            **({"maxnreg": c.registers} if c.registers else {}),
+            **gemm.compiled_by(on, c),
         )  # fmt: skip
     return (y, saved, up) if save else (y, x.new_empty(0), x.new_empty(0))
