@@ -35,37 +35,40 @@ template <class V> using P = ScalarOf<V>;
 // A constant, in the type that a vector has.
 template <class V> constexpr P<V> c(double x) { return P<V>(x); }
 
-template <class V> inline V abs(V x) {
-  using I = IntOf<V>;
-  return bits<V>(bits<I>(x) & ~bits<I>(all<V>(ScalarOf<V>(-0.0))));
-}
+// The bit of the sign, and all others.
+template <class V> inline IntOf<V> sign_bit(V x) { return bits<IntOf<V>>(x) & bits<IntOf<V>>(all<V>(c<V>(-0.0))); }
+template <class V> inline V abs(V x) { return bits<V>(bits<IntOf<V>>(x) & ~bits<IntOf<V>>(all<V>(c<V>(-0.0)))); }
+template <class V> inline V minus_abs(V x) { return bits<V>(bits<IntOf<V>>(x) | bits<IntOf<V>>(all<V>(c<V>(-0.0)))); }
 
-template <class V> inline V copysign(V x, V sign) {
-  using I = IntOf<V>;
-  const I top = bits<I>(all<V>(ScalarOf<V>(-0.0)));
-  return bits<V>((bits<I>(x) & ~top) | (bits<I>(sign) & top));
-}
+// x of either sign, turned where that of `by` is negative.
+template <class V> inline V turn_sign(V x, V by) { return bits<V>(bits<IntOf<V>>(x) ^ sign_bit(by)); }
+template <class V> inline V copysign(V x, V sign) { return turn_sign(abs(x), sign); }
+
+// Where the sign is negative, that of -0 and of a NaN too: a choice by it takes one instruction.
+template <class V> inline auto is_negative(V x) { return bits<IntOf<V>>(x) < 0; }
 
 // NaN stays NaN.
 template <class V> inline V clamp(V x, ScalarOf<V> low, ScalarOf<V> high) {
-  x = x < low ? all<V>(low) : x;
-  return x > high ? all<V>(high) : x;
+  return smaller(all<V>(high), larger(all<V>(low), x));
 }
 
 // 2^n for an integer n that the format has as a normal number.
 template <class V> inline V power_of_two(IntOf<V> n) { return bits<V>((n + Traits<V>::kBias) << Traits<V>::kMantissa); }
 
-// x = n log(2) + r, |r| <= log(2) / 2, and e^r - 1 = r + r^2 q(r).
-template <class V> struct Exponent {
+// x = n log(2) + r, |r| <= log(2) / 2: p = e^r - 1 = r + r^2 q(r), and scale = 2^{n + kUp}, for n + kUp between that of
+// the smallest normal number, or one less, which gives 0, and that of the largest.
+template <class V, int kUp = 0> struct Exponent {
+  V scale, p;
   IntOf<V> n;
-  V r, p;  // p = e^r - 1
 
   inline explicit Exponent(V x) {
     using T = Traits<V>;
-    const V shifted = x * ScalarOf<V>(1.4426950408889634) + T::kRound;  // log2(e)
-    const V whole = shifted - T::kRound;
-    n = bits<IntOf<V>>(shifted) - bits<IntOf<V>>(all<V>(T::kRound));
-    r = (x - whole * T::kLn2High) - whole * T::kLn2Low;
+    constexpr ScalarOf<V> kRound = T::kRound + T::kBias + kUp;  // the lowest bits of x + kRound are a format's exponent
+    const V shifted = x * c<V>(1.4426950408889634) + kRound;    // log2(e)
+    const V whole = shifted - kRound;
+    scale = bits<V>(bits<IntOf<V>>(shifted) << T::kMantissa);
+    n = bits<IntOf<V>>(shifted) - bits<IntOf<V>>(all<V>(kRound));
+    const V r = (x - whole * T::kLn2High) - whole * T::kLn2Low;
     p = r + r * r * polynomial(r, Coefficients<ScalarOf<V>>::exp);
   }
 };
@@ -77,22 +80,27 @@ template <class V> inline V exp(V x) {
   return (1 + e.p) * power_of_two<V>(half) * power_of_two<V>(e.n - half);
 }
 
+// The same for x <= 0.
+template <class V> inline V exp_of_negative(V x) {
+  using T = Traits<V>;
+  const Exponent<V, T::kUp> e(larger(all<V>(T::kExpMin), x));
+  return (e.scale + e.scale * e.p) * T::kDown;
+}
+
 // e^x for x <= 0, but 0 where that is no normal number, and 1 - e^x; 1 ulp each.
 template <class V> struct Decay {
   V value, lost;
   inline explicit Decay(V x) {
-    const Exponent<V> e(x < Traits<V>::kExpNormal ? all<V>(Traits<V>::kExpNormal) : x);
-    const V scale = power_of_two<V>(e.n);
-    value = scale + scale * e.p;
-    lost = (1 - scale) - scale * e.p;
+    const Exponent<V> e(larger(all<V>(Traits<V>::kExpNormal), x));
+    value = e.scale + e.scale * e.p;
+    lost = (1 - e.scale) - e.scale * e.p;
   }
 };
 
 // e^x - 1 for x <= 80, which is all that the activations need; 2 ulp.
 template <class V> inline V expm1(V x) {
   const Exponent<V> e(clamp(x, ScalarOf<V>(-50), ScalarOf<V>(80)));
-  const V scale = power_of_two<V>(e.n);
-  return scale * e.p + (scale - 1);
+  return e.scale * e.p + (e.scale - 1);
 }
 
 // e^{x/2}: where e^x is no normal number, a product with it twice may be one.
@@ -111,7 +119,7 @@ template <class V> inline V twice_atanh(V s) {
 template <class V> inline V log1p_unit(V x) { return twice_atanh(x / (2 + x)); }
 
 // log(1 + e^x).
-template <class V> inline V softplus(V x) { return (x > 0 ? x : V{}) + log1p_unit(exp(-abs(x))); }
+template <class V> inline V softplus(V x) { return larger(V{}, x) + log1p_unit(exp_of_negative(minus_abs(x))); }
 
 // x = 2^n m, m between the roots of 1/2 and 2.
 template <class V> inline V log(V x) {
@@ -149,18 +157,16 @@ template <class V> inline V sqrt_of_squares(V x, ScalarOf<V> w) {
 
 template <class V> inline V sign(V x) { return x > 0 ? all<V>(1) : x < 0 ? all<V>(-1) : x; }
 
-// tanh |x| = e / (e + 2) with e = exp(2 |x|) - 1, and a polynomial near 0; 2 ulp.
+// tanh |x| = (1 - e) / (1 + e) with e = exp(-2 |x|); 2 ulp.
 template <class V> inline V tanh(V x) {
-  using S = ScalarOf<V>;
-  const V a = abs(x), t = x * x, e = expm1(2 * clamp(a, S(0), Traits<V>::kTanhEnd));
-  const V near = x + x * t * polynomial(t, Coefficients<S>::tanh);
-  return a < S(0.35) ? near : copysign(e / (e + 2), x);
+  const Exponent<V> e(2 * larger(all<V>(-Traits<V>::kTanhEnd), minus_abs(x)));
+  return turn_sign(((1 - e.scale) - e.scale * e.p) / ((1 + e.scale) + e.scale * e.p), x);
 }
 
 // 1 / (1 + e^-x); 2 ulp.
 template <class V> inline V sigmoid(V x) {
-  const V e = exp(-abs(x));
-  return (x < 0 ? e : all<V>(1)) / (1 + e);
+  const V e = exp_of_negative(minus_abs(x));
+  return (is_negative(x) ? e : all<V>(1)) / (1 + e);
 }
 
 // s = sigmoid(x), c = sigmoid(-x), root^2 = s c, r = c - s: all right in both tails, and r near 0; v is x, clamped.
@@ -168,17 +174,17 @@ template <class V> inline V sigmoid(V x) {
 template <class V> struct Logistic {
   V v, s, c, root, r;
   inline explicit Logistic(V x) : v(clamp(x, -1000, 1000)) {
-    const Decay<V> half(-abs(x) / 2);
+    const Decay<V> half(minus_abs(x) / 2);
     const V e = half.value * half.value, d = 1 / (1 + e), ed = e * d;
-    s = x < 0 ? ed : d;
-    c = x < 0 ? d : ed;
+    s = is_negative(x) ? ed : d;
+    c = is_negative(x) ? d : ed;
     root = half.value * d;
-    r = copysign(half.lost * (1 + half.value) * d, -x);
+    r = turn_sign(half.lost * (1 + half.value) * d, -x);
   }
 };
 
 // The normal distribution at x: e = root^2 = e^{-x^2 / 2}, its density e kDensityAt0, and below x is step + tail e;
-// step is 1 above 0, else 0. Multiplied by the root twice, results are right where e alone is no normal number.
+// step is 1 from 0 on, else 0. Multiplied by the root twice, results are right where e alone is no normal number.
 constexpr double kDensityAt0 = 0.39894228040143268;  // 1 / sqrt(2 pi)
 constexpr double kInvSqrtPi = 0.56418958354775629;   // 1 / sqrt(pi)
 template <class V> struct Normal {
@@ -188,8 +194,8 @@ template <class V> struct Normal {
     const V t = 1 / (1 + abs(x) * S(0.3 * 0.70710678118654752));  // 0.3 sqrt(1/2)
     root = Decay<V>(S(-0.25) * x * x).value;
     const V ratio = S(0.5) * t * polynomial(t, Coefficients<S>::erfcx);
-    step = x > 0 ? all<V>(1) : V{};
-    tail = x > 0 ? -ratio : ratio;
+    step = is_negative(x) ? V{} : all<V>(1);
+    tail = turn_sign(-ratio, x);
   }
 };
 
@@ -205,13 +211,13 @@ template <class V> inline V erf(V x) {
 // e^4, so that all are made of w = e^{-|x|} and keep their precision in both tails. b and w as the root of Logistic.
 template <class V> struct TanhSoftplus {
   V v, t, s, c, b, w, r;
-  inline explicit TanhSoftplus(V x) : v(clamp(x, -1000, 1000)), w(exp(-abs(x))) {
-    const V d = 1 / (x < 0 ? 2 + w * (2 + w) : 1 + w * (2 + 2 * w)), half = 1 / (1 + w);
-    t = (x < 0 ? w * (2 + w) : 1 + 2 * w) * d;
-    s = x < 0 ? w * half : half;
-    c = x < 0 ? half : w * half;
-    b = 4 * (1 + w) * d * d * (x < 0 ? all<V>(1) : w);
-    r = (x < 0 ? 2 + w * (2 - w * (3 + 2 * w)) : w * (w * (2 + 2 * w) - 3) - 2) * half * d;
+  inline explicit TanhSoftplus(V x) : v(clamp(x, -1000, 1000)), w(exp_of_negative(minus_abs(x))) {
+    const V d = 1 / (is_negative(x) ? 2 + w * (2 + w) : 1 + w * (2 + 2 * w)), half = 1 / (1 + w);
+    t = (is_negative(x) ? w * (2 + w) : 1 + 2 * w) * d;
+    s = is_negative(x) ? w * half : half;
+    c = is_negative(x) ? half : w * half;
+    b = 4 * (1 + w) * d * d * (is_negative(x) ? all<V>(1) : w);
+    r = (is_negative(x) ? 2 + w * (2 - w * (3 + 2 * w)) : w * (w * (2 + 2 * w) - 3) - 2) * half * d;
   }
 };
 

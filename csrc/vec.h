@@ -6,6 +6,10 @@
 
 #include <stdint.h>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
@@ -26,7 +30,9 @@ template <> struct Traits<F32> {
   static constexpr float kLn2High = 0x1.62e4p-1f, kLn2Low = 0x1.7f7d1cp-20f;
   static constexpr float kExpMin = -104, kExpMax = 89;  // where e^x has become 0 and infinity
   static constexpr float kExpNormal = -88.03f;          // nearest to 2^-127, which has the bits of 0
-  static constexpr float kTanhEnd = 10;                 // where tanh has rounded to 1
+  static constexpr int kUp = 32;                        // makes normal numbers of all down to e^kExpMin
+  static constexpr float kDown = 0x1p-32f;
+  static constexpr float kTanhEnd = 10;  // where tanh has rounded to 1
 };
 template <> struct Traits<F64> {
   using Scalar = double;
@@ -36,6 +42,8 @@ template <> struct Traits<F64> {
   static constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;
   static constexpr double kExpMin = -746, kExpMax = 710;
   static constexpr double kExpNormal = -709.09;
+  static constexpr int kUp = 64;
+  static constexpr double kDown = 0x1p-64;
   static constexpr double kTanhEnd = 20;
 };
 template <class V> using ScalarOf = typename Traits<V>::Scalar;
@@ -57,6 +65,28 @@ template <class To, class From> inline To bits(From v) {
   __builtin_memcpy(&to, &v, sizeof to);
   return to;
 }
+
+// a > b ? a : b and a < b ? a : b, so b where one of them is NaN. x86 has an instruction for each, which GCC does not
+// find in these words.
+#if !defined(__x86_64__)
+template <class V> inline V larger(V a, V b) { return a > b ? a : b; }
+template <class V> inline V smaller(V a, V b) { return a < b ? a : b; }
+#elif FUSEGRAD_VECTOR_BYTES == 64
+inline F32 larger(F32 a, F32 b) { return bits<F32>(_mm512_maskz_max_ps(0xffff, bits<__m512>(a), bits<__m512>(b))); }
+inline F64 larger(F64 a, F64 b) { return bits<F64>(_mm512_maskz_max_pd(0xff, bits<__m512d>(a), bits<__m512d>(b))); }
+inline F32 smaller(F32 a, F32 b) { return bits<F32>(_mm512_maskz_min_ps(0xffff, bits<__m512>(a), bits<__m512>(b))); }
+inline F64 smaller(F64 a, F64 b) { return bits<F64>(_mm512_maskz_min_pd(0xff, bits<__m512d>(a), bits<__m512d>(b))); }
+#elif FUSEGRAD_VECTOR_BYTES == 32
+inline F32 larger(F32 a, F32 b) { return bits<F32>(_mm256_max_ps(bits<__m256>(a), bits<__m256>(b))); }
+inline F64 larger(F64 a, F64 b) { return bits<F64>(_mm256_max_pd(bits<__m256d>(a), bits<__m256d>(b))); }
+inline F32 smaller(F32 a, F32 b) { return bits<F32>(_mm256_min_ps(bits<__m256>(a), bits<__m256>(b))); }
+inline F64 smaller(F64 a, F64 b) { return bits<F64>(_mm256_min_pd(bits<__m256d>(a), bits<__m256d>(b))); }
+#else
+inline F32 larger(F32 a, F32 b) { return bits<F32>(_mm_max_ps(bits<__m128>(a), bits<__m128>(b))); }
+inline F64 larger(F64 a, F64 b) { return bits<F64>(_mm_max_pd(bits<__m128d>(a), bits<__m128d>(b))); }
+inline F32 smaller(F32 a, F32 b) { return bits<F32>(_mm_min_ps(bits<__m128>(a), bits<__m128>(b))); }
+inline F64 smaller(F64 a, F64 b) { return bits<F64>(_mm_min_pd(bits<__m128d>(a), bits<__m128d>(b))); }
+#endif
 
 }  // namespace FUSEGRAD_ISA
 }  // namespace fusegrad
