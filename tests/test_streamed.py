@@ -144,6 +144,16 @@ def test_nan_stays_in_its_row():
     assert r.laplacian.isnan().nonzero()[:, 0].tolist() == [35] and r.jacobian.isnan().any(-1).any(-1).sum() == 1
 
 
+def test_a_module_that_stands_twice():
+    """One activation, and one layer, in several places of a Sequential."""
+    act, hidden, x = nn.Tanh(), nn.Linear(9, 9).double(), torch.randn(20, 3, dtype=torch.float64)
+    first, end = nn.Linear(3, 9).double(), nn.Linear(9, 1).double()
+    net = nn.Sequential(first, act, hidden, act, hidden, act, end)
+    truth = fg.laplacian(lambda x: end(hidden(hidden(first(x).tanh()).tanh()).tanh()), x)
+    for mine, expected in zip(fg.laplacian(net, x), truth, strict=True):
+        assert_close(mine, expected)
+
+
 def test_a_weight_that_changes_before_backward():
     net = nn.Sequential(nn.Linear(2, 20), nn.Tanh(), nn.Linear(20, 1))
     x = torch.randn(40, 2)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..activations import REGISTRY
 from ..fusion.find import UNFUSED, is_sequential
 from ..fusion.recognise import is_activation, of_adopted, of_module
-from ..internals.module import is_hooked
+from ..internals.module import children, is_hooked
 from ..nn import MLP, Linear, fits, weight_and_bias, why_called
 from .rules_layers import Layer
 
@@ -33,7 +33,7 @@ def _add(m: nn.Module, found: list[Layer]) -> bool:
     if cls is nn.Sequential or (vars(cls).get(UNFUSED) is nn.Sequential and "forward" not in vars(m)):
         if is_hooked(m) or "forward" in vars(m) or not is_sequential(nn.Sequential):
             return False
-        return all([_add(child, found) for child in m.children()])
+        return all([_add(child, found) for child in children(m).values()])
     if isinstance(m, nn.Linear) and (cls is nn.Linear or cls is Linear):
         if why_called(m) is not None:
             return False
