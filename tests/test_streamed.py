@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 import fusegrad as fg
-from fusegrad import backends
+from fusegrad import backends, ops
 from fusegrad.activations import REGISTRY
 from fusegrad.operators import streamed
 from fusegrad.operators.rules_layers import one_by_one
 from fusegrad.operators.streamed import Layer
 from fusegrad.operators.streams import Rules
+from fusegrad.ops.chain_streams import STREAMS
 
 from cases import DEVICE
 
@@ -108,7 +110,28 @@ def test_every_activation(served, act):
         assert_close(mine, truth, rtol=1e-8, atol=1e-11 * (100 + truth.abs().max().item()))
 
 
-@pytest.mark.parametrize("act", ("tanh", "silu", "softplus"))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("act", REGISTRY)
+def test_values_far_out(act, dtype):
+    """What is shared with the derivatives gives the values of the activation by itself, and its limits."""
+    far = torch.cat([torch.logspace(-6, 4, 100), torch.tensor([torch.inf])])
+    x = torch.cat([far, -far, torch.tensor([0.0, torch.nan])]).to(dtype).unsqueeze(1)
+    param, one = REGISTRY[act].default or 0.0, torch.ones(1, 1, dtype=dtype)
+    y, ty, _, _ = STREAMS(x, one, None, [one, None], f"{act} {param}", False)
+    value = ops.act(x, None, act, param, 0)
+    first = ops.act(x if REGISTRY[act].saves_input else value, None, act, param, 1)
+    finite = x.isfinite()
+    for mine, truth in ((y, value), (ty[0][finite], first[finite])):
+        assert_close(mine, truth, rtol=16 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).tiny, equal_nan=True)
+
+
+MODULES = {
+    "tanh": nn.Tanh(), "silu": nn.SiLU(), "softplus": nn.Softplus(), "gelu": nn.GELU(),
+    "gelu_tanh": nn.GELU(approximate="tanh"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("act", MODULES)
 def test_float32_error(act):
     """At most twice that of nested autograd, and a rounding, of each result and gradient."""
 
@@ -119,8 +142,7 @@ def test_float32_error(act):
         second = [torch.autograd.grad(g[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(x.shape[1])]
         return y[:, 0], sum(second)
 
-    modules = {"tanh": nn.Tanh, "silu": nn.SiLU, "softplus": nn.Softplus}
-    net = nn.Sequential(nn.Linear(3, 64), modules[act](), nn.Linear(64, 64), modules[act](), nn.Linear(64, 1))
+    net = nn.Sequential(nn.Linear(3, 64), MODULES[act], nn.Linear(64, 64), MODULES[act], nn.Linear(64, 1))
     x = torch.randn(300, 3)
     results = []
     for run, dtype in ((nested, torch.float64), (nested, torch.float32), (None, torch.float32)):
@@ -134,6 +156,36 @@ def test_float32_error(act):
     for truth, stock, mine in zip(*results, strict=True):
         error, of_stock = ((t.double() - truth).norm().item() for t in (mine, stock))
         assert error <= 2 * of_stock + torch.finfo(torch.float32).eps * truth.norm().item()
+
+
+def test_the_flop_counter_counts_its_products():
+    """Of 3-20-10-1 and 40 points: forward and backward, by hand."""
+    chain, m, r = network((3, 20, 10, 1)), 40, 3
+    first, second, last = 3 * 20, 20 * 10, 10
+    hidden = (r + 2) * m * (second + last)  # of streams y, t_1, t_2, t_3, l
+
+    def flops(run):
+        with FlopCounterMode(display=False) as counter:
+            run()
+        return counter.get_total_flops()
+
+    def loss(x, streams):
+        y, (ty, ly) = streamed.streamed(Rules(2, r, summed=True), x, streams, chain, one_by_one)
+        return (y + ly).sum() + ty.sum()
+
+    x, alike = given((m,), 3, r, True, False)
+    _, own = given((m,), 3, r, False, False)
+    _, own_with_l = given((m,), 3, r, False, True)
+    assert flops(lambda: loss(x, alike)) == 2 * ((m + r) * first + hidden)
+    assert flops(lambda: loss(x, own)) == 2 * (m * (1 + r) * first + hidden)
+    assert flops(lambda: loss(x, own_with_l)) == 2 * (m * (2 + r) * first + hidden)
+    run = loss(x, alike)
+    of = lambda *on: flops(lambda: torch.autograd.grad(run, on, retain_graph=True))
+    assert of(x) == 2 * (m * first + hidden)
+    assert of(*(t for layer in chain for t in layer[:2])) == 2 * (m * first + 2 * hidden)
+    assert of(chain[1].w) == 2 * m * (r + 2) * (second + last)
+    run = loss(x, own)
+    assert of(chain[0].w) == 2 * ((r + 2) * m * first + hidden)
 
 
 def test_nan_stays_in_its_row():

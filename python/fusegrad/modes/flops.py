@@ -4,7 +4,7 @@ import math
 
 from torch.utils.flop_counter import register_flop_formula
 
-from ..ops import OPS, chain
+from ..ops import OPS, chain, chain_streams
 
 
 @register_flop_formula(OPS["mm"].overloadpacket)
@@ -55,3 +55,30 @@ def _(gy_shape, x_shape, weight_shapes, y_shape, saved_shape, acts, needed, **kw
     need_w = [bool(needed >> (1 + 2 * layer) & 1) for layer in range(len(sizes))]
     through = sum(sizes if needed & 1 else sizes[(needed & -needed).bit_length() // 2 :])  # from the lowest bit on
     return 2 * math.prod(x_shape[:-1]) * (sum(n * s for n, s in zip(need_w, sizes, strict=True)) + through)
+
+
+@register_flop_formula(chain_streams.STREAMS.overloadpacket)
+def _(x_shape, t_shape, l_shape, weight_shapes, *args, **kwargs) -> int:
+    """A layer multiplies r + 2 streams; the first no l that is zero, and one row of each t that is the same for all."""
+    m, streams, of_first = _streams(x_shape, t_shape)
+    sizes = [math.prod(w) for w in weight_shapes[::2]]
+    first = m * (of_first - (of_first > 1 and l_shape is None)) + (streams - 2 if of_first == 1 else 0)
+    return 2 * (first * sizes[0] + m * streams * sum(sizes[1:]))
+
+
+@register_flop_formula(chain_streams.STREAMS_BACKWARD.overloadpacket)
+def _(gy_shape, gty_shape, gly_shape, x_shape, t_shape, l_shape, weight_shapes, saved_shape, acts, needed, **kw) -> int:
+    """As of a chain, of r + 2 streams; in the first layer of x alone, where t is the same for all rows."""
+    m, streams, of_first = _streams(x_shape, t_shape)
+    sizes = [math.prod(w) for w in weight_shapes[::2]]
+    products = [m * size * (streams if i else of_first) for i, size in enumerate(sizes)]
+    need_w = [bool(needed >> (3 + 2 * layer) & 1) for layer in range(len(sizes))]
+    lowest = (needed & -needed).bit_length() - 1
+    through = products if lowest < 3 else products[(lowest - 3) // 2 + 1 :]
+    return 2 * (sum(n * p for n, p in zip(need_w, products, strict=True)) + sum(through))
+
+
+def _streams(x_shape, t_shape) -> tuple[int, int, int]:
+    """Rows, streams, and of how many of them the first layer is multiplied for each row."""
+    alike = len(t_shape) == 2 and len(x_shape) != 1
+    return math.prod(x_shape[:-1]), t_shape[0] + 2, 1 if alike else t_shape[0] + 2
