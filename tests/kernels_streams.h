@@ -37,7 +37,8 @@ bool streams_right(const Kernels& kernels, const StreamsCase& c, std::mt19937& r
     if (c.chain.bias) layer.bias = b[l].data();
     if (l < count - 1 || c.chain.ends) {
       const Elementwise* orders = type == Type::f64 ? act->float64 : act->float32;
-      layer.value = orders[0], layer.first = orders[1], layer.second = orders[2], layer.third = orders[3];
+      layer.value = orders[0], layer.first = orders[1];
+      layer.streams = type == Type::f64 ? act->streams_float64 : act->streams_float32;
       layer.saves_input = act->saves_input;
     }
     if (c.chain.needed >> (1 + 2 * l) & 1) layer.gw = gw[l].data();
@@ -178,12 +179,12 @@ bool streams_right(const Kernels& kernels, const StreamsCase& c, std::mt19937& r
 }
 
 bool all_streams_right(const Kernels& kernels, std::mt19937& random) {
-  const char* acts[] = {"tanh", "silu", "relu", "gelu", "identity"};
-  for (int i = 0; i < 40; i++) {
+  const char* acts[] = {"tanh", "silu", "relu", "gelu", "mish", "sigmoid", "identity"};
+  for (int i = 0; i < 60; i++) {
     StreamsCase c{{i % 2 ? Type::f64 : Type::f32,
                    1 + int64_t(random() % (i % 4 ? 40 : 300)),
                    {},
-                   acts[random() % 5],
+                   acts[random() % 7],
                    random() % 2 == 0,
                    random() % 2 == 0,
                    random() % 2 == 0,

@@ -41,8 +41,7 @@ std::vector<ChainLayer> layers_of(const char* op, Type type, const Tensor& x, co
     if (name != "identity") {
       layer.value = derivative(*a, 0, type);
       layer.first = derivative(*a, 1, type);
-      layer.second = derivative(*a, 2, type);
-      layer.third = derivative(*a, 3, type);
+      layer.streams = type == Type::f64 ? a->streams_float64 : a->streams_float32;
     }
     const char* end = acts.c_str() + acts.size();
     at = std::from_chars(at + length + 1, end, layer.param).ptr;  // which knows no locale
@@ -132,6 +131,11 @@ int64_t saved_of(const std::vector<ChainLayer>& layers) {
   return width;
 }
 
+Shape along(int64_t directions, Shape shape) {
+  shape.insert(shape.begin(), directions);
+  return shape;
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> chain_streams(Tensor x, Tensor t, std::optional<Tensor> l, Weights weights,
                                                          StringHandle acts_, bool save) {
   std::string acts = text_of(acts_);
@@ -140,10 +144,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> chain_streams(Tensor x, Tensor t, std
   const Rows rows(x);
   const Given given("chain_streams", x, rows, t, l);
   const int64_t streams = given.r + 2;
-  Tensor y = output(x, *weights[weights.size() - 2]), of_l = empty(x, shape_of(y));
-  Shape shape = shape_of(y);
-  shape.insert(shape.begin(), given.r);
-  Tensor of_t = empty(x, shape), saved = empty(x, {save ? streams * rows.m * saved_of(layers) : 0});
+  Tensor y = output(x, *weights[weights.size() - 2]);
+  const Shape shape = shape_of(y);
+  Tensor of_t = empty(x, along(given.r, shape)), of_l = empty(x, along(1, shape)),
+         saved = empty(x, {save ? streams * rows.m * saved_of(layers) : 0});
   ChainStreams args = given.args({type, rows.m, int(layers.size()), layers.data(), rows.operand, y.mutable_data_ptr(),
                                   save ? saved.mutable_data_ptr() : nullptr});
   args.ty = of_t.mutable_data_ptr();
@@ -153,22 +157,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> chain_streams(Tensor x, Tensor t, std
 }
 
 // gx, gt, gl, and gw and gb of each layer, empty if not needed; `needed` has a bit for each, from the lowest on.
-Tensors chain_streams_backward(Tensor gy, Tensor gty, Tensor gly, Tensor x, Tensor t, std::optional<Tensor> l,
-                               Weights weights, Tensor saved, StringHandle acts_, int64_t needed) {
+// Cotangents that are not there are zero.
+Tensors chain_streams_backward(std::optional<Tensor> gy, std::optional<Tensor> gty, std::optional<Tensor> gly, Tensor x,
+                               Tensor t, std::optional<Tensor> l, Weights weights, Tensor saved, StringHandle acts_,
+                               int64_t needed) {
   constexpr const char* op = "chain_streams_backward";
   std::string acts = text_of(acts_);
-  const Type type = check(op, "gy (..., n), gly (..., n), x (..., k), saved (s)", {&gy, &gly, &x, &saved});
+  const Type type = check(op, "x (..., k), saved (s)", {&x, &saved});
   std::vector<ChainLayer> layers = layers_of(op, type, x, weights, acts);
-  const Rows rows(x), of_y(gy), of_l(gly);
+  const Rows rows(x);
   const Given given(op, x, rows, t, l);
   const int64_t n = layers.back().n, width = (given.r + 2) * rows.m * saved_of(layers);
-  const Tensor of_t = dense(gty);
-  Shape shape = shape_of(gy);
-  shape.insert(shape.begin(), given.r);
-  require(of_y.k == n && of_y.m == rows.m && shape_of(gly) == shape_of(gy) && shape_of(of_t) == shape &&
-              of_t.scalar_type() == x.scalar_type() && saved.size(0) == width && saved.is_contiguous(),
-          op, ": gy is ", described(gy), ", gty ", described(gty), ", gly ", described(gly), " and saved ",
-          described(saved), "; need ", n, " features, gty of ", given.r, " directions, and ", width, " numbers");
+  require(saved.size(0) == width && saved.is_contiguous(), op, ": saved is ", described(saved), "; need ", width,
+          " adjacent numbers");
+  Shape shape = shape_of(x);
+  shape.back() = n;
+  Tensors cotangents;  // as long as they are read
+  const auto operand = [&](const char* name, const std::optional<Tensor>& g, const Shape& shape) -> Operand {
+    if (!g) return {nullptr, n, 1};
+    require(shape_of(*g) == shape && g->scalar_type() == x.scalar_type(), op, ": ", name, " is ", described(*g),
+            " and x ", described(x), "; need ", n, " features of ", given.r, " directions, of the dtype of x");
+    cotangents.push_back(dense(*g));
+    return {cotangents.back().const_data_ptr(), n, 1};
+  };
   require(!given.alike || !(needed & 6), op, ": t is the same for all rows; there is no gradient of it here");
   Tensors gradients;
   const auto result = [&](int bit, const Shape& shape) -> void* {
@@ -176,7 +187,8 @@ Tensors chain_streams_backward(Tensor gy, Tensor gty, Tensor gly, Tensor x, Tens
     gradients.push_back(empty(x, is_needed ? shape : Shape{0}));
     return is_needed ? gradients.back().mutable_data_ptr() : nullptr;
   };
-  Chain chain{type, rows.m, 0, nullptr, rows.operand, nullptr, const_cast<void*>(saved.const_data_ptr()), of_y.operand};
+  Chain chain{type, rows.m, 0, nullptr, rows.operand, nullptr, const_cast<void*>(saved.const_data_ptr())};
+  chain.gy = operand("gy", gy, shape);
   chain.gx = result(0, shape_of(x));
   void *gt = result(1, shape_of(given.t)), *gl = result(2, shape_of(x));
   for (size_t i = 0; i < layers.size(); i++) {
@@ -186,9 +198,9 @@ Tensors chain_streams_backward(Tensor gy, Tensor gty, Tensor gly, Tensor x, Tens
   chain.count = int(layers.size());
   chain.layers = layers.data();
   ChainStreams args = given.args(chain);
-  args.gty = {of_t.const_data_ptr(), n, 1};
+  args.gty = operand("gty", gty, along(given.r, shape));
   args.gty_step = rows.m * n;
-  args.gly = of_l.operand;
+  args.gly = operand("gly", gly, along(1, shape));
   args.gt = gt;
   args.gl = gl;
   kernels().chain_streams_backward(args);

@@ -6,8 +6,7 @@
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
-constexpr int64_t kBytesOfTile = 96 << 10;                     // of the widest layer: three such stay in L2
-constexpr int64_t kChunk = 1024, kRoomOfStreams = 3 * kChunk;  // what streams.h keeps in L1
+constexpr int64_t kBytesOfTile = 96 << 10;  // of the widest layer: three such stay in L2
 
 template <class T> struct ChainGradients : Chained<T> {
   using Base = Chained<T>;
@@ -20,8 +19,8 @@ template <class T> struct ChainGradients : Chained<T> {
   using typename Base::V;
   using typename Base::Weights;
 
-  struct Room {                             // of one thread, for a tile of panels
-    S *gz, *next, *x, *one, *packed, *few;  // the last of kRoomOfStreams numbers
+  struct Room {  // of one thread, for a tile of panels
+    S *gz, *next, *x, *one, *packed;
   };
 
   // to += a b^T over the rows of `count` panels, of kRows features of a and kColumns of b.
@@ -256,10 +255,9 @@ template <class T> struct ChainGradients : Chained<T> {
     share(int(tasks), tasks, [&](int64_t task, int64_t end) {
       const int64_t of_gz = size_of_packed(widest, tile * streams * kPanel);
       const int64_t of_packed = of_gz + tile * streams * kPanel * kPanel + kLanes<V>;
-      const int64_t size = 3 * width + one + of_packed + (streams > 1 ? kRoomOfStreams : 0);
+      const int64_t size = 3 * width + one + of_packed;
       S* at = static_cast<S*>(scratch(kSlotOfA, size * int64_t(sizeof(S))));
-      S* packing = at + 3 * width + one;
-      const Room room{at, at + width, at + 2 * width, at + 3 * width, packing, packing + of_packed};
+      const Room room{at, at + width, at + 2 * width, at + 3 * width, at + 3 * width + one};
       for (; task < end; task++) {
         const int64_t stop = least((task + 1) * each, panels());
         for (int64_t panel = task * each, step; panel < stop; panel += step) {

@@ -2,8 +2,8 @@
 // numbers pass through float32 by blocks that stay in L1.
 #pragma once
 
-#include "../activations.h"
 #include "convert.h"
+#include "jets.h"
 
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
@@ -87,7 +87,9 @@ template <class A> constexpr Activation kernels_of() {
           {elementwise_backward<A, 1, F32>, elementwise_backward<A, 2, F32>},
           {elementwise_backward<A, 1, F64>, elementwise_backward<A, 2, F64>},
           {elementwise_jvp<A, 1, F32>, elementwise_jvp<A, 2, F32>},
-          {elementwise_jvp<A, 1, F64>, elementwise_jvp<A, 2, F64>}};
+          {elementwise_jvp<A, 1, F64>, elementwise_jvp<A, 2, F64>},
+          {streams_forward<A, F32>, streams_backward<A, F32>},
+          {streams_forward<A, F64>, streams_backward<A, F64>}};
 }
 
 template <class L> struct Table;

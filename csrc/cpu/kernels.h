@@ -44,12 +44,25 @@ using Derivative = void (*)(const void* const in[], void* const out[], int64_t n
 
 constexpr int kDerivativeOrders = 2;  // 1 and 2, as they need the derivative above
 
+// What an activation does to streams (ChainStreams): n numbers of each, whole panels of them, with `step` from one
+// stream to the next.
+//
+// forward    out = y, t_i, l of in = z, tz_i, lz; may be the same. y to `saved` too, if it is not nullptr.
+// backward   cotangents, in place, of in = s, tz_i, lz, s what the activation saves; out = y, t_i, l, if not nullptr.
+struct StreamsPass {
+  int64_t n, step, r;
+  const void* in;
+  void *out, *saved, *cotangents;
+};
+using OfStreams = void (*)(const StreamsPass&, double param);
+
 struct Activation {
   const char* name;
   bool saves_input;  // for backward; else its output
   Elementwise float32[kOrders], float64[kOrders];
   Derivative backward_float32[kDerivativeOrders], backward_float64[kDerivativeOrders];
   Derivative jvp_float32[kDerivativeOrders], jvp_float64[kDerivativeOrders];
+  OfStreams streams_float32[2], streams_float64[2];  // forward, backward
 };
 
 // An activation of a user's, compiled by itself for one instruction set (own.h), as it is found in a shared object.
@@ -97,8 +110,8 @@ struct ChainLayer {
   Operand w;  // (n, k)
   const void* bias = nullptr;
   int64_t bias_stride = 1;
-  Elementwise value = nullptr, first = nullptr;   // nullptr for the identity
-  Elementwise second = nullptr, third = nullptr;  // D_2 and D_3, which streams need
+  Elementwise value = nullptr, first = nullptr;  // nullptr for the identity
+  const OfStreams* streams = nullptr;            // forward and backward
   double param = 0;
   bool saves_input = false;
   void *gw = nullptr, *gb = nullptr;  // (n, k), rows adjacent, and (n); nullptr if not needed
@@ -134,7 +147,7 @@ struct ChainStreams {
   int64_t t_step;              // else (m, k), with so many numbers from one direction to the next
   Operand l;                   // of x: (m, k); no data if it is zero, as it has to be where t is alike
   void *ty, *ly;               // of y: (r, m, n), (m, n), all adjacent
-  Operand gty = {}, gly = {};  // (m, n) of each direction, and of l
+  Operand gty = {}, gly = {};  // (m, n) of each direction, and of l; these and chain.gy are zero if they have no data
   int64_t gty_step = 0;
   void *gt = nullptr, *gl = nullptr;  // (r, m, k), (m, k), all adjacent; nullptr if not needed
 };

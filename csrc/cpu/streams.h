@@ -27,60 +27,15 @@ template <class T> struct Streamed : ChainGradients<T> {
 
   explicit Streamed(const ChainStreams& h) : Base{{h.chain, h.tangents + 2}}, h(h), r(h.tangents) {}
 
-  // act', act'' and, if asked for, act''' of n numbers. An activation that saves its output y has D_{k+1} = dD_k/dy and
-  // dy/dz = D_1, so act'' = D_1 D_2 and act''' = D_1 (D_2^2 + D_1 D_3).
-  static void differentiate(const ChainLayer& layer, const S* s, int64_t n, S* first, S* second, S* third) {
-    const ElementwiseArgs args{1, n, s, 0, nullptr, 0, first, 0};
-    const auto to = [&](S* out) {
-      ElementwiseArgs other = args;
-      other.out = out;
-      return other;
-    };
-    layer.first(args, layer.param);
-    layer.second(to(second), layer.param);
-    if (third) layer.third(to(third), layer.param);
-    if (layer.saves_input) return;
-    for (int64_t i = 0; i < n; i += kLanes<V>) {
-      const V a = load<V>(first + i), b = load<V>(second + i);
-      if (third) store<V>(third + i, a * (b * b + a * load<V>(third + i)));
-      store<V>(second + i, a * b);
-    }
-  }
-
-  // The streams that an activation makes of a panel's, which may be in the same place. `from` starts with z, or with
-  // what the activation saves. `few` is room for two chunks.
-  void apply(const ChainLayer& layer, const S* from, S* to, bool starts_with_saved, S* few) const {
-    const int64_t size = layer.n * kPanel, step = this->step(layer.n);
-    S *first = few, *second = few + kChunk;
-    for (int64_t at = 0; at < size; at += kChunk) {
-      const int64_t n = least(kChunk, size - at);
-      S* y = to + at;
-      if (layer.saves_input) differentiate(layer, from + at, n, first, second, nullptr);
-      if (layer.saves_input || !starts_with_saved)
-        layer.value({1, n, from + at, 0, nullptr, 0, y, 0}, layer.param);
-      else if (from != to)
-        __builtin_memcpy(y, from + at, n * sizeof(S));
-      if (!layer.saves_input) differentiate(layer, y, n, first, second, nullptr);
-      for (int64_t i = 0; i < n; i += kLanes<V>) {
-        const V slope = load<V>(first + i);
-        V squares = V{};
-        const S* in = from + at + i;
-        S* out = to + at + i;
-        for (int64_t k = 1; k <= r; k++) {
-          const V tz = load<V>(in + k * step);
-          squares += tz * tz;
-          store<V>(out + k * step, slope * tz);
-        }
-        const int64_t l = (r + 1) * step;
-        store<V>(out + l, slope * load<V>(in + l) + load<V>(second + i) * squares);
-      }
-    }
+  // The streams that an activation makes of a panel's, which may be in the same place; y to `saved` too.
+  void apply(const ChainLayer& layer, const S* from, S* to, S* saved) const {
+    layer.streams[0]({layer.n * kPanel, step(layer.n), r, from, to, saved, nullptr}, layer.param);
   }
 
   // --- of x ----------------------------------------------------------------------------------------------------------
 
   Operand tangent(const Operand& t, int64_t step, int64_t i) const {
-    return {static_cast<const T*>(t.data) + i * step, t.row_stride, t.column_stride};
+    return {at(t.data, i * step * int64_t(sizeof(T))), t.row_stride, t.column_stride};
   }
   // The streams of x that are given for each row.
   void read_input(int64_t panel, S* to) const {
@@ -124,7 +79,7 @@ template <class T> struct Streamed : ChainGradients<T> {
     }
   }
 
-  void forward(const Weights& weights, const S* alike, int64_t panel, S* in, S* out, S* few) const {
+  void forward(const Weights& weights, const S* alike, int64_t panel, S* in, S* out) const {
     const int64_t rows = rows_in(panel);
     const bool whole = is_whole(panel);
     read_input(panel, in);
@@ -137,8 +92,7 @@ template <class T> struct Streamed : ChainGradients<T> {
       S* y = z;
       if (layer.value) {
         if (keeps) y = z == out ? in : out;  // what `from` was is not needed any more
-        apply(layer, z, y, false, few);
-        if (keeps && !layer.saves_input) __builtin_memcpy(z, y, layer.n * kPanel * sizeof(S));
+        apply(layer, z, y, keeps && !layer.saves_input ? z : nullptr);
       }
       if (keeps && !whole) keep(z, l, panel);
       if (ends) {
@@ -162,8 +116,8 @@ template <class T> struct Streamed : ChainGradients<T> {
     S* alike = static_cast<S*>(fixed.data);
     if (h.alike) multiply_alike(weights, alike, alike + size_of_alike());
     share(count, panels(), [&](int64_t panel, int64_t end) {
-      S* room = static_cast<S*>(scratch(kSlotOfA, (2 * width + kRoomOfStreams) * int64_t(sizeof(S))));
-      for (; panel < end; panel++) forward(weights, alike, panel, room, room + width, room + 2 * width);
+      S* room = static_cast<S*>(scratch(kSlotOfA, 2 * width * int64_t(sizeof(S))));
+      for (; panel < end; panel++) forward(weights, alike, panel, room, room + width);
     });
     give_back(kSlotOfWeights);
   }

@@ -1,11 +1,6 @@
-// The gradients of a chain with streams: from cotangents c, c_i, c_l of y, t_i, l back through each activation,
-//
-//     of z      act' c + act'' (sum_i c_i tz_i + c_l lz) + act''' c_l sum_i tz_i^2
-//     of tz_i   act' c_i + 2 act'' c_l tz_i
-//     of lz     act' c_l
-//
-// and each layer: gw is the sum over the streams of (that of the output)^T (that of the input), gb of the rows of that
-// of z, and cotangents times w are those of the input.
+// The gradients of a chain with streams: from cotangents of y, t_i, l back through each activation (jets.h), and each
+// layer: gw is the sum over the streams of (that of the output)^T (that of the input), gb of the rows of that of z, and
+// cotangents times w are those of the input.
 #pragma once
 
 #include "streams.h"
@@ -15,9 +10,9 @@ namespace FUSEGRAD_ISA {
 
 template <class T> struct StreamedGradients : Streamed<T> {
   using Base = Streamed<T>;
-  using Base::add_bias_gradient, Base::add_by_blocks, Base::add_by_dots, Base::by_dots, Base::by_tiles;
-  using Base::apply, Base::clear_rest, Base::differentiate, Base::first_needed, Base::g, Base::h, Base::is_whole;
+  using Base::add_bias_gradient, Base::add_by_dots, Base::by_tiles;
   using Base::Base;
+  using Base::clear_rest, Base::first_needed, Base::g, Base::h, Base::is_whole;
   using Base::kept, Base::kPanel, Base::last, Base::multiply, Base::place_sums, Base::r, Base::read, Base::rows_in;
   using Base::saved, Base::step, Base::streams, Base::tangent, Base::write;
   using typename Base::Room;
@@ -26,33 +21,14 @@ template <class T> struct StreamedGradients : Streamed<T> {
   using typename Base::V;
   using typename Base::Weights;
 
-  // Through the activation of a layer, in place.
-  void back(const ChainLayer& layer, const S* kept, S* c, S* few) const {
-    const int64_t size = layer.n * kPanel, step = this->step(layer.n), l = (r + 1) * step;
-    S *first = few, *second = few + kChunk, *third = second + kChunk;
-    for (int64_t at = 0; at < size; at += kChunk) {
-      const int64_t n = least(kChunk, size - at);
-      differentiate(layer, kept + at, n, first, second, third);
-      for (int64_t i = 0; i < n; i += kLanes<V>) {
-        const S* z = kept + at + i;
-        S* to = c + at + i;
-        const V slope = load<V>(first + i), curve = load<V>(second + i), of_l = load<V>(to + l);
-        const V twice = curve * of_l * 2;
-        V along = of_l * load<V>(z + l), squares = V{};
-        for (int64_t k = 1; k <= r; k++) {
-          const V tz = load<V>(z + k * step), of_t = load<V>(to + k * step);
-          along += of_t * tz;
-          squares += tz * tz;
-          store<V>(to + k * step, slope * of_t + twice * tz);
-        }
-        store<V>(to, slope * load<V>(to) + curve * along + load<V>(third + i) * of_l * squares);
-        store<V>(to + l, slope * of_l);
-      }
-    }
+  // Through the activation of a layer, in place; and y, t_i, l made again in `x`, if it is not nullptr.
+  void back(const ChainLayer& layer, int64_t panel, const S* kept, S* c, S* x) const {
+    layer.streams[1]({layer.n * kPanel, step(layer.n), r, kept, x, nullptr, c}, layer.param);
+    if (x) clear_rest(x, streams * this->roomy(layer.n), panel);
   }
 
-  // The streams that are the input of layer l, panel after panel.
-  const S* input(int l, int64_t panel, int64_t count, const Room& room) const {
+  // The streams that are the input of layer l, panel after panel; `next` is free.
+  const S* input(int l, int64_t panel, int64_t count, const Room& room, S* next) const {
     const int64_t k = g.layers[l].k;
     if (l > 0 && !g.layers[l - 1].value) return is_whole(panel) ? saved(l - 1, panel) : kept(l - 1, panel, room.x);
     for (int64_t p = 0; p < count; p++) {
@@ -61,20 +37,83 @@ template <class T> struct StreamedGradients : Streamed<T> {
         this->read_input(panel + p, to);
         continue;
       }
-      apply(g.layers[l - 1], kept(l - 1, panel + p, to), to, true, room.few);
-      clear_rest(to, streams * this->roomy(k), panel + p);
+      __builtin_memset(next, 0, streams * step(k) * sizeof(S));  // of no cotangents
+      back(g.layers[l - 1], panel + p, kept(l - 1, panel + p, room.one), next, to);
     }
     return room.x;
   }
 
-  void add_weight_gradient(int l, int64_t panel, int64_t count, const S* c, S* gw, const Room& room) const {
+  // to += c^T x of `count` panels: a tile of kRows features of c, read one number at a time as they lie in panels, and
+  // of kVectors of x, which is packed by rows.
+  template <int kRows, int kVectors>
+  static void add_tile(int64_t count, const S* c, int64_t step, const S* x, S* to, int64_t ld) {
+    V sum[kRows][kVectors] = {};
+    for (int64_t p = 0; p < count; p++, c += step) {
+      for (int64_t row = 0; row < kPanel; row += 4, x += 4 * kPanel) {
+#pragma GCC unroll 4
+        for (int u = 0; u < 4; u++) {
+          V of_row[kVectors];
+#pragma GCC unroll 2
+          for (int j = 0; j < kVectors; j++) of_row[j] = load<V>(x + u * kPanel + j * kLanes<V>);
+#pragma GCC unroll 16
+          for (int i = 0; i < kRows; i++) {
+            const V factor = all<V>(c[i * kPanel + row + u]);
+#pragma GCC unroll 2
+            for (int j = 0; j < kVectors; j++) sum[i][j] += factor * of_row[j];
+          }
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; i++)
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; j++) {
+        S* at = to + i * ld + j * kLanes<V>;
+        store<V>(at, load<V>(at) + sum[i][j]);
+      }
+  }
+  struct Tiles {  // for 1 or 2 vectors, 1 to kMR features
+    decltype(&add_tile<1, 1>) of[2][kMR];
+    constexpr Tiles() : of{} { fill(typename Count<kMR>::type{}); }
+    template <int... I> constexpr void fill(Indices<I...>) {
+      ((of[0][I] = add_tile<I + 1, 1>, of[1][I] = add_tile<I + 1, 2>), ...);
+    }
+  };
+
+  static constexpr int64_t kPanelsOfChain = kChain / kPanel;  // whose rows are added one after another
+  void add_blocks(int64_t count, const S* c, int64_t n, const S* x, int64_t k, S* gw, S* rows) const {
+    static constexpr Tiles tiles;
+    for (int64_t j = 0; j < k; j += kPanel) {
+      const int64_t columns = least(kPanel, k - j);
+      for (int64_t p = 0; p < count; p++)
+        pack_panel<kPanel>(x + p * step(k) + j * kPanel, kPanel, 1, columns, kPanel, rows + p * kPanel * kPanel);
+      const bool whole = columns == kPanel;
+      for (int64_t i = 0; i < n; i += kMR) {
+        const int64_t height = least(kMR, n - i);
+        const auto add = tiles.of[columns > kLanes<V>][height - 1];
+        if (whole) {
+          add(count, c + i * kPanel, step(n), rows, gw + i * k + j, k);
+          continue;
+        }
+        alignas(64) S tile[kMR * kPanel] = {};
+        add(count, c + i * kPanel, step(n), rows, tile, kPanel);
+        for (int64_t q = 0; q < height; q++) Product<T>::add_row(gw + (i + q) * k + j, tile + q * kPanel, columns);
+      }
+    }
+  }
+
+  // x is the input of the layer.
+  void add_weight_gradient(int l, const S* x, int64_t count, const S* c, S* gw, const Room& room) const {
     const int64_t n = g.layers[l].n, k = g.layers[l].k, all = count * streams;
-    const S* x = input(l, panel, count, room);
     if (by_dots(all, n, k)) return add_by_dots(all, c, n, x, k, gw);
-    add_by_blocks(all, c, n, k, gw, room.packed, [&](int64_t j, int64_t columns, S* to) {
-      for (int64_t p = 0; p < all; p++)
-        pack_panel<kPanel>(x + p * step(k) + j * kPanel, kPanel, 1, columns, kPanel, to + p * kPanel * kPanel);
-    });
+    for (int64_t p = 0; p < all; p += kPanelsOfChain)
+      add_blocks(least(kPanelsOfChain, all - p), c + p * step(n), n, x + p * step(k), k, gw, room.packed);
+  }
+
+  // Which costs less, as for a chain: here the blocks transpose x alone, but compute all columns of a tile.
+  static bool by_dots(int64_t count, int64_t n, int64_t k) {
+    const int64_t rows = count * kPanel, dots = n * k * 35 / (kDotRows * kDotColumns) + n * k * rows / 64;
+    return dots < k * rows * 2 / 5 + n * (round_up(k, kPanel) - k) * rows / kPanel + n * k / 2;
   }
 
   // What tangents that are the same for all rows add to gw of the first layer: sums of rows, times these.
@@ -94,49 +133,64 @@ template <class T> struct StreamedGradients : Streamed<T> {
     S *c = room.gz, *next = room.next;
     Sums of_layer[kMostLayers];
     place_sums(sums, first, of_layer);
-    const auto through = [&](int l, int64_t p, S* to) {
+    const auto through = [&](int l, int64_t p, S* to, S* x) {
       const ChainLayer& layer = g.layers[l];
-      if (layer.value) back(layer, kept(l, panel + p, room.one), to, room.few);
+      if (layer.value) back(layer, panel + p, kept(l, panel + p, room.one), to, x);
       clear_rest(to, streams * this->roomy(layer.n), panel + p);
     };
     for (int64_t p = 0; p < count; p++) {
       const int64_t n = last().n, size = step(n);
       S* to = c + p * streams * size;
-      read(g.gy, panel + p, n, to);
-      for (int64_t i = 0; i < r; i++) read(tangent(h.gty, h.gty_step, i), panel + p, n, to + (1 + i) * size);
-      read(h.gly, panel + p, n, to + (1 + r) * size);
-      through(g.count - 1, p, to);
+      read_if_any(g.gy, panel + p, n, to);
+      for (int64_t i = 0; i < r; i++) read_if_any(tangent(h.gty, h.gty_step, i), panel + p, n, to + (1 + i) * size);
+      read_if_any(h.gly, panel + p, n, to + (1 + r) * size);
+      through(g.count - 1, p, to, nullptr);
     }
     const bool of_input = g.gx || h.gt || h.gl;
     const int end = first_needed(of_input);
     for (int l = g.count - 1; l >= end; l--) {
       const ChainLayer& layer = g.layers[l];
       const int64_t n = layer.n, size = step(n);
+      const bool ends = l == end && !(l == 0 && of_input), makes = !ends && l > 0 && g.layers[l - 1].value;
       if (layer.gb) add_bias_gradient(count, c, n, streams * size, of_layer[l].gb);
-      int64_t there = streams;  // of which there are products
+      if (!ends && l > 0) {
+        for (int64_t p = 0; p < count; p++) {
+          const int64_t at = p * streams * step(layer.k);
+          multiply_back(l, packed, streams, panel + p, c + p * streams * size, next + at);
+          through(l - 1, p, next + at, makes && layer.gw ? room.x + at : nullptr);
+        }
+      }
       if (l == 0 && h.alike) {
         if (layer.gw) add_alike(count, c, of_layer[0].gw);
         for (int64_t p = 1; p < count; p++) __builtin_memmove(c + p * size, c + p * streams * size, size * sizeof(S));
-        there = 1;
         if (layer.gw) Base::Base::add_weight_gradient(0, panel, count, c, of_layer[0].gw, room);
       } else if (layer.gw) {
-        add_weight_gradient(l, panel, count, c, of_layer[l].gw, room);
+        const S* x = makes ? room.x : input(l, panel, count, room, next);
+        add_weight_gradient(l, x, count, c, of_layer[l].gw, room);
       }
-      if (l == end && !(l == 0 && of_input)) return;
-      for (int64_t p = 0; p < count; p++) {
-        S* to = next + p * there * step(layer.k);
-        for (int64_t k = 0; k < there; k++)
-          multiply(packed.data + packed.at[l], nullptr, layer.k, n, c + (p * there + k) * size, rows_in(panel + p),
-                   to + k * step(layer.k));
-        if (l > 0)
-          through(l - 1, p, to);
-        else
-          write_input(to, panel + p, layer.k);
+      if (ends) return;
+      const int64_t there = h.alike ? 1 : streams;  // of which x has gradients
+      for (int64_t p = 0; l == 0 && p < count; p++) {
+        multiply_back(0, packed, there, panel + p, c + p * there * size, next);
+        write_input(next, panel + p, layer.k);
       }
       S* done = c;
       c = next;
       next = done;
     }
+  }
+
+  void read_if_any(const Operand& from, int64_t panel, int64_t k, S* to) const {
+    if (from.data) return read(from, panel, k, to);
+    __builtin_memset(to, 0, k * kPanel * sizeof(S));
+  }
+
+  // to = c w of `count` streams of layer l.
+  void multiply_back(int l, const Weights& packed, int64_t count, int64_t panel, const S* c, S* to) const {
+    const ChainLayer& layer = g.layers[l];
+    for (int64_t i = 0; i < count; i++)
+      multiply(packed.data + packed.at[l], nullptr, layer.k, layer.n, c + i * step(layer.n), rows_in(panel),
+               to + i * step(layer.k));
   }
 
   void write_input(const S* from, int64_t panel, int64_t k) const {

@@ -71,7 +71,7 @@ def laplacian(
     else:
         s = along_axes(x)
     y, (first, second) = evaluate("laplacian", model, x, s, Rules(2, s.shape[0], summed=True))
-    return Laplacian(y, last(first, y, s.shape[0]), last(second, y, 1).squeeze(-1))
+    return Laplacian(y, last(first, y, s.shape[0]), sum_of(second, y))
 
 
 def hessian_diagonal(
@@ -134,11 +134,11 @@ def bilaplacian(
     def first(x: Tensor) -> Tensor:
         s = along_axes(x)
         y, (_, second) = evaluate("bilaplacian", model, x, s, Rules(2, s.shape[0], summed=True))
-        return last(second, y, 1).squeeze(-1)
+        return sum_of(second, y)
 
     s = along_axes(x)
     y, (_, second) = evaluate("bilaplacian", first, x, s, Rules(2, s.shape[0], summed=True))
-    return last(second, y, 1).squeeze(-1)
+    return sum_of(second, y)
 
 
 def last(stream: Tensor | None, y: Tensor, count: int) -> Tensor:
@@ -146,3 +146,8 @@ def last(stream: Tensor | None, y: Tensor, count: int) -> Tensor:
     if stream is None:
         return y.new_zeros(*y.shape, count)
     return whole(stream, y.shape).movedim(0, -1)
+
+
+def sum_of(stream: Tensor | None, y: Tensor) -> Tensor:
+    """A stream of y that is a sum over the directions."""
+    return torch.zeros_like(y) if stream is None else whole(stream, y.shape).squeeze(0)

@@ -49,7 +49,7 @@ def streamed(
         y, ty, ly = _apply(of, rules, by_layers, x, t, l, *weights)
     else:
         y, ty, ly, _ = below_autograd(STREAMS, x, t, l, weights, of.acts, False)
-    return y, (ty, ly.unsqueeze(0))
+    return y, (ty, ly)
 
 
 class StreamedChain:
@@ -80,13 +80,10 @@ class StreamedChain:
         check_places("laplacian", weights, ctx.at)
         if torch.is_grad_enabled() or not in_plain_eager(*grads, *inputs):
             return None, None, None, *_again(ctx, inputs, grads, needed)
-        r, lead, n = t.shape[0], x.shape[:-1], weights[-2].shape[0]
-        shapes = (*lead, n), (r, *lead, n), (*lead, n)
-        given = (x.new_zeros(shape) if g is None else g for g, shape in zip(grads, shapes, strict=True))
         if grads[0] is None:
             needed = [n and not is_bias for n, is_bias in zip(needed, ctx.constant, strict=True)]
         mask = sum(1 << i for i, n in enumerate(needed) if n)
-        found = below_autograd(STREAMS_BACKWARD, *given, x, t, l, weights, saved, ctx.plan.acts, mask)
+        found = below_autograd(STREAMS_BACKWARD, *grads, x, t, l, weights, saved, ctx.plan.acts, mask)
         return None, None, None, *(g if n else None for g, n in zip(found, needed, strict=True))
 
 
@@ -118,7 +115,7 @@ def _run_by_layers(ctx: Any, x: Tensor, t: Tensor, l: Tensor | None, *weights: A
     chain = list(map(Layer, weights[::2], weights[1::2], of.names, of.params))
     y, (ty, ly) = ctx.by_layers(ctx.rules, x, (t, None if l is None else l.unsqueeze(0)), chain)
     ty = whole(ty, y.shape)
-    return y, (ty, torch.zeros_like(y) if ly is None else whole(ly, y.shape)[0])
+    return y, (ty, torch.zeros_like(y).unsqueeze(0) if ly is None else whole(ly, y.shape))
 
 
 _apply = single_level(StreamedChain)

@@ -8,16 +8,17 @@ import torch
 from .chain import without_derivative
 from .op import library
 
-# t (r, k) is the same for all rows of x (..., k), or (r, ..., k); l (..., k) is zero if it is None
+# t (r, k) is the same for all rows of x (..., k), or (r, ..., k); l (..., k) is zero if it is None. y is (..., n), ty
+# (r, ..., n), ly (1, ..., n)
 library.define(
     "chain_streams(Tensor x, Tensor t, Tensor? l, Tensor?[] weights, str acts, bool save) "
     "-> (Tensor y, Tensor ty, Tensor ly, Tensor saved)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-# gx, gt, gl, gw_1, gb_1, ...; `needed` has a bit for each
+# gx, gt, gl, gw_1, gb_1, ...; `needed` has a bit for each. Cotangents are zero if they are None
 library.define(
-    "chain_streams_backward(Tensor gy, Tensor gty, Tensor gly, Tensor x, Tensor t, Tensor? l, Tensor?[] weights, "
-    "Tensor saved, str acts, int needed) -> Tensor[]",
+    "chain_streams_backward(Tensor? gy, Tensor? gty, Tensor? gly, Tensor x, Tensor t, Tensor? l, "
+    "Tensor?[] weights, Tensor saved, str acts, int needed) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 STREAMS, STREAMS_BACKWARD = torch.ops.fusegrad.chain_streams.default, torch.ops.fusegrad.chain_streams_backward.default
