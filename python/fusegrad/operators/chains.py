@@ -1,13 +1,17 @@
 """Networks that are nothing but layers, each the input of the next: they need no run, and can be compiled."""
 
+from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from .. import routing
 from ..activations import REGISTRY
+from ..fusion.chains import chain_from
 from ..fusion.find import UNFUSED, is_sequential
 from ..fusion.recognise import is_activation, of_adopted, of_module
-from ..internals.module import children, is_hooked
+from ..internals.module import children, is_hooked, reads_what_is_stored
 from ..nn import MLP, Linear, fits, weight_and_bias, why_called
 from .rules_layers import Layer
 
@@ -16,15 +20,43 @@ def chain_of(model: Any, x: Tensor) -> list[Layer] | None:
     """The layers of such a model, as its modules are now, or None. Their rows are apart by what they are."""
     if not isinstance(model, nn.Module):
         return None
-    found: list[Layer] = []
-    if not _add(model, found) or not found:
+    found = _in_short(model)
+    if not found and not (_add(model, found) and found):
         return None
-    width = x
-    for layer in found:
-        if not fits(width, layer.w, layer.b):
+    if not fits(x, found[0].w, found[0].b):
+        return None
+    for before, layer in pairwise(found):
+        if not _is_alike(before.w, layer) and not fits(before.w[:, :1].mT, layer.w, layer.b):
             return None
-        width = layer.w[:, :1].mT  # as wide as the result
     return found
+
+
+def _in_short(m: nn.Module) -> list[Layer]:
+    """The layers of a Sequential that was fused, in a shorter way; none where that is not enough."""
+    if vars(type(m)).get(UNFUSED) is not nn.Sequential or "forward" in vars(m) or is_hooked(m):
+        return []
+    modules = list(children(m).values())
+    if None in modules or not (is_sequential(nn.Sequential) and reads_what_is_stored(Linear)):
+        return []
+    layers, names, params, end = chain_from(modules, 0)
+    if end < len(modules):
+        return []
+    weights = [layer.__dict__["_parameters"] for layer in layers]
+    return [Layer(w["weight"], w["bias"], *of) for w, *of in zip(weights, names, params, strict=True)]
+
+
+def _is_alike(before: Tensor, layer: Layer) -> bool:
+    """Whether a layer fits one with such a weight, as far as the least tells."""
+    w, b = layer.w, layer.b
+    return (
+        type(w) is nn.Parameter
+        and type(before) is nn.Parameter
+        and routing.fits(w, b, before.dtype, before.shape[0])
+        and w.layout is torch.strided
+        and not w.is_nested
+        and w.device == before.device
+        and (b is None or b.device == w.device)
+    )
 
 
 def _add(m: nn.Module, found: list[Layer]) -> bool:
