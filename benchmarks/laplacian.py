@@ -33,10 +33,20 @@ SECONDS = 6.0
 
 def cases(device: str, smoke: bool) -> list[Case]:
     """In float32; ours is torch.nn.Sequential after fuse, and fusegrad.laplacian."""
-    return [
-        Case(f"{n}: {'-'.join(map(str, widths))} {act}", torch.float32, partial(_build, n, widths, act, device))
-        for n, widths, act in (SMOKE if smoke else NETWORKS)
-    ]
+    return [of_network(*network, device) for network in (SMOKE if smoke else NETWORKS)]
+
+
+def of_network(
+    n: int,
+    widths: tuple[int, ...],
+    act: str,
+    device: str,
+    dtype: torch.dtype = torch.float32,
+    directions: int = 0,  # of each point its own, so many; 0 stands for the axes
+    leave_out: tuple[str, ...] = (),
+) -> Case:
+    name = f"{n}: {'-'.join(map(str, widths))} {act}" + f", {directions} directions" * (directions > 0)
+    return Case(name, dtype, partial(_build, n, widths, act, directions, device), leave_out)
 
 
 def verdict(results: Sequence[Result]) -> str:
@@ -57,9 +67,12 @@ def residual(laplacian: Tensor, x: Tensor) -> Tensor:
     return (laplacian - x.sin().sum(1)).square().mean()
 
 
-def nested(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def nested(model: Callable[[Tensor], Tensor], along: Tensor | None, x: Tensor) -> Tensor:
     (du,) = grad(model(x).sum(), x, create_graph=True)
-    second = (grad(du[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(x.shape[1]))
+    if along is None:
+        second = (grad(du[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(x.shape[1]))
+    else:
+        second = ((grad((du * v).sum(), x, create_graph=True)[0] * v).sum(1) for v in along)
     return residual(sum(second, torch.zeros_like(x[:, 0])), x)
 
 
@@ -78,15 +91,15 @@ def derivatives(act: str, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return z * below, below + z * density, density * (2 - z * z)
 
 
-def by_hand(model: nn.Sequential, act: str, x: Tensor) -> Tensor:
+def by_hand(model: nn.Sequential, act: str, along: Tensor | None, x: Tensor) -> Tensor:
     """Values, tangents and Laplacians of this network: a product a layer, of the rows of all (arXiv:2307.08214)."""
     n, d = x.shape
     layers = [m for m in model if isinstance(m, nn.Linear)]
-    y, t = x, torch.eye(d, dtype=x.dtype, device=x.device).unsqueeze(1).expand(d, n, d)
+    y, t = x, torch.eye(d, dtype=x.dtype, device=x.device).unsqueeze(1).expand(d, n, d) if along is None else along
     second = torch.zeros_like(x)
     for i, layer in enumerate(layers):
         rows = torch.cat([y.unsqueeze(0), t, second.unsqueeze(0)]).reshape(-1, layer.in_features)
-        made = (rows @ layer.weight.T).reshape(d + 2, n, -1)
+        made = (rows @ layer.weight.T).reshape(len(t) + 2, n, -1)
         y, t, second = made[0] + layer.bias, made[1:-1], made[-1]
         if i < len(layers) - 1:
             v, first, curvature = derivatives(act, y)
@@ -94,21 +107,25 @@ def by_hand(model: nn.Sequential, act: str, x: Tensor) -> Tensor:
     return residual(second.squeeze(-1), x)
 
 
-def _build(n: int, widths: tuple[int, ...], act: str, device: str, provider: str, dtype: torch.dtype) -> Step:
+def _build(
+    n: int, widths: tuple[int, ...], act: str, directions: int, device: str, provider: str, dtype: torch.dtype
+) -> Step:
     like = torch.float32
+    along = normal(directions, n, widths[0], seed=2, like=like, dtype=dtype, device=device) if directions else None
     x = normal(n, widths[0], seed=1, like=like, dtype=dtype, device=device)
     model, parameters = network("stock", widths, act, device, like=like, dtype=dtype)
     assert isinstance(model, nn.Sequential)
     if provider in ("jax", "folx"):
-        return _of_jax(provider, parameters, act, x)
+        return _of_jax(provider, parameters, act, along, x)
     loss: Callable[[Tensor], Tensor]
     if provider == "fusegrad":
         model = fg.fuse(model)
-        loss = lambda x: residual(fg.laplacian(model, x).laplacian.squeeze(-1), x)
+        of_points = None if along is None else along.permute(1, 2, 0)
+        loss = lambda x: residual(fg.laplacian(model, x, directions=of_points).laplacian.squeeze(-1), x)
     elif provider == BY_HAND:
-        loss = torch.compile(partial(by_hand, model, act), dynamic=False)
+        loss = torch.compile(partial(by_hand, model, act, along), dynamic=False)
     else:
-        loss = partial(nested, model)
+        loss = partial(nested, model, along)
         x.requires_grad_()
     if provider == "compile":
         loss = _with_autograd_traced(torch.compile(loss, fullgraph=True, dynamic=False))
@@ -139,12 +156,14 @@ def _with_autograd_traced(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor]
     return run
 
 
-def _of_jax(provider: str, parameters: Sequence[Tensor], act: str, x: Tensor) -> Step:
+def _of_jax(provider: str, parameters: Sequence[Tensor], act: str, along: Tensor | None, x: Tensor) -> Step:
     for name in ("jax", provider):
         if importlib.util.find_spec(name) is None:
             raise Cannot(f"{name} is not installed")
     if x.device.type != "cpu" or x.dtype != torch.float32:
         raise Cannot("float32 on a CPU only")
+    if provider == "folx" and along is not None:
+        raise Cannot("along the axes only")
     import jax
     import jax.numpy as jnp
 
@@ -158,17 +177,21 @@ def _of_jax(provider: str, parameters: Sequence[Tensor], act: str, x: Tensor) ->
             v = f(w @ v + b)
         return (layers[-1][0] @ v + layers[-1][1])[0]
 
-    def jvp_of_grad(p, v):
-        first, axes = jax.grad(lambda q: net(p, q)), jnp.eye(v.shape[0], dtype=v.dtype)
-        return sum(jax.jvp(first, (v,), (axis,))[1][i] for i, axis in enumerate(axes))
+    def jvp_of_grad(p, v, s):
+        first = jax.grad(lambda q: net(p, q))
+        if s is not None:
+            return jax.vmap(lambda t: jax.jvp(first, (v,), (t,))[1] @ t)(s).sum()
+        return sum(jax.jvp(first, (v,), (axis,))[1][i] for i, axis in enumerate(jnp.eye(v.shape[0], dtype=v.dtype)))
 
-    def forward(p, v):
+    def forward(p, v, _):
         import folx
 
         return folx.forward_laplacian(lambda q: net(p, q), 0)(v).laplacian
 
     of = jvp_of_grad if provider == "jax" else forward
-    loss = lambda p: jnp.mean((jax.vmap(lambda v: of(p, v))(points) - jnp.sin(points).sum(1)) ** 2)
+    own = None if along is None else jnp.asarray(along.movedim(0, 1).numpy())
+    laplacians = lambda p: jax.vmap(lambda v, s: of(p, v, s))(points, own)
+    loss = lambda p: jnp.mean((laplacians(p) - jnp.sin(points).sum(1)) ** 2)
     step = jax.jit(jax.value_and_grad(loss))
 
     def run() -> tuple[Tensor, ...]:

@@ -17,7 +17,7 @@ from .plot import plot, question
 from .table import table, verdict
 
 NAMES = ("linear_act", "gated", "mlp_training", "second_order", "call_overhead")
-SWEEPS = ("gemm_peak", "grid", "small_networks", "laplacian")  # many cases: only when asked for
+SWEEPS = ("gemm_peak", "grid", "small_networks", "laplacian", "laplacian_large")  # many cases: only when asked for
 REAL = "models"  # real models of the libraries that are here: when asked for too
 ROUNDS = 30
 SECONDS = {"cpu": 1.0, "cuda": 0.5}

@@ -92,11 +92,12 @@ def test_bench_smoke(tmp_path):
 
 
 @on_cpu
-def test_bench_of_laplacians_smoke(tmp_path):
+@pytest.mark.parametrize("name", ("laplacian", "laplacian_large"))
+def test_bench_of_laplacians_smoke(tmp_path, name):
     """Against the best rival, losses first."""
-    run = python("-m", "fusegrad", "bench", "laplacian", "--smoke", "--out", str(tmp_path))
+    run = python("-m", "fusegrad", "bench", name, "--smoke", "--out", str(tmp_path))
     assert run.returncode == 0 and "best rival stock" in run.stdout, run.stdout + run.stderr
-    rows = {row["provider"]: row for row in csv.DictReader((tmp_path / "laplacian_cpu.csv").open())}
+    rows = {row["provider"]: row for row in csv.DictReader((tmp_path / f"{name}_cpu.csv").open())}
     assert float(rows["fusegrad"]["error"]) <= 2 * float(rows["stock"]["error"]) + 1e-6
 
 
