@@ -56,7 +56,8 @@ struct Squareplus {
   template <class V> static V first(V g, V z, P<V> b) {
     z = clamp(z, -1e+38, 1e+38);
     const V root = sqrt_of_squares(z, b);
-    return g * (c<V>(0.5) * (z > 0 ? root + z : all<V>(b)) / (z > 0 ? root : (root - z) * root));
+    return g * (c<V>(0.5) * (z > 0 ? root + z : all<V>(c<V>(5.960464477539063e-08) * b)) /
+                (z > 0 ? root : c<V>(5.960464477539063e-08) * (root - z) * root));
   }
   template <class V> static V second(V z, P<V> b) {
     z = clamp(z, -1e+38, 1e+38);

@@ -65,7 +65,10 @@ def squareplus_value(z, b):
 def squareplus_first(g, z, b):
     z = clamp(z, -1e38, 1e38)
     root = sqrt_of_squares(z, b)
-    return g * divide(0.5 * tl.where(z > 0, root + z, b), tl.where(z > 0, root, (root - z) * root))
+    return g * divide(
+        0.5 * tl.where(z > 0, root + z, 5.960464477539063e-08 * b),
+        tl.where(z > 0, root, 5.960464477539063e-08 * (root - z) * root),
+    )
 
 
 @jit

@@ -185,8 +185,8 @@ def squareplus(z, root, b):
 
 
 def squareplus_first(z, root, b):
-    """The same by root, as one quotient: with two mm_dact would spill on sm_100. Where it underflows, it may be 0."""
-    return where(z > 0, z + root, b) / where(z > 0, root, (root - z) * root) / 2
+    """The same by root, as one quotient: mm_dact would spill on sm_100 with two. Scaled, or the product overflows."""
+    return where(z > 0, z + root, b / 2**24) / where(z > 0, root, root / 2**24 * (root - z)) / 2
 
 
 SIGMOIDAL = [

@@ -59,7 +59,11 @@ def squareplus_value(z: Tensor, b: float) -> Tensor:
 def squareplus_first(g: Tensor, z: Tensor, b: float) -> Tensor:
     z = clamp(z, -1e38, 1e38)
     root = sqrt_of_squares(z, b)
-    return g * (0.5 * torch.where(z > 0, root + z, b) / torch.where(z > 0, root, (root - z) * root))
+    return g * (
+        0.5
+        * torch.where(z > 0, root + z, 5.960464477539063e-08 * b)
+        / torch.where(z > 0, root, 5.960464477539063e-08 * (root - z) * root)
+    )
 
 
 @opmath
