@@ -166,13 +166,17 @@ def test_a_way_is_taken_where_it_wins_by_a_margin():
     assert fastest(results(stock=1.0, cublas=nan, triton=nan)) == "stock"
 
 
+# what is compiled is traced and differentiated, and the graph is run as it is
+WITHOUT_INDUCTOR = "import functools, torch; torch.compile = functools.partial(torch.compile, backend='aot_eager')"
+
+
 @on_cpu
 @pytest.mark.parametrize("document", ("docs/lecture.md", "docs/derivatives.md", "README.md"))
 def test_documented_code_runs(document, tmp_path):
     """All python blocks of a document, in order, in one process; those of the Chinese lecture are the same."""
     blocks = code_blocks(document)
     assert blocks
-    run = python("-c", "\n".join(blocks), XDG_CACHE_HOME=str(tmp_path))
+    run = python("-c", "\n".join([WITHOUT_INDUCTOR, *blocks]), XDG_CACHE_HOME=str(tmp_path))
     assert run.returncode == 0, run.stderr[-2000:]
 
 
@@ -198,6 +202,24 @@ def test_documented_line_for_a_library_runs(block):
     quietly = "import warnings\nwarnings.simplefilter('ignore')\nfrom fusegrad.benchmarks import zoo\nzoo.prepare()\n"
     run = python("-c", quietly + block)
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+@on_cpu
+@pytest.mark.parametrize("library", ("DeepXDE", pytest.param("PINA", marks=pytest.mark.models)))
+def test_documented_change_of_a_program_keeps_its_losses(library, tmp_path):
+    """Before the diff that is shown, and after."""
+    pytest.importorskip(library.lower())
+    section = (ROOT / "docs/pinn_libraries.md").read_text().split(f"## {library}\n")[1].split("\n## ")[0]
+    (before,), (diff,) = (re.findall(rf"^```{kind}\n(.*?)^```", section, re.M | re.S) for kind in ("python", "diff"))
+    (tmp_path / "program.py").write_text(before)
+    subprocess.run(["git", "apply"], input=diff, text=True, cwd=tmp_path, check=True)
+    value = {"DeepXDE": "state.loss_train[0]", "PINA": "trainer.callback_metrics['train_loss'].item()"}[library]
+    losses = []
+    for program in (before, (tmp_path / "program.py").read_text()):
+        run = python("-c", f"{program}\nprint()\nprint({value})", DDE_BACKEND="pytorch")
+        assert run.returncode == 0, run.stderr[-2000:]
+        losses.append(float(run.stdout.split()[-1]))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def follow(recipe, tree):
