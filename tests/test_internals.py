@@ -36,6 +36,8 @@ USED = {
     "torch.utils._python_dispatch.TorchDispatchMode": "sees the ops that run, for explain",
     "torch.utils.checkpoint._CachedTorchDispatchMode": "the mode of a selective checkpoint in backward",
     "torch.utils.checkpoint._CachingTorchDispatchMode": "the mode of a selective checkpoint in forward",
+    "torch.compiler._is_compiling_flag": "tells whether torch.export is at work; torch.compiler.is_compiling is the "
+    "slower way to ask",
     "torch._C._is_tracing": "tells whether torch.jit.trace records; torch.jit.is_tracing is the slower way to ask",
     "torch._C._nn.linear": "is linear as torch.nn.functional has it until somebody replaces it",
     "torch._C._functorch.peek_interpreter_stack": "tells whether torch.func is on; see torch._functorch.pyfunctorch",

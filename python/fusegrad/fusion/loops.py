@@ -35,7 +35,8 @@ def loop_in(
             layers = _gone_through(over, terms)
         case _:
             return None
-    given = x in terms.arguments or any(stored_by(s) == x for s in body[:at])
+    code = terms.function.__code__
+    given = x in code.co_varnames[: code.co_argcount] or any(stored_by(s) == x for s in body[:at])
     if layers is None or not given or reads_of(over, x) or any(_is(n, x) for n in ast.walk(loop.target)):
         return None
     acts = _turns(e, x, terms)

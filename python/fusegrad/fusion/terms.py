@@ -134,7 +134,6 @@ class Terms:
         self.function, self.self_ = function, self_
         code = function.__code__
         everything = list(ast.walk(definition))
-        self.arguments = {n.arg for n in ast.walk(definition.args) if isinstance(n, ast.arg)}
         self.names = Names(definition, self_, function.__qualname__.split(".")[-2:][0])
         self.local = {n.id for n in everything if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
         self.local |= {n.arg for n in everything if isinstance(n, ast.arg)} | {*code.co_varnames, *code.co_cellvars}
