@@ -157,10 +157,14 @@ template <class V> inline V sqrt_of_squares(V x, ScalarOf<V> w) {
 
 template <class V> inline V sign(V x) { return x > 0 ? all<V>(1) : x < 0 ? all<V>(-1) : x; }
 
-// tanh |x| = (1 - e) / (1 + e) with e = exp(-2 |x|); 2 ulp.
+// tanh |x| = e / (e + 2) with e = exp(2 |x|) - 1, and a polynomial near 0; 2 ulp.
 template <class V> inline V tanh(V x) {
-  const Exponent<V> e(2 * larger(all<V>(-Traits<V>::kTanhEnd), minus_abs(x)));
-  return turn_sign(((1 - e.scale) - e.scale * e.p) / ((1 + e.scale) + e.scale * e.p), x);
+  using S = ScalarOf<V>;
+  const V a = abs(x), t = x * x;
+  const Exponent<V> of(2 * smaller(all<V>(Traits<V>::kTanhEnd), a));
+  const V e = of.scale * of.p + (of.scale - 1);
+  const V near = x + x * t * polynomial(t, Coefficients<S>::tanh);
+  return a < S(0.35) ? near : turn_sign(e / (e + 2), x);
 }
 
 // 1 / (1 + e^-x); 2 ulp.
