@@ -214,7 +214,7 @@ bool gz_right(const Kernels& kernels, const Activation* a, Type t, int64_t m, in
 
 bool all_right(const Kernels& kernels, int rounds) {
   std::mt19937 random(1);
-  const int64_t sizes[] = {0, 1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 100, 145, 170, 257, 300};
+  const int64_t sizes[] = {0, 1, 2, 3, 5, 6, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 64, 65, 100, 145, 170, 257, 300};
   const auto size = [&] { return sizes[random() % (sizeof sizes / sizeof *sizes)]; };
   for (int i = 0; i < rounds; i++) {
     g_threads = 1 + random() % 3;

@@ -68,6 +68,43 @@ void micro_kernel(int64_t k, const typename P::Word* a, const typename P::Word* 
     }
 }
 
+constexpr int64_t kRowsAhead = 24;  // of b, brought nearer meanwhile
+
+// The same of a whole tile, of rows of b that are where they are: it packs them while it multiplies.
+template <class V, class S = ScalarOf<V>>
+void packing_kernel(int64_t k, const S* a, const S* b, int64_t ldb, S* packed, S* c, int64_t ldc, bool add) {
+  V sum[kMR][2];
+#pragma GCC unroll 16
+  for (int i = 0; i < kMR; i++) sum[i][0] = sum[i][1] = V{};
+  const auto step = [&]() __attribute__((always_inline)) {
+    const V left = load<V>(b), right = load<V>(b + kLanes<V>);
+    __builtin_prefetch(b + kRowsAhead * ldb);
+    store<V>(packed, left);
+    store<V>(packed + kLanes<V>, right);
+#pragma GCC unroll 16
+    for (int i = 0; i < kMR; i++) {
+      const V factor = all<V>(a[i]);
+      sum[i][0] += factor * left;
+      sum[i][1] += factor * right;
+    }
+    a += kMR;
+    b += ldb;
+    packed += kNR<V>;
+  };
+  for (; k >= 4; k -= 4) {
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; u++) step();
+  }
+  for (; k > 0; k--) step();
+#pragma GCC unroll 16
+  for (int i = 0; i < kMR; i++)
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; j++) {
+      S* to = c + i * ldc + j * kLanes<V>;
+      store<V>(to, add ? load<V>(to) + sum[i][j] : sum[i][j]);
+    }
+}
+
 template <class P, bool kBiasOfRows> struct Kernel {  // for 1 to kMR rows, 1 or 2 vectors
   using MicroKernel = decltype(&micro_kernel<1, 1, P, kBiasOfRows>);
   MicroKernel tile[2][kMR];
@@ -162,9 +199,10 @@ template <class T> struct Product {
     for (; q < n; q++) to[q] += from[q];
   }
 
-  // Rows [i, i + rows) of a, packed, times a packed panel of b for columns [j, j + columns), over k words.
-  void macro_kernel(const Word* a, const Word* b, int64_t i, int64_t j, int64_t rows, int64_t columns, int64_t k,
-                    bool begins, bool ends) const {
+  // Rows [i, i + rows) of a, packed, times a panel of b for columns [j, j + columns), over k words. If it is still to
+  // be packed, from rows of b that are b_row apart, the first tile does so.
+  void macro_kernel(const Word* a, Word* b, int64_t i, int64_t j, int64_t rows, int64_t columns, int64_t k, bool begins,
+                    bool ends, const T* unpacked, int64_t b_row) const {
     alignas(64) S tile[kMC * kNR<V>];
     const int vectors = columns > kLanes<V> ? 2 : 1;
     const bool whole = columns == vectors * kLanes<V>;
@@ -175,9 +213,17 @@ template <class T> struct Product {
     const int64_t ld = direct ? g.n : vectors * kLanes<V>;
     for (int64_t r = 0; r < rows; r += kMR) {
       const auto kernel = kKernel<typename P::Multiplied>.tile[vectors - 1][least(kMR, rows - r) - 1];
-      for (int64_t q = 0; q < k; q += kChain)
-        kernel(least(kChain, k - q), a + r * k + q * kMR, b + q * kNR<V>, q + kChain >= k ? bias : nullptr, to + r * ld,
-               ld, q > 0 || (direct && !begins));
+      for (int64_t q = 0; q < k; q += kChain) {
+        const int64_t steps = least(kChain, k - q);
+        const bool add = q > 0 || (direct && !begins);
+        if constexpr (kDirect) {
+          if (unpacked && r == 0) {
+            packing_kernel<V>(steps, a + q * kMR, unpacked + q * b_row, b_row, b + q * kNR<V>, to, ld, add);
+            continue;
+          }
+        }
+        kernel(steps, a + r * k + q * kMR, b + q * kNR<V>, q + kChain >= k ? bias : nullptr, to + r * ld, ld, add);
+      }
     }
     if (!direct) epilogue(tile, ld, i, j, rows, columns, begins, ends);
   }
@@ -186,9 +232,10 @@ template <class T> struct Product {
   static Word* room(int slot, int64_t count) {
     return static_cast<Word*>(scratch(slot, (count + kLanes<V>)*int64_t(sizeof(Word))));
   }
+  const T* b_at(const Operand& b, int64_t j) const { return static_cast<const T*>(b.data) + j * b.column_stride; }
   void pack_b(Word* to, int64_t p, int64_t j, int64_t k, int64_t columns) const {
     const Operand b = rows_of_b<T>(g, p);
-    pack<kNR<V>>(static_cast<const T*>(b.data) + j * b.column_stride, b.column_stride, b.row_stride, columns, k, to);
+    pack<kNR<V>>(b_at(b, j), b.column_stride, b.row_stride, columns, k, to);
   }
   Word* pack_a(int64_t i, int64_t p, int64_t rows, int64_t k) const {
     Word* to = room(kSlotOfA, round_up(rows, kMR) * words(k));
@@ -204,20 +251,23 @@ template <class T> struct Product {
   void part(int64_t i0, int64_t m, int64_t j0, int64_t n) const {
     const int64_t mc = round_up(ceil_div(m, ceil_div(m, kMC)), kMR), nc = kBytesOfB / kBytesOfK / kNR<V> * kNR<V>;
     const int64_t kc = block_of_k(end_of_b(g, 0));
+    const bool reused = mc < m;  // else a panel of b is packed just before use, and stays in L1
     for (int64_t j = j0; j < j0 + n; j += nc) {
       const int64_t columns = least(nc, j0 + n - j);
       for (int64_t p = 0, k; p < g.k; p += k) {
         k = least(kc, end_of_b(g, p) - p);
-        const bool reused = mc < m;  // else a panel of b is packed just before use, and stays in L1
-        Word* b = room(kSlotOfB, (reused ? round_up(columns, kNR<V>) : kNR<V>)*words(k));
+        Word* packed = room(kSlotOfB, (reused ? round_up(columns, kNR<V>) : kNR<V>)*words(k));
+        const Operand b = rows_of_b<T>(g, p);
         for (int64_t i = i0; i < i0 + m; i += mc) {
           const int64_t rows = least(mc, i0 + m - i);
           const Word* a = pack_a(i, p, rows, k);
           for (int64_t q = 0; q < columns; q += kNR<V>) {
             const int64_t width = least(kNR<V>, columns - q);
-            Word* panel = reused ? b + q * words(k) : b;
-            if (i == i0) pack_b(panel, p, j + q, k, width);
-            macro_kernel(a, panel, i, j + q, rows, width, words(k), p == 0, p + k == g.k);
+            Word* panel = reused ? packed + q * words(k) : packed;
+            const bool by_tile = kDirect && b.column_stride == 1 && width == kNR<V> && rows >= kMR && !g.bias;
+            if (i == i0 && !by_tile) pack_b(panel, p, j + q, k, width);
+            const T* unpacked = i == i0 && by_tile ? b_at(b, j + q) : nullptr;
+            macro_kernel(a, panel, i, j + q, rows, width, words(k), p == 0, p + k == g.k, unpacked, b.row_stride);
           }
         }
       }

@@ -86,22 +86,9 @@ template <class T> struct Chained {
     const T* first = static_cast<const T*>(from.data) + panel * kPanel * from.row_stride;
     pack_panel<kPanel>(first, from.row_stride, from.column_stride, rows_in(panel), k, to);
   }
-  // The same back, into a matrix with n adjacent columns: square by square.
-  void write(const S* from, int64_t panel, int64_t n, void* to_) const {
-    constexpr int64_t side = kLanes<V>;
-    T* to = static_cast<T*>(to_) + panel * kPanel * n;
-    const int64_t rows = rows_in(panel);
-    for (int64_t i = 0; i < n; i += side) {
-      const int64_t columns = least(side, n - i);
-      for (int64_t r = 0; r < rows; r += side) {
-        V square[side];
-#pragma GCC unroll 16
-        for (int64_t q = 0; q < side; q++) square[q] = q < columns ? load<V>(from + (i + q) * kPanel + r) : V{};
-        transpose<side / 2>(square);
-        for (int64_t q = 0; q < least(side, rows - r); q++)
-          __builtin_memcpy(to + (r + q) * n + i, square + q, columns * sizeof(S));
-      }
-    }
+  // The same back, into a matrix with n adjacent columns.
+  void write(const S* from, int64_t panel, int64_t n, void* to) const {
+    write_turned<T>(from, rows_in(panel), n, static_cast<T*>(to) + panel * kPanel * n, n);
   }
 
   // Where a panel of what layer l saves lies; one that is not whole has its rows alone.

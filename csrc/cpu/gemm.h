@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gated.h"
+#include "turned.h"
 
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
@@ -37,11 +38,15 @@ void gemm(const Gemm& given) {
   with_type_of_product(g.type, [&](auto t) {
     using T = decltype(t);
     using S = ScalarFor<T>;
-    if (g.k == 0 || (is_along_k(g) && g.split == 0 && (g.m <= kSkinnyRows || g.n <= kSkinnyColumns))) {
+    if (g.k == 0 || (is_along_k(g) && g.split == 0 && (g.m <= kRowsOfDots<T> || g.n <= kSkinnyColumns))) {
       DotProduct<T>{{g, 0, g.m, nullptr}}.run(count);
       return;
     }
     if constexpr (Product<T>::kDirect) {
+      if (g.b.row_stride == 1 && g.split == 0 && is_turned<VectorFor<T>>(g.m)) {
+        TurnedProduct<T>{g}.run(count);
+        return;
+      }
       const bool plain = !g.bias && !g.activation && !g.saved;
       const bool adjacent = g.b.column_stride == 1 && (g.split == 0 || g.rest.column_stride == 1);
       if (plain && adjacent && (g.m <= kSkinnyRows || g.k <= kSkinnySteps)) {

@@ -88,6 +88,10 @@ template <class V, class Body> void in_strips(int count, int64_t m, int64_t n, c
   });
 }
 
+// Up to how many rows of c dots are the fastest: measured on a Zen 3.
+template <class T> constexpr int64_t kRowsOfDots = kSkinnyRows;
+template <> inline constexpr int64_t kRowsOfDots<float> = 12;
+
 // Tiles of few columns pass through a strip of kNR, so that the epilogue is the same.
 template <class T> struct DotProduct {
   using V = VectorFor<T>;

@@ -1,0 +1,165 @@
+// y = x w^T of few rows, as y^T = w x^T: a tile has kMR rows of w, which are read in place, and a panel of rows of x,
+// which are packed once a call. To pack w, as blocked.h does, costs 5 to 9 % of 128 rows and more of fewer.
+#pragma once
+
+#include "blocked.h"
+
+namespace fusegrad {
+namespace FUSEGRAD_ISA {
+
+constexpr int64_t kBytesOfRows = 128;          // that are turned: a column of c, at most (measured on a Zen 3)
+constexpr int64_t kBytesOfTurned = 256 << 10;  // of w, at a time: they stay in L2
+
+// Whether rows are as few as that, and fill vectors to seven eighths.
+template <class V> bool is_turned(int64_t rows) {
+  return rows * int64_t(sizeof(ScalarOf<V>)) <= kBytesOfRows && 7 * round_up(rows, kLanes<V>) <= 8 * rows;
+}
+
+// to = a b + bias or to += a b + bias, of kRows rows of a, lda apart, and a panel of b; a bias of rows. Of the rows
+// that start `ahead` further, what lies beside is brought nearer meanwhile.
+template <int kRows, int kVectors, class V, class S = ScalarOf<V>>
+void turned_kernel(int64_t k, const S* a, int64_t lda, int64_t ahead, const S* b, const S* bias, S* to, bool add) {
+  V sum[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; i++)
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; j++) sum[i][j] = V{};
+  // a pointer for three rows: the second and third are lda and 2 lda past it, as an address can say
+  constexpr int kEach = 3, kPointers = (kRows + kEach - 1) / kEach;
+  const S* rows[kPointers];
+#pragma GCC unroll 5
+  for (int i = 0; i < kPointers; i++) rows[i] = a + kEach * i * lda;
+  const auto step = [&](int u) __attribute__((always_inline)) {
+    asm("" : "+r"(lda));  // else GCC computes each address that takes a constant past a row, and keeps it in memory
+    V row[kVectors];
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; j++) row[j] = load<V>(b + u * kNR<V> + j * kLanes<V>);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; i++) {
+      const V factor = all<V>(rows[i / kEach][i % kEach * lda + u]);
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; j++) sum[i][j] += factor * row[j];
+    }
+  };
+  const auto move = [&](int steps) __attribute__((always_inline)) {
+#pragma GCC unroll 5
+    for (int i = 0; i < kPointers; i++) rows[i] += steps;
+    b += steps * kNR<V>;
+  };
+  constexpr int kSteps = 64 / sizeof(S);  // a line of each row of a
+  for (; k >= kSteps; k -= kSteps) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; i++) __builtin_prefetch(rows[i / kEach] + i % kEach * lda + ahead);
+#pragma GCC unroll 16
+    for (int u = 0; u < kSteps; u++) step(u);
+    move(kSteps);
+  }
+  for (; k > 0; k--) {
+    step(0);
+    move(1);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; i++)
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; j++) {
+      S* at = to + i * kNR<V> + j * kLanes<V>;
+      V s = bias ? sum[i][j] + all<V>(bias[i]) : sum[i][j];
+      store<V>(at, add ? load<V>(at) + s : s);
+    }
+}
+
+template <class V> struct TurnedKernel {  // for 1 to kMR rows, 1 or 2 vectors
+  using Kernel = decltype(&turned_kernel<1, 1, V>);
+  Kernel tile[2][kMR];
+
+  constexpr TurnedKernel() : tile{} { fill(typename Count<kMR>::type{}); }
+  template <int... I> constexpr void fill(Indices<I...>) {
+    ((tile[0][I] = turned_kernel<I + 1, 1, V>, tile[1][I] = turned_kernel<I + 1, 2, V>), ...);
+  }
+};
+template <class V> constexpr TurnedKernel<V> kTurnedKernel;
+
+// (columns, kNR) as (rows, columns): square by square.
+template <class T, class V = VectorFor<T>, class S = ScalarOf<V>>
+void write_turned(const S* from, int64_t rows, int64_t columns, T* to, int64_t ld) {
+  constexpr int64_t side = kLanes<V>;
+  for (int64_t i = 0; i < columns; i += side) {
+    const int64_t width = least(side, columns - i);
+    for (int64_t r = 0; r < rows; r += side) {
+      V square[side];
+#pragma GCC unroll 16
+      for (int64_t q = 0; q < side; q++) square[q] = q < width ? load<V>(from + (i + q) * kNR<V> + r) : V{};
+      transpose<side / 2>(square);
+      for (int64_t q = 0; q < least(side, rows - r); q++)
+        __builtin_memcpy(to + (r + q) * ld + i, square + q, width * sizeof(S));
+    }
+  }
+}
+
+template <class T> struct TurnedProduct {
+  using V = VectorFor<T>;
+  using S = ScalarOf<V>;
+  static constexpr int64_t kPanel = kNR<V>;
+  const Gemm& g;
+
+  const S* w(int64_t i) const { return static_cast<const S*>(g.b.data) + i * g.b.column_stride; }
+  int64_t panels() const { return ceil_div(g.m, kPanel); }
+  int64_t rows_in(int64_t panel) const { return least(kPanel, g.m - panel * kPanel); }
+
+  // to = or += rows [i, i + count) of w times a panel of x, over [p, end) of k.
+  void sums(int64_t i, int64_t count, int64_t panel, int64_t p, int64_t end, const S* x, const S* bias, S* to) const {
+    const int wide = rows_in(panel) > kLanes<V>;
+    for (int64_t r = 0; r < count; r += kMR) {
+      const auto kernel = kTurnedKernel<V>.tile[wide][least(kMR, count - r) - 1];
+      const int64_t ahead = panel == 0 && i + r + 2 * kMR <= g.n ? kMR * g.b.column_stride : 0;
+      for (int64_t q = p; q < end; q += kChain)
+        kernel(least(kChain, end - q), w(i + r) + q, g.b.column_stride, ahead, x + q * kPanel,
+               bias && end == g.k && q + kChain >= end ? bias + r : nullptr, to + r * kPanel, q > 0);
+    }
+  }
+
+  // What is left to do with columns [i, i + count) of a panel of c.
+  void epilogue(int64_t i, int64_t count, int64_t panel, S* sums) const {
+    const auto put = [&](void* to) {
+      write_turned<T>(sums, rows_in(panel), count, static_cast<T*>(to) + panel * kPanel * g.n + i, g.n);
+    };
+    if (g.saved) put(g.saved);
+    if (g.activation) g.activation({1, count * kPanel, sums, 0, nullptr, 0, sums, 0}, g.param);
+    put(g.c);
+  }
+
+  // Columns [i0, i0 + n) of c. Where k takes several blocks, those of blocked.h, so that the bits are the same, the
+  // sums so far wait in scratch.
+  void part(int64_t i0, int64_t n, const S* x) const {
+    const int64_t kc = Product<T>::block_of_k(g.k);
+    const int64_t height = least(kBytesOfTurned / int64_t(sizeof(S)) / kc / kMR * kMR, kMC);
+    const Scratch waiting(kSlotOfPartial, kc < g.k ? panels() * kPanel * n * int64_t(sizeof(S)) : 0);
+    alignas(64) S tile[kMC * kPanel], biases[kMC];
+    for (int64_t p = 0; p < g.k; p += kc) {
+      const int64_t end = least(p + kc, g.k);
+      for (int64_t i = i0; i < i0 + n; i += height) {
+        const int64_t count = least(height, i0 + n - i);
+        for (int64_t r = 0; g.bias && r < count; r++)
+          biases[r] = static_cast<const T*>(g.bias)[(i + r) * g.bias_stride];
+        for (int64_t panel = 0; panel < panels(); panel++) {
+          S* to = kc < g.k ? static_cast<S*>(waiting.data) + (panel * n + i - i0) * kPanel : tile;
+          sums(i, count, panel, p, end, x + panel * kPanel * g.k, g.bias ? biases : nullptr, to);
+          if (end == g.k) epilogue(i, count, panel, to);
+        }
+      }
+    }
+  }
+
+  void run(int count) const {
+    const Scratch room(kSlotOfB, (panels() * kPanel * g.k + kPanel) * int64_t(sizeof(S)));
+    S* packed = static_cast<S*>(room.data);
+    pack<kPanel>(static_cast<const T*>(g.a.data), g.a.row_stride, g.a.column_stride, g.m, g.k, packed);
+    const int64_t width = round_up(ceil_div(g.n, count), kMR);
+    share(count, ceil_div(g.n, width), [&](int64_t task, int64_t end) {
+      for (; task < end; task++) part(task * width, least(width, g.n - task * width), packed);
+    });
+  }
+};
+
+}  // namespace FUSEGRAD_ISA
+}  // namespace fusegrad
