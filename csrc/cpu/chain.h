@@ -48,6 +48,7 @@ template <class T> struct Chained {
     }
     return size;
   }
+  // In backward w of the first layer is needed for the gradient of x alone.
   Weights pack_weights(bool backward) const {
     Weights weights;
     const int64_t size = place(backward, weights.at);
@@ -56,6 +57,7 @@ template <class T> struct Chained {
       const ChainLayer& layer = g.layers[l];
       const T* w = static_cast<const T*>(layer.w.data);
       S* to = weights.data + weights.at[l];
+      if (backward && l == 0 && streams == 1 && !g.gx) continue;
       if (backward) {
         pack<kMR>(w, layer.w.column_stride, layer.w.row_stride, layer.k, layer.n, to);
         continue;

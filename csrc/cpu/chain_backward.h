@@ -64,7 +64,12 @@ template <class T> struct ChainGradients : Chained<T> {
   void add_by_dots(int64_t count, const S* gz, int64_t n, const S* x, int64_t k, S* gw) const {
     int64_t j = 0;
     for (; j + kDotColumns <= k; j += kDotColumns) add_columns<kDotColumns>(count, gz, n, x + j * kPanel, k, gw + j);
-    for (; j < k; j++) add_columns<1>(count, gz, n, x + j * kPanel, k, gw + j);
+    add_rest<kDotColumns - 1>(k - j, count, gz, n, x + j * kPanel, k, gw + j);
+  }
+  template <int kColumns>
+  void add_rest(int64_t columns, int64_t count, const S* gz, int64_t n, const S* x, int64_t k, S* gw) const {
+    if (columns == kColumns) return add_columns<kColumns>(count, gz, n, x, k, gw);
+    if constexpr (kColumns > 1) add_rest<kColumns - 1>(columns, count, gz, n, x, k, gw);
   }
 
   // The same by the micro-kernel, of gz transposed first, and columns of x that pack_x(j, columns, to) packs by rows.
