@@ -66,8 +66,9 @@ def _plan(
 def run_again(m: nn.Module, at: int, x: Tensor) -> tuple[Tensor | None, int]:
     """The same of a chain that was found there before, and has not changed; where there is none, None and `at`."""
     found = None if is_compiling() or (kept := m.__dict__.get(KEPT)) is None else kept.get(at)
-    y = None if found is None else kept_chain(x, found)
-    return (None, at) if y is None else (y, found.end)
+    if found is None or (y := kept_chain(x, found)) is None:
+        return None, at
+    return y, found.end
 
 
 def _is_link(layer: Any) -> bool:

@@ -56,6 +56,7 @@ def keep(m: nn.Module, modules: Sequence[nn.Module], at: int, end: int, of: Plan
     absent, place = backends.node.ABSENT, children(m)
     facts = [m.__dict__, "_modules", place, *_facts_of_all()]
     parameters = []
+    names: tuple[str, ...]
     for module in modules[at:end]:
         cls, held = type(module), module.__dict__
         facts += [module, None, cls, held, "forward", absent]
