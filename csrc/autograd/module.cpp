@@ -4,6 +4,7 @@
 // There, and where it was not built, the Functions of Python serve. What is no plain case is left to Python too: a call
 // returns None, and backward calls the rule that the Function has.
 #include "chain.h"
+#include "layer.h"
 
 namespace {
 
@@ -20,8 +21,11 @@ PyMethodDef methods[] = {
     {"chain", fast<&fusegrad::chain>(), METH_FASTCALL, "y of a chain, or None where Python is to make it."},
     {"kept_chain", fast<&fusegrad::kept_chain>(), METH_FASTCALL,
      "The same of the layers of a Sequential, as they were found before, if nothing has changed."},
+    {"layer", fast<&fusegrad::layer>(), METH_FASTCALL, "y of a layer, or None where Python is to make it."},
     {"set_chain_rule", &set_rule<&fusegrad::chain_by_rule>, METH_O,
      "Note the gradients of a chain by differentiable ops."},
+    {"set_layer_rule", &set_rule<&fusegrad::layer_by_rule>, METH_O,
+     "Note the gradients of a layer by differentiable ops."},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -14,7 +14,15 @@ from .activations import Activation, as_float, lookup
 from .chained import run_if_narrow
 from .internals.call import calls_torch, saves_for_backward
 from .ops.arguments import check_alike, check_linear, check_second, check_tensor, is_nested, is_strided, sizes
-from .routing import Route, route_of_layer, route_of_mlp, route_of_tensor, route_with, runs_as_written
+from .routing import (
+    Route,
+    layer_in_one_call,
+    route_of_layer,
+    route_of_mlp,
+    route_of_tensor,
+    route_with,
+    runs_as_written,
+)
 
 
 def linear_act(
@@ -69,7 +77,8 @@ def activated(route: Route, x: Tensor, w: Tensor, b: Tensor | None, a: Activatio
     if route == "kernel":
         return ops.linear_act.kernel(x, w, b, a.name, param, False)[0]
     if route == "function":
-        return ops.linear_act.apply(x, w, b, a.name, param, True)[0]
+        y = layer_in_one_call(x, w, b, a.name, param, a.saves_input)
+        return ops.linear_act.apply(x, w, b, a.name, param, True)[0] if y is None else y
     if route == "written" or (route == "stock" and a.stock_derives_twice):
         return a.value(F.linear(x, w, b), param)
     if not is_nested(x):
@@ -119,7 +128,8 @@ def by_route(route: Route, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     if route == "kernel":
         return ops.linear.kernel(x, w, b)
     if route == "function":
-        return ops.linear.apply(x, w, b)
+        y = layer_in_one_call(x, w, b, "identity", 0.0, False)
+        return ops.linear.apply(x, w, b) if y is None else y
     if route in ("stock", "written"):
         return F.linear(x, w, b)
     if not is_nested(x):

@@ -137,6 +137,13 @@ def fits(w: Tensor, b: Tensor | None, dtype: torch.dtype, width: int) -> bool:
     )
 
 
+def layer_in_one_call(
+    x: Tensor, w: Tensor, b: Tensor | None, act: str, param: float, saves_input: bool
+) -> Tensor | None:
+    """y of a layer whose route is "function", and its node of autograd, by C++; None where there is none."""
+    return None if backends.node is None else backends.node.layer(x, w, b, act, param, saves_input)
+
+
 def route_of_gated(x: Tensor, w_gate: Tensor, w_up: Tensor, b_gate: Tensor | None, b_up: Tensor | None) -> Route:
     """The same for two layers of one input, one the gate of the other."""
     tensors = x, w_gate, w_up, b_gate, b_up

@@ -194,12 +194,7 @@ class LinearAct(Op):
     @staticmethod
     def backward(ctx, gy, gsaved):
         x, w, s = LinearAct.saved(ctx)
-        if gsaved is None and gy is not None:
-            return *linear_backward(ctx, gy, x, w, s, ctx.act, ctx.param), None, None, None
-        gz = total(gsaved, None if gy is None else act(s, gy, ctx.act, ctx.param, 1))
-        if gz is None:
-            return None, None, None, None, None, None
-        return *linear_backward(ctx, gz, x, w, gz, "identity", 0.0), None, None, None
+        return *linear_act_gradients(wanted(ctx, 3), gy, gsaved, x, w, s, ctx.act, ctx.param), None, None, None
 
     @staticmethod
     def jvp(ctx, tx, tw, tb, *_):
@@ -213,6 +208,29 @@ class LinearAct(Op):
     def saved(ctx) -> tuple[Tensor, Tensor, Tensor]:
         x, w, b, s = ctx.saved_tensors
         return x, w, s if ctx.has_saved else linear(x, w, b)
+
+
+def linear_act_gradients(
+    needed: Sequence[bool],
+    gy: Tensor | None,
+    gsaved: Tensor | None,
+    x: Tensor,
+    w: Tensor,
+    s: Tensor,
+    name: str,
+    param: float,
+) -> tuple[Tensor | None, ...]:
+    """gx, gw, gb, each if needed, of the gradients of y and of what is saved."""
+    if gsaved is None and gy is not None:
+        return layer_backward(needed, gy, x, w, s, name, param)
+    gz = total(gsaved, None if gy is None else act(s, gy, name, param, 1))
+    return (None, None, None) if gz is None else layer_backward(needed, gz, x, w, gz, "identity", 0.0)
+
+
+def by_rule(name: str, param: float, needed: Sequence[bool], grads, kept) -> tuple[Tensor | None, ...]:
+    """The same for a node that C++ made (csrc/autograd/layer.h), of the gradients and what it keeps."""
+    (gy, gsaved), (x, w, s) = (*grads, None)[:2], kept
+    return linear_act_gradients(needed, gy, gsaved, x, w, gy if s is None else s, name, param)
 
 
 class LinearActBackward(Op):
