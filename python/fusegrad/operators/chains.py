@@ -35,14 +35,14 @@ def _in_short(m: nn.Module) -> list[Layer]:
     """The layers of a Sequential that was fused, in a shorter way; none where that is not enough."""
     if vars(type(m)).get(UNFUSED) is not nn.Sequential or "forward" in vars(m) or is_hooked(m):
         return []
-    modules = list(children(m).values())
-    if None in modules or not (is_sequential(nn.Sequential) and reads_what_is_stored(Linear)):
+    modules = [child for child in children(m).values() if child is not None]
+    if len(modules) < len(children(m)) or not (is_sequential(nn.Sequential) and reads_what_is_stored(Linear)):
         return []
     layers, names, params, end = chain_from(modules, 0)
     if end < len(modules):
         return []
     weights = [layer.__dict__["_parameters"] for layer in layers]
-    return [Layer(w["weight"], w["bias"], *of) for w, *of in zip(weights, names, params, strict=True)]
+    return [Layer(w["weight"], w["bias"], act, param) for w, act, param in zip(weights, names, params, strict=True)]
 
 
 def _is_alike(before: Tensor, layer: Layer) -> bool:
@@ -59,7 +59,7 @@ def _is_alike(before: Tensor, layer: Layer) -> bool:
     )
 
 
-def _add(m: nn.Module, found: list[Layer]) -> bool:
+def _add(m: Any, found: list[Layer]) -> bool:
     """Add what a module is, if it is a layer, an activation, or a sequence of them."""
     cls = type(m)
     if cls is nn.Sequential or (vars(cls).get(UNFUSED) is nn.Sequential and "forward" not in vars(m)):
