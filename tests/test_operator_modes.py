@@ -1,5 +1,7 @@
 """The derivative operators under torch's transforms, compiler and autocast, in all dtypes; what they refuse."""
 
+import warnings
+
 import nested
 import pytest
 import torch
@@ -284,3 +286,18 @@ def test_nan_and_infinity_go_through():
     assert_close(r.value, y, equal_nan=True)
     assert_close(r.jacobian, jacobian, equal_nan=True)
     assert_close(r.laplacian, hessian.diagonal(dim1=-2, dim2=-1).sum(-1), equal_nan=True)
+
+
+def test_what_no_mode_sees_is_no_constant():
+    """Tensor.as_subclass makes a tensor of the same memory past all modes; what torch calls constant stays so."""
+    x = points(5, 2)
+    hidden = lambda p: p.as_subclass(torch.Tensor).pow(3).sum(-1)
+    with pytest.warns(UserWarning, match="as_subclass"):
+        r = fg.laplacian(hidden, x)
+    for found in (r, fg.laplacian(hidden, x)):
+        assert_close((found.jacobian, found.laplacian), (3 * x.square(), 6 * x.sum(-1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for constant in (lambda p: p.detach(), lambda p: p.data[:, :1], lambda p: x[:, 1:]):
+            f = lambda p, constant=constant: (p.square() * constant(p)).sum(-1)
+            assert_close(fg.laplacian(f, x).laplacian, 2 * constant(x).expand(5, 2).sum(-1))

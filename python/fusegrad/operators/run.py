@@ -64,10 +64,21 @@ class Run(OpsMode):
         """Note the streams of a tensor, and its value where that is another by now; returns the tensor."""
         if t.is_complex():
             raise Refused("it computes complex numbers, for which there are no rules")
-        if value is not None or any(s is not None for s in streams) or id(t) in self.held:
+        if value is not None or any(s is not None for s in streams) or id(t) in self.held or self._is_alias(t):
             at, held = id(t), self.held
             held[at] = Entry(weakref.ref(t, lambda _: held.pop(at, None)), value, streams)
         return t
+
+    def constant(self, made: Any) -> Any:
+        """Note that tensors have no streams, though others that have some may share their memory; returns them."""
+        for t in tensors((made,)) if self.watched else ():
+            self.keep(t, self.rules.zero)
+        return made
+
+    def _is_alias(self, t: Tensor) -> bool:
+        """Whether a tensor shares its memory with one that is known; asked where the run is watched."""
+        at = storage(t) if self.watched else 0
+        return at != 0 and any((other := e.of()) is not None and storage(other) == at for e in [*self.held.values()])
 
     def entry(self, t: Any) -> Entry | None:
         found = self.held.get(id(t))
@@ -105,7 +116,10 @@ class Run(OpsMode):
             self._check_grad_mode()
             self.grad = args[0]
             return func(*args)
-        if not any(self.entry(t) for t in tensors((*args, *kwargs.values()))):
+        given = [*tensors((*args, *kwargs.values()))]
+        if self.watched and any(self.entry(t) is None and self._is_alias(t) for t in given):
+            raise ByNested("it makes another tensor of the same memory past all modes, as Tensor.as_subclass does")
+        if not any(map(self.entry, given)):
             self._check_transforms()
             with grad_mode(self.records and torch.is_grad_enabled()):
                 return func(*args, **kwargs)
@@ -125,7 +139,7 @@ class Run(OpsMode):
             return self._in_place(func, target, args, kwargs)
         args, kwargs = self.value(args), self.value(kwargs)
         if not self.grad:
-            return func(*args, **kwargs)
+            return self.constant(func(*args, **kwargs))
         return self._applied(func, args, kwargs)
 
     def composed(self, func: Callable, *args: Any, **kwargs: Any) -> Any:
@@ -135,7 +149,7 @@ class Run(OpsMode):
 
     def _applied(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         if func in CONSTANT:
-            return func(*args, **kwargs)
+            return self.constant(func(*args, **kwargs))
         rule = RULES.get(func)
         if rule is None and isinstance(func, FunctionType) and (inside := without_override(func)) is not None:
             return self.composed(inside, *args, **kwargs)
@@ -144,7 +158,9 @@ class Run(OpsMode):
 
     def start(self, x: Tensor, streams: Streams) -> Tensor:
         """x as the model is given it."""
-        return self.keep(x.view_as(x), streams)
+        given = self.keep(x.view_as(x), streams)
+        self.constant(x)  # where the model has it from elsewhere
+        return given
 
     def _check_grad_mode(self) -> None:
         """A Function has it off inside, which no mode sees."""
