@@ -38,6 +38,8 @@ inline void check_places(const variable_list& saved, const std::vector<int64_t>&
 }
 
 struct ChainRule : torch::autograd::Function<ChainRule> {
+  static constexpr bool is_traceable = true;  // in compiled autograd: the rule is Python's there
+
   static variable_list backward(torch::autograd::AutogradContext* ctx, variable_list grads) {
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor& gy = grads[0];

@@ -8,6 +8,8 @@ namespace fusegrad {
 inline PyObject* layer_by_rule = nullptr;  // the gradients by differentiable ops, as ops/linear.py has them
 
 struct LayerRule : torch::autograd::Function<LayerRule> {
+  static constexpr bool is_traceable = true;  // in compiled autograd: the rule is Python's there
+
   // Of y and what the activation saved, its input, if it did; that is an output, so that derivatives flow through it.
   static variable_list backward(torch::autograd::AutogradContext* ctx, variable_list grads) {
     const variable_list saved = ctx->get_saved_variables();  // x, w, what the activation saves or nothing
