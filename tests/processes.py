@@ -9,6 +9,9 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent  # of the repository
+TRITON = {"FUSEGRAD_BACKEND": "triton"}  # on CPU tensors, by its interpreter
+
 # A fork leaves the loop, and what it was asked for is its main module.
 SERVER = """
 import gc, json, os, runpy, signal, sys, torch
@@ -40,7 +43,7 @@ def _server() -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # read by torch when it is imported
     command = [sys.executable, "-c", SERVER]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    server = subprocess.Popen(command, text=True, cwd=Path(__file__).parent.parent, env=environment, **pipes)
+    server = subprocess.Popen(command, text=True, cwd=ROOT, env=environment, **pipes)
     atexit.register(server.communicate)  # which ends what it reads, and waits
     return server
 

@@ -1,0 +1,125 @@
+"""Benchmarks and tables made of them: their commands run, small, and say what is true."""
+
+import csv
+import shutil
+
+import pytest
+import torch
+
+from fusegrad.kernels import choice
+
+from cases import on_cpu
+from processes import ROOT, TRITON, python
+
+
+@on_cpu
+def test_bench_smoke(tmp_path):
+    """Every benchmark validates its results and writes what it says."""
+    run = python("-m", "fusegrad", "bench", "--smoke", "--out", str(tmp_path))
+    assert run.returncode == 0, run.stdout + run.stderr
+    for name in ("linear_act", "gated", "mlp_training", "second_order", "call_overhead"):
+        assert (tmp_path / f"{name}_cpu.png").stat().st_size > 10_000
+        rows = list(csv.DictReader((tmp_path / f"{name}_cpu.csv").open()))
+        assert {"stock", "fusegrad"} <= {row["provider"] for row in rows}
+        assert all(row["machine"] and row["torch"] for row in rows)
+
+
+@on_cpu
+@pytest.mark.parametrize("name", ("laplacian", "laplacian_large"))
+def test_bench_of_laplacians_smoke(tmp_path, name):
+    """Against the best rival, losses first."""
+    run = python("-m", "fusegrad", "bench", name, "--smoke", "--out", str(tmp_path))
+    assert run.returncode == 0 and "best rival stock" in run.stdout, run.stdout + run.stderr
+    rows = {row["provider"]: row for row in csv.DictReader((tmp_path / f"{name}_cpu.csv").open())}
+    assert float(rows["fusegrad"]["error"]) <= 2 * float(rows["stock"]["error"]) + 1e-6
+
+
+@on_cpu
+def test_bench_of_models_smoke(tmp_path):
+    """The csv has a row a model, of which the command makes the table; a library that is missing is passed by."""
+    only = ("torch MLP", "torch SIREN", "deepxde PFNN")
+    run = python("-m", "fusegrad", "bench", "models", "--smoke", "--only", *only, "--out", str(tmp_path))
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = list(csv.DictReader((tmp_path / "models.csv").open()))
+    assert {"MLP, silu", "SIREN"} <= {row["model"] for row in rows}
+    assert all(float(row["training"]) > 0 and float(row["inference"]) > 0 and row["torch"] for row in rows)
+    report = python("-m", "fusegrad.benchmarks.models_report", "--results", str(tmp_path / "models.csv"))
+    assert report.returncode == 0 and "| torch | MLP, silu | 3 | 2 | **2** |" in report.stdout, report.stderr
+
+
+@on_cpu
+def test_tune_smoke(tmp_path):
+    """By the interpreter, which is a machine like another: the table that it writes is the one that the layers read."""
+    pytest.importorskip("triton")
+    run = python("-m", "fusegrad", "tune", "--device", "cpu", "--smoke", "--out", str(tmp_path / "sm_90.csv"), **TRITON)
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = choice.read(tmp_path / "sm_90.csv")
+    assert [(row.op, row.dtype, row.m, row.k, row.n) for row in rows] == [
+        (op, dtype, 16, 32, 16)
+        for op in ("linear_act", "mm_dact", "gated")
+        for dtype in ("bfloat16", "float16", "float32", "float64")
+    ]
+    code = (
+        "import sys, torch, pathlib; from fusegrad.kernels import choice; choice.TABLES = pathlib.Path(sys.argv[1])\n"
+    )
+    code += "way = lambda op, dtype: choice.algorithm_for(op, 'sm_90', getattr(torch, dtype), 20, 20, 20)\n"
+    code += "print(*(way(*what.split('/')) for what in sys.argv[2:]))"
+    read = python("-c", code, str(tmp_path), *(f"{row.op}/{row.dtype}" for row in rows))
+    assert read.stdout.split() == [row.algorithm for row in rows], read.stderr
+
+
+@on_cpu
+def test_tune_says_what_is_missing(tmp_path):
+    pytest.importorskip("triton")
+    assert "FUSEGRAD_BACKEND=triton" in python("-m", "fusegrad", "tune", "--device", "cpu", "--smoke").stdout
+    (tmp_path / "file").touch()
+    where = str(tmp_path / "file" / "sm_90.csv")
+    run = python("-m", "fusegrad", "tune", "--device", "cpu", "--smoke", "--out", where, **TRITON)
+    assert run.returncode == 1 and "can't write" in run.stdout and "--out" in run.stdout
+
+
+def test_each_provider_has_a_time_however_busy_the_machine_is():
+    from fusegrad.benchmarks.harness import Budget, Case, Step, measure
+
+    ones = lambda dtype: (torch.ones(2, 2, dtype=dtype),)
+    case = Case("ones", torch.float32, lambda provider, dtype: Step(lambda: ones(dtype), ()))
+    budget = Budget(rounds=3, seconds=1e-9, compile_seconds={})
+    assert all(result.ms > 0 for result in measure(case, "cpu", budget, lambda what: None, of=("stock", "fusegrad")))
+
+
+def test_a_way_is_taken_where_it_wins_by_a_margin():
+    from fusegrad.benchmarks.harness import Result
+    from fusegrad.benchmarks.tune import fastest
+
+    results = lambda **ms: [Result("", way, "", ms=t) for way, t in ms.items()]
+    nan = float("nan")
+    assert fastest(results(stock=1.0, cublas=1.02, triton=1.5)) == "cublas"
+    assert fastest(results(stock=1.0, cublas=1.04, triton=1.5)) == "stock"
+    assert fastest(results(stock=1.0, cublas=0.9, triton=0.5)) == "triton"
+    assert fastest(results(stock=1.0, cublas=nan, triton=nan)) == "stock"
+
+
+def test_readme_table_is_that_of_the_csv(tmp_path):
+    from fusegrad.benchmarks.report import markdown
+
+    text = (ROOT / "README.md").read_text()
+    shown = text.split("<!-- benchmark table: begin -->")[1].split("<!-- benchmark table: end -->")[0]
+    assert shown.strip() == markdown(ROOT / "benchmarks" / "results").strip()
+
+
+def test_plots_are_those_of_benchmarks(tmp_path):
+    """Beside their csv; that of real models has no plot."""
+    pytest.importorskip("matplotlib")
+    for name in ("call_overhead_cpu.csv", "models.csv"):
+        shutil.copy(ROOT / "benchmarks" / "results" / name, tmp_path)
+    run = python("-m", "fusegrad.benchmarks.report", "--results", str(tmp_path), "--plots")
+    assert run.returncode == 0 and run.stdout.startswith("| case |"), run.stderr
+    assert [path.name for path in tmp_path.glob("*.png")] == ["call_overhead_cpu.png"]
+
+
+def test_table_of_models_is_that_of_the_csv():
+    from fusegrad.benchmarks.models_report import markdown
+
+    text = (ROOT / "docs" / "models.md").read_text()
+    shown = text.split("<!-- benchmark table: begin -->")[1].split("<!-- benchmark table: end -->")[0]
+    assert shown.strip() == markdown(ROOT / "benchmarks" / "results" / "models.csv").strip()
