@@ -10,11 +10,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from conftest import SMALL
 from torch.autograd import detect_anomaly, grad
 from torch.autograd.graph import saved_tensors_hooks
 
 import fusegrad as fg
-from fusegrad import backends
+from fusegrad import backends, routing
 
 pytestmark = pytest.mark.skipif(backends.node is None, reason="no C++ nodes")
 
@@ -265,3 +266,19 @@ def test_python_serves_elsewhere(where):
     code = CODE.format(before=before)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | env)
     assert done.stdout.strip() == expected, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+def test_small_layers_take_the_node_where_x_needs_no_gradient(dtype, monkeypatch):
+    """At any size; else stock torch serves what is small, whose second derivatives are cheaper."""
+    for name, value in SMALL.items():
+        monkeypatch.setattr(routing, name, value)
+    x, w, b = (torch.randn(*size, dtype=dtype) for size in ((3, 4), (5, 4), (5,)))
+    w.requires_grad_()
+    y = fg.linear_act(x, w, b, act="tanh")
+    assert is_in_cpp(y.grad_fn) and y.grad_fn.name() == "LinearActBackward"
+    torch.testing.assert_close(y, torch.tanh(torch.nn.functional.linear(x, w, b)))
+    torch.testing.assert_close(*(grad(t.sum(), w) for t in (y, torch.tanh(torch.nn.functional.linear(x, w, b)))))
+    assert fg.linear_act(x.clone().requires_grad_(), w, b, act="tanh").grad_fn.name() == "TanhBackward0"
+    with torch.no_grad():
+        assert torch.equal(fg.linear_act(x, w, b, act="tanh"), y)

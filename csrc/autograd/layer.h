@@ -1,6 +1,8 @@
 // One layer, y = act(x w^T + b), in plain eager mode: its kernel and its node of autograd, in one call from Python.
 #pragma once
 
+#include <algorithm>
+
 #include "eager.h"
 
 namespace fusegrad {
@@ -70,18 +72,19 @@ template <class Node> void set_layer_history(const variable_list& outputs, const
   node->save_variables_to_ctx();
 }
 
-// layer(x, w, b, act, param, saves_input): y of tensors that fit and of which one requires a gradient, or None where
-// that is left to Python.
+// layer(x, w, b, act, param, saves_input): y, or None where that is left to Python. The op refuses what does not fit.
 inline PyObject* layer(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 6 && PyUnicode_Check(args[3]), "layer: not its arguments");
-  if (!is_plain_eager() || !at::GradMode::is_enabled()) Py_RETURN_NONE;
+  if (!is_plain_eager()) Py_RETURN_NONE;
   variable_list inputs(3);
   for (size_t i = 0; i < 3; i++) {
     if (i == 2 && args[i] == Py_None) continue;
     if (!is_plain(args[i])) Py_RETURN_NONE;
     inputs[i] = THPVariable_Unpack(args[i]);
   }
+  const auto is_wanted = [](const at::Tensor& t) { return t.defined() && t.requires_grad(); };
+  const bool differentiable = at::GradMode::is_enabled() && std::any_of(inputs.begin(), inputs.end(), is_wanted);
   Py_ssize_t length;
   const char* text = PyUnicode_AsUTF8AndSize(args[3], &length);
   const double param = PyFloat_AsDouble(args[4]);
@@ -91,13 +94,15 @@ inline PyObject* layer(PyObject*, PyObject* const* args, Py_ssize_t count) {
   const bool is_linear = act == "identity";
   static const Operator linear("fusegrad::linear"), linear_act("fusegrad::linear_act");
   torch::jit::Stack stack{inputs[0], inputs[1], b};
-  if (!is_linear) stack.insert(stack.end(), {act, param, true});
+  if (!is_linear) stack.insert(stack.end(), {act, param, differentiable});
   {
     const pybind11::gil_scoped_release no_gil;
     (is_linear ? linear : linear_act).call(stack);
   }
   at::Tensor y = stack[0].toTensor();
-  if (is_linear) {
+  if (!differentiable) {
+    // nothing to note
+  } else if (is_linear) {
     set_layer_history<LinearBackward>({y}, inputs, {}, act, param);
   } else if (args[5] == Py_True) {
     const at::Tensor z = stack[1].toTensor();

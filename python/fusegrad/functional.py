@@ -16,6 +16,7 @@ from .internals.call import calls_torch, saves_for_backward
 from .ops.arguments import check_alike, check_linear, check_second, check_tensor, is_nested, is_strided, sizes
 from .routing import (
     Route,
+    layer_at_once,
     layer_in_one_call,
     route_of_layer,
     route_of_mlp,
@@ -63,7 +64,8 @@ def linear_act(
     a = lookup("linear_act", act)
     value = a.default if param is None else a.check("linear_act", param)
     try:
-        return activated(route_of_layer(x, w, b), x, w, b, a, value)
+        y = layer_at_once(x, w, b, a, value)
+        return activated(route_of_layer(x, w, b), x, w, b, a, value) if y is None else y
     except RuntimeError:
         if not is_nested(x):
             check_linear("linear_act", x, w, b)  # says what does not fit

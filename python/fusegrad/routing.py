@@ -15,6 +15,7 @@ from torch import Tensor, float32, float64, is_grad_enabled, strided
 from torch.compiler import is_compiling
 
 from . import backends
+from .activations import Activation
 from .internals.call import (
     calls_torch,
     holds_its_numbers,
@@ -142,6 +143,19 @@ def layer_in_one_call(
 ) -> Tensor | None:
     """y of a layer whose route is "function", and its node of autograd, by C++; None where there is none."""
     return None if backends.node is None else backends.node.layer(x, w, b, act, param, saves_input)
+
+
+def layer_at_once(x: Any, w: Any, b: Any, a: Activation, param: float) -> Tensor | None:
+    """The same of a layer of which nothing is known yet, where C++ finds that "function" or "kernel" can be its route.
+
+    In 32 and 64 bits at any size: so it is faster than stock torch. Where x needs a gradient too, second derivatives
+    are likely to be asked for, which small layers have from stock.
+    """
+    if is_compiling() or type(x) is not Tensor or x.requires_grad or x.dtype not in _AS_FAST:
+        return None
+    if linear_is_replaced() or a.name not in backends.KNOWN:
+        return None
+    return layer_in_one_call(x, w, b, a.name, param, a.saves_input)
 
 
 def route_of_gated(x: Tensor, w_gate: Tensor, w_up: Tensor, b_gate: Tensor | None, b_up: Tensor | None) -> Route:
