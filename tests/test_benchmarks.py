@@ -25,7 +25,7 @@ def test_bench_smoke(tmp_path):
 
 
 @on_cpu
-@pytest.mark.parametrize("name", ("laplacian", "laplacian_large"))
+@pytest.mark.parametrize("name", ("laplacian", pytest.param("laplacian_large", marks=pytest.mark.slow)))
 def test_bench_of_laplacians_smoke(tmp_path, name):
     """Against the best rival, losses first."""
     run = python("-m", "fusegrad", "bench", name, "--smoke", "--out", str(tmp_path))

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import subprocess
 import sys
 import threading
 import weakref
@@ -16,6 +15,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 import fusegrad as fg
 from fusegrad import backends, routing
+
+from processes import python
 
 pytestmark = pytest.mark.skipif(backends.node is None, reason="no C++ nodes")
 
@@ -264,7 +265,7 @@ ELSEWHERE = {
 def test_python_serves_elsewhere(where):
     before, env, expected = ELSEWHERE[where]
     code = CODE.format(before=before)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | env)
+    done = python("-c", code, **env)
     assert done.stdout.strip() == expected, done.stdout + done.stderr
 
 
