@@ -14,8 +14,10 @@ ROOT = Path(__file__).parent.parent
 ERRORS = {
     "burgers": 0.02,
     "eikonal": 0.05,
+    "heat": 0.03,
     "lennard_jones": 0.1,
     "newton_cg": 0.03,
+    "per_sample": 0.2,
     "poisson": 0.02,
     "schroedinger": 0.005,
     "wgan_gp": 0.1,

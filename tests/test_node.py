@@ -119,12 +119,12 @@ def test_hooks_see_what_is_saved(make, monkeypatch):
         return t.detach().clone(), t.requires_grad
 
     results = []
-    for python in (False, True):
+    for by_python in (False, True):
         torch.manual_seed(0)
         _, on, made = make()
         seen.append([])
         with saved_tensors_hooks(pack, lambda kept: kept[0]):
-            y = in_python(monkeypatch, made) if python else made()
+            y = in_python(monkeypatch, made) if by_python else made()
         results.append(grad(y.sum(), on))
     torch.testing.assert_close(*seen)
     torch.testing.assert_close(*results)
