@@ -181,16 +181,20 @@ def tile_of_act(family: str, dtype: torch.dtype, act: str) -> Config:
     return c._replace(block_n=min(c.block_n, 64)) if act in WIDE_VALUES or act not in DEFINITIONS else c
 
 
-# With 255 registers mm_dact spills none of these on sm_80; of others, mish say, only if the assembler chooses.
-LIMITED_SLOPES = {"softplus", "shifted_softplus", "logsigmoid", "tanhshrink"}
+# With 255 registers mm_dact spills none of these; of others, mish say, only if the assembler chooses.
+LIMITED_SLOPES = {
+    "sm_80": {"softplus", "shifted_softplus", "logsigmoid", "tanhshrink"},
+    "sm_100": {"sigmoid", "tanh"},
+    "sm_120": {"gelu_tanh"},
+}
 
 
 def tile_of_dact(family: str, dtype: torch.dtype, act: str) -> Config:
     """Of mm_dact: s takes registers too, and with 128 columns silu spills on sm_90."""
     c = config_of(family, dtype)
     on_matrix_units = dtype != torch.float32 or precision(family, dtype) == "tf32"
-    limited = not on_matrix_units or act in LIMITED_SLOPES
-    return c._replace(block_n=min(c.block_n, 64), registers=c.registers if limited else None)
+    registers = c.registers if not on_matrix_units else 255 if act in LIMITED_SLOPES.get(family, ()) else None
+    return c._replace(block_n=min(c.block_n, 64), registers=registers)
 
 
 def rows_are_aligned(*matrices: Tensor) -> bool:
