@@ -167,7 +167,7 @@ template <class V> inline V tanh(V x) {
   return a < S(0.35) ? near : turn_sign(e / (e + 2), x);
 }
 
-// 1 / (1 + e^-x); 2 ulp.
+// 1 / (1 + e^-x); 2.5 ulp.
 template <class V> inline V sigmoid(V x) {
   const V e = exp_of_negative(minus_abs(x));
   return (is_negative(x) ? e : all<V>(1)) / (1 + e);

