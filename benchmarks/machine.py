@@ -21,10 +21,10 @@ SETTINGS = ("LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES", "MKL_", "OMP_", "KMP_", "
 
 
 def peak_gflops(dtype: torch.dtype, device: str) -> float:
-    """The FMA peak of the threads in use, probed now, or of a large product on a GPU; 0 if there is no extension."""
+    """The FMA peak of the threads in use, probed now, or of a large product on a GPU; 0 if nothing here probes it."""
     if device == "cuda":
         return _product_gflops(dtype, torch.backends.cuda.matmul.allow_tf32)
-    if extension is None:
+    if extension is None or dtype == torch.float16:
         return 0.0
     return extension.peak_gflops(dtype_name(dtype), torch.get_num_threads(), PEAK_SECONDS)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import random
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from .table import table, verdict
 
 NAMES = ("linear_act", "gated", "mlp_training", "second_order", "call_overhead")
 SWEEPS = ("gemm_peak", "grid", "small_networks", "laplacian", "laplacian_large")  # many cases: only when asked for
+AT_RANDOM = "grid"  # draws its cases
 REAL = "models"  # real models of the libraries that are here: when asked for too
 ROUNDS = 30
 SECONDS = {"cpu": 1.0, "cuda": 0.5}
@@ -66,6 +68,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help=f"of {', '.join(NAMES)}, all if none is given; or {', '.join((*SWEEPS, REAL))}",
     )
     parser.add_argument("--only", nargs="+", default=[], help="of models: those that have one of these in their name")
+    parser.add_argument("--seed", type=int, default=random.randrange(1000), help="of the grid (default: a new one)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, nothing compiled, over in seconds: for CI")
     parser.add_argument(
@@ -106,10 +109,15 @@ def _run(name: str, args: argparse.Namespace, out: Path, console: Console, faile
     A case that stock or fusegrad does not compute, or not right, goes to `failed`; the others are measured after it.
     """
     module = importlib.import_module(f".{name}", __package__)
-    cases = module.cases(args.device, args.smoke)
+    drawn: dict[str, int] = {}
+    if name == AT_RANDOM:
+        drawn["seed"] = args.seed
+        console.print(f"{name} --seed {args.seed}", highlight=False)
+    cases = module.cases(args.device, args.smoke, **drawn)
     smoke = Budget(rounds=2, seconds=0.1, compile_seconds={})
     full = Budget(ROUNDS, SECONDS[args.device], dict(COMPILE_SECONDS[args.device]))
     budget = smoke if args.smoke else full
+    budget.not_slower = getattr(module, "NOT_SLOWER", 0.0)
     budget.seconds = min(budget.seconds, getattr(module, "SECONDS", budget.seconds))
     csv = out / f"{name}_{args.device}.csv"
     results: list[Result] = []

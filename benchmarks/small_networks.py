@@ -36,19 +36,17 @@ def cases(device: str, smoke: bool) -> list[Case]:
     """Training in float32 and float64, inference in float32; ours is torch.nn.Sequential after fuse."""
     networks = SMOKE if smoke else NETWORKS
     return [
-        Case(
-            f"{what} {'→'.join(map(str, widths))} {act}, {rows} rows",
-            like,
-            partial(build, rows, widths, act, like),
-            leave_out=("mkldnn", "quack"),  # of a layer
-        )
-        for what, like, build in (
-            ("train", torch.float32, partial(_training, device)),
-            ("train", torch.float64, partial(_training, device)),
-            ("infer", torch.float32, partial(_inference, device)),
-        )
+        case(what, rows, widths, act, like, device)
+        for what, like in (("train", torch.float32), ("train", torch.float64), ("infer", torch.float32))
         for rows, widths, act in networks
     ]
+
+
+def case(what: str, rows: int, widths: tuple[int, ...], act: str, like: torch.dtype, device: str) -> Case:
+    """A network that trains, or infers."""
+    build = partial(_training if what == "train" else _inference, device, rows, widths, act, like)
+    name = f"{what} {'→'.join(map(str, widths))} {act}, {rows} rows"
+    return Case(name, like, build, leave_out=("mkldnn", "quack"))  # of a layer
 
 
 def _model(provider: str, device: str, widths: tuple[int, ...], act: str, like: torch.dtype, dtype: torch.dtype):

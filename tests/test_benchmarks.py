@@ -87,6 +87,24 @@ def test_each_provider_has_a_time_however_busy_the_machine_is():
     assert all(result.ms > 0 for result in measure(case, "cpu", budget, lambda what: None, of=("stock", "fusegrad")))
 
 
+def test_the_grid_draws_the_same_by_a_seed_and_says_the_worst_first():
+    from fusegrad.benchmarks import grid
+    from fusegrad.benchmarks.harness import Budget, Result, measure
+
+    names = lambda seed: [(case.name, case.dtype) for case in grid.cases("cpu", False, seed)]
+    assert names(3) == names(3) != names(4) and len(names(3)) == 300
+    assert {name.split()[0] for name, _ in names(3)} == {"forward", "forward+backward", "infer", "train"}
+    budget = Budget(rounds=1, seconds=1e-9, compile_seconds={}, not_slower=1e9)  # so it is timed again
+    results = [r for case in grid.cases("cpu", True, 3) for r in measure(case, "cpu", budget, print, grid.PROVIDERS)]
+    assert all(r.ms > 0 for r in results) and len(results) == 8
+    ours = [
+        Result(f"{kind} 1×1→1 relu", "fusegrad", "float32", ratio=ratio)
+        for kind, ratio in (("train", 0.9), ("infer", 0.4))
+    ]
+    said = grid.verdict([*ours, Result("forward 1×1→1 relu", "fusegrad", "float64", ratio=1.5)])
+    assert said.index("infer 1×1→1") < said.index("train 1×1→1") and "2 of 3 cases" in said
+
+
 def test_a_way_is_taken_where_it_wins_by_a_margin():
     from fusegrad.benchmarks.harness import Result
     from fusegrad.benchmarks.tune import fastest
