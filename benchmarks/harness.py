@@ -25,6 +25,7 @@ WARM_UP = {"cpu": 1, "cuda": 3}  # runs of a compiled step before it counts: CUD
 STOCK_ERRORS = {"stock": 1} | dict.fromkeys(RIVALS, 10)  # of others, OUR_ERROR
 OUR_ERROR = 2
 FLOAT64_ERROR = 1e-12
+FEW = 4  # units in which any of two results may be the better one
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def _held_to(truth: Sequence[Tensor], step: Step, case: Case, result: Result, st
     off = error(out, truth)
     if result.provider == "stock":
         stock_error = off
-    limit = STOCK_ERRORS.get(result.provider, OUR_ERROR) * stock_error + torch.finfo(case.dtype).eps
+    limit = STOCK_ERRORS.get(result.provider, OUR_ERROR) * stock_error + FEW * torch.finfo(case.dtype).eps
     if case.dtype == torch.float64:
         limit = FLOAT64_ERROR
     if not off <= limit:

@@ -67,7 +67,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="name",
         help=f"of {', '.join(NAMES)}, all if none is given; or {', '.join((*SWEEPS, REAL))}",
     )
-    parser.add_argument("--only", nargs="+", default=[], help="of models: those that have one of these in their name")
+    parser.add_argument(
+        "--only", nargs="+", default=[], help="the cases, or models, that have one of these in their name"
+    )
     parser.add_argument("--seed", type=int, default=random.randrange(1000), help="of the grid (default: a new one)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, nothing compiled, over in seconds: for CI")
@@ -114,6 +116,7 @@ def _run(name: str, args: argparse.Namespace, out: Path, console: Console, faile
         drawn["seed"] = args.seed
         console.print(f"{name} --seed {args.seed}", highlight=False)
     cases = module.cases(args.device, args.smoke, **drawn)
+    cases = [case for case in cases if not args.only or any(part in case.name for part in args.only)]
     smoke = Budget(rounds=2, seconds=0.1, compile_seconds={})
     full = Budget(ROUNDS, SECONDS[args.device], dict(COMPILE_SECONDS[args.device]))
     budget = smoke if args.smoke else full

@@ -304,9 +304,9 @@ def test_nan_and_infinity_stay_in_their_row():
 def test_explain_tells_up_to_how_many_rows_stock_serves(monkeypatch):
     monkeypatch.setattr(routing, "SMALL_LAYER", 2**18)
     model = fg.fuse(nn.Sequential(*net(), nn.Dropout(), nn.Linear(2, 4)))
-    assert [row.stock_rows for row in fg.explain(model)][:3] == [routing.CHAIN_ROWS - 1] * 3
+    assert [row.stock_rows for row in fg.explain(model)][:3] == [0] * 3
     monkeypatch.setattr(routing, "SMALL_TENSOR_IN_TRAINING", 2**16)
-    assert [row.stock_rows for row in fg.explain(fg.MLP(3, 64, 4))] == [routing.CHAIN_ROWS - 1] * 2
+    assert [row.stock_rows for row in fg.explain(fg.MLP(3, 64, 4))] == [0] * 2
 
 
 def test_the_mlp_is_a_chain_where_it_is_narrow():

@@ -12,7 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 import fusegrad as fg
-from fusegrad import backends
+from fusegrad import backends, routing
 from fusegrad.fusion import chains
 from fusegrad.fusion.kept import KEPT
 
@@ -52,6 +52,17 @@ def test_it_is_found_once(again, monkeypatch):
     for _ in range(3):
         close(m(X), net()(X))
     assert again == ["looked for", True, True]
+
+
+def test_it_is_not_looked_for_where_layers_are_best_one_by_one(again, monkeypatch):
+    monkeypatch.setattr(routing, "CHAIN_WIDTH", 0)
+    monkeypatch.setattr(routing, "CHAIN_LARGEST", 0)
+    m = fg.fuse(net())
+    m(X)
+    monkeypatch.setattr(chains, "chain_from", lambda *of: pytest.fail("looked for"))
+    close(m(X), net()(X))
+    monkeypatch.setattr(routing, "CHAIN_WIDTH", 8)
+    assert m(X).grad_fn.name() == "ChainBackward"
 
 
 def test_it_may_stand_between_others(again):

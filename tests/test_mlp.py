@@ -26,8 +26,9 @@ BIASES = list(itertools.product((True, False), repeat=2))
 
 @pytest.fixture(autouse=True)
 def _no_chain(monkeypatch):
-    """All sizes run as mlp: what a chain computes of narrow layers has its tests in test_chain.py."""
-    monkeypatch.setattr(routing, "CHAIN_ROWS", 2**40)
+    """All sizes run as mlp: what a chain computes has its tests in test_chain.py."""
+    monkeypatch.setattr(routing, "CHAIN_WIDTH", 0)
+    monkeypatch.setattr(routing, "CHAIN_LARGEST", 0)
 
 
 def fresh(*shape, dtype=torch.float64, seed=0):

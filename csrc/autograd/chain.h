@@ -101,25 +101,31 @@ inline void set_chain_history(const at::Tensor& y, variable_list saved, c10::IVa
   node->save_variables_to_ctx();
 }
 
-// Fewest rows and largest width of what is served, and whether an x that requires a gradient is.
+// Of what is served: how wide its layers are, or how many their multiplications, at most; and whether an x that
+// requires a gradient is.
 struct Limits {
-  int64_t rows, width;
+  int64_t width, largest;
   bool derived;
   explicit Limits(PyObject* const* args)
-      : rows(PyLong_AsLongLong(args[0])), width(PyLong_AsLongLong(args[1])), derived(args[2] == Py_True) {}
+      : width(PyLong_AsLongLong(args[0])), largest(PyLong_AsLongLong(args[1])), derived(args[2] == Py_True) {}
 };
 
-// y of layers w_1, b_1, ..., or None where that is left to Python. `weight(i)` is a borrowed reference, or nullptr.
+// y of layers w_1, b_1, ...; None where they are left to Python, False where they are best made one by one. `weight(i)`
+// is a borrowed reference, or nullptr.
 template <class Weight> PyObject* run_chain(PyObject* given, Py_ssize_t count, Weight weight, PyObject* names,
                                             bool saves_output, const Limits& limits) {
   if (!is_plain_eager() || !is_plain(given)) Py_RETURN_NONE;
   const at::Tensor& x = THPVariable_Unpack(given);
   const bool grad_mode = at::GradMode::is_enabled();
   bool differentiable = x.requires_grad();
-  if (x.dim() == 0 || (grad_mode && differentiable && !limits.derived)) Py_RETURN_NONE;
+  if (x.dim() == 0 || x.numel() == 0) Py_RETURN_NONE;
+  if (grad_mode && differentiable && !limits.derived) Py_RETURN_FALSE;
   int64_t k = x.size(-1);
   const at::ScalarType type = x.scalar_type();
-  if (k == 0 || x.numel() < limits.rows * k || (type != at::kFloat && type != at::kDouble)) Py_RETURN_NONE;
+  const bool is_wide = type == at::kFloat || type == at::kDouble;
+  if (!is_wide && type != at::kBFloat16 && type != at::kHalf) Py_RETURN_NONE;
+  bool narrow = is_wide;
+  double multiplied = 0;
   variable_list saved(kWeights + count);
   saved[kX] = x;
   for (Py_ssize_t i = 0; i < count; i++) {
@@ -129,11 +135,16 @@ template <class Weight> PyObject* run_chain(PyObject* given, Py_ssize_t count, W
     if (item == nullptr || !is_plain(item)) Py_RETURN_NONE;
     const at::Tensor& t = THPVariable_Unpack(item);
     if (t.scalar_type() != type || t.dim() != (is_bias ? 1 : 2)) Py_RETURN_NONE;
-    if (is_bias ? t.size(0) != k : t.size(1) != k || t.size(0) == 0 || t.size(0) > limits.width) Py_RETURN_NONE;
-    if (!is_bias) k = t.size(0);
+    if (is_bias ? t.size(0) != k : t.size(1) != k || t.size(0) == 0) Py_RETURN_NONE;
+    if (!is_bias) {
+      k = t.size(0);
+      narrow = narrow && k <= limits.width;
+      multiplied += double(t.numel());
+    }
     differentiable = differentiable || t.requires_grad();
     saved[kWeights + i] = t;
   }
+  if (!narrow && multiplied * double(x.numel() / x.size(-1)) > double(limits.largest)) Py_RETURN_FALSE;
   differentiable = differentiable && grad_mode;
   Py_ssize_t length;
   const char* text = PyUnicode_AsUTF8AndSize(names, &length);
@@ -154,17 +165,20 @@ template <class Weight> PyObject* run_chain(PyObject* given, Py_ssize_t count, W
   return THPVariable_Wrap(std::move(y));
 }
 
-// chain(x, (w_1, b_1, ...), acts, saves_output, rows, width, derived)
+// chain(x, (w_1, b_1, ...), acts, saves_output, width, largest, derived): y or None
 inline PyObject* chain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 7 && PyTuple_Check(args[1]) && PyUnicode_Check(args[2]), "chain: not its arguments");
   const auto weight = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[1], i); };
-  return run_chain(args[0], PyTuple_GET_SIZE(args[1]), weight, args[2], args[3] == Py_True, Limits(args + 4));
+  PyObject* y = run_chain(args[0], PyTuple_GET_SIZE(args[1]), weight, args[2], args[3] == Py_True, Limits(args + 4));
+  if (y != Py_False) return y;
+  Py_DECREF(y);
+  Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
 }
 
 // kept_chain(x, (modules of a Sequential, those that they were, facts, _parameters of each layer, acts, saves_output,
-// ...), rows, width, derived): the same of a chain that was found before, if nothing has changed.
+// ...), width, largest, derived): run_chain of a chain that was found before, if nothing has changed.
 inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 5 && PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) >= 6,

@@ -1,6 +1,7 @@
 #include <charconv>
 #include <cstring>
 
+#include "layers.h"
 #include "tensors.h"
 
 namespace fusegrad {
@@ -13,7 +14,6 @@ using Weights = std::vector<std::optional<Tensor>>;  // w and b of each layer, o
 // in "tanh 0.0,identity 0.0".
 std::vector<ChainLayer> layers_of(const char* op, Type type, const Tensor& x, const Weights& weights,
                                   const std::string& acts) {
-  require(type == Type::f32 || type == Type::f64, op, ": x is ", described(x), "; need float32 or float64");
   std::vector<ChainLayer> layers;
   layers.reserve(weights.size() / 2);
   int64_t k = x.size(x.dim() - 1);
@@ -55,6 +55,10 @@ std::vector<ChainLayer> layers_of(const char* op, Type type, const Tensor& x, co
   return layers;
 }
 
+void require_wide(const char* op, Type type, const Tensor& x) {
+  require(type == Type::f32 || type == Type::f64, op, ": x is ", described(x), "; need float32 or float64");
+}
+
 // Numbers that the last layer saves: its output is saved as such.
 int64_t saved_of_last(const ChainLayer& last) { return last.value && last.saves_input ? last.n : 0; }
 
@@ -66,8 +70,14 @@ std::tuple<Tensor, Tensor> chain(Tensor x, Weights weights, StringHandle acts_, 
   int64_t width = saved_of_last(layers.back());
   for (size_t l = 0; l + 1 < layers.size(); l++) width += layers[l].n;
   Tensor y = output(x, *weights[weights.size() - 2]), saved = empty(x, {save ? rows.m * width : 0});
-  kernels().chain({type, rows.m, int(layers.size()), layers.data(), rows.operand, y.mutable_data_ptr(),
-                   save ? saved.mutable_data_ptr() : nullptr});
+  const Chain args{type,
+                   rows.m,
+                   int(layers.size()),
+                   layers.data(),
+                   rows.operand,
+                   y.mutable_data_ptr(),
+                   save ? saved.mutable_data_ptr() : nullptr};
+  (is_by_layers(args) ? chain_by_layers : kernels().chain)(args);
   return {y, saved};
 }
 
@@ -78,7 +88,7 @@ Tensors chain_backward(Tensor gy, Tensor x, Weights weights, Tensor y, Tensor sa
   std::string acts = text_of(acts_);
   const Type type = check("chain_backward", "gy (..., n), y (..., n), x (..., k), saved (s)", {&gy, &y, &x, &saved});
   std::vector<ChainLayer> layers = layers_of("chain_backward", type, x, weights, acts);
-  const Rows rows(x), given(gy), out(dense(y));
+  const Rows rows(x), given = adjacent_rows(gy), out(dense(y));
   const ChainLayer& last = layers.back();
   int64_t width = saved_of_last(last);
   for (size_t l = 0; l + 1 < layers.size(); l++) width += layers[l].n;
@@ -95,9 +105,16 @@ Tensors chain_backward(Tensor gy, Tensor x, Weights weights, Tensor y, Tensor sa
     result(needed >> (1 + 2 * l) & 1, {layer.n, layer.k}, &layer.gw);
     result(needed >> (2 + 2 * l) & 1, {layer.n}, &layer.gb);
   }
-  kernels().chain_backward({type, rows.m, int(layers.size()), layers.data(), rows.operand,
-                            const_cast<void*>(out.operand.data), const_cast<void*>(saved.const_data_ptr()),
-                            given.operand, needed & 1 ? gradients[0].mutable_data_ptr() : nullptr});
+  const Chain args{type,
+                   rows.m,
+                   int(layers.size()),
+                   layers.data(),
+                   rows.operand,
+                   const_cast<void*>(out.operand.data),
+                   const_cast<void*>(saved.const_data_ptr()),
+                   given.operand,
+                   needed & 1 ? gradients[0].mutable_data_ptr() : nullptr};
+  (is_by_layers(args) ? chain_backward_by_layers : kernels().chain_backward)(args);
   return gradients;
 }
 
@@ -140,6 +157,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> chain_streams(Tensor x, Tensor t, std
                                                          StringHandle acts_, bool save) {
   std::string acts = text_of(acts_);
   const Type type = check("chain_streams", "x (..., k)", {&x});
+  require_wide("chain_streams", type, x);
   const std::vector<ChainLayer> layers = layers_of("chain_streams", type, x, weights, acts);
   const Rows rows(x);
   const Given given("chain_streams", x, rows, t, l);
@@ -164,6 +182,7 @@ Tensors chain_streams_backward(std::optional<Tensor> gy, std::optional<Tensor> g
   constexpr const char* op = "chain_streams_backward";
   std::string acts = text_of(acts_);
   const Type type = check(op, "x (..., k), saved (s)", {&x, &saved});
+  require_wide(op, type, x);
   std::vector<ChainLayer> layers = layers_of(op, type, x, weights, acts);
   const Rows rows(x);
   const Given given(op, x, rows, t, l);

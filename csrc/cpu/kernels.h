@@ -119,7 +119,7 @@ struct ChainLayer {
 
 constexpr int kMostLayers = 31;  // of a chain
 
-// Layers of which each is the input of the next, all float32 or all float64.
+// Layers of which each is the input of the next, all float32 or all float64; by layers (layers.h) of any type.
 //
 // `saved` is what backward needs of each layer but its last output: z or y, as the activation saves, (m, n) numbers
 // layer after layer, in an order that only the kernels know. nullptr if nothing is to be saved.
@@ -213,7 +213,7 @@ void parallel(int64_t n, int64_t grain, void (*body)(int64_t begin, int64_t end,
 // Scratch memory of this thread, aligned to a cache line, good until its next call with the same slot.
 void* scratch(int slot, int64_t bytes);
 constexpr int kSlotOfA = 0, kSlotOfB = 1, kSlotOfPartial = 2, kSlotOfGz = 3, kSlotOfSums = 4, kSlotOfWeights = 5,
-              kSlots = 6;
+              kSlotOfLayers = 6, kSlots = 7;
 
 // What a slot holds is not needed any more: it may be given back.
 void give_back(int slot);

@@ -1,6 +1,24 @@
+#include "layers.h"
 #include "tensors.h"
 
 namespace fusegrad {
+
+void gz_and_sum(Type type, Elementwise f, const ElementwiseArgs& args, void* sum, double param) {
+  const int64_t m = args.rows, n = args.n, size = size_of(type), width = type == Type::f64 ? 8 : 4;
+  if (n == 0) return;
+  const int64_t chunks = (m + kRowsPerSum - 1) / kRowsPerSum;
+  const Scratch partial(kSlotOfSums, sum ? bytes_of(chunks, n, width) : 0);
+  const int64_t grain = 1 + 65536 / (kRowsPerSum * n + 1);
+  parallel(chunks, grain, [&](int64_t chunk, int64_t end) {
+    for (; chunk < end; chunk++) {
+      const int64_t row = chunk * kRowsPerSum;
+      const ElementwiseArgs part = rows_of(args, row, std::min(kRowsPerSum, m - row), size);
+      kernels().gz_and_sum(type, f, part, at(partial.data, chunk * n * width), param);
+    }
+  });
+  if (sum) kernels().sum_rows(type, partial.data, sum, chunks, n);
+}
+
 namespace {
 
 Tensor mm(Tensor a, Tensor b, bool trans_a, bool trans_b) {
@@ -54,28 +72,16 @@ std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor w, std::optional<Tensor> 
   return {y, saved};
 }
 
-// gz = gy D_1(s) and the sum of its rows, in one pass over gy and s; `sum` may be nullptr. Without a function gz is gy,
-// and not written, and s is not read.
-void gz_and_sum(Type type, Elementwise f, const Rows& gy, const Tensor& s, void* gz, void* sum, double param) {
-  const int64_t m = gy.m, n = gy.k, size = size_of(type), width = type == Type::f64 ? 8 : 4;
-  if (n == 0) return;
-  ElementwiseArgs whole{m, n, nullptr, 0, gy.operand.data, gy.operand.row_stride, nullptr, 0};
-  std::optional<Rows> saved;
-  if (f) {
-    saved = adjacent_rows(s);
-    whole = {m, n, saved->operand.data, saved->operand.row_stride, gy.operand.data, gy.operand.row_stride, gz, n};
-  }
-  const int64_t chunks = (m + kRowsPerSum - 1) / kRowsPerSum;
-  const Scratch partial(kSlotOfSums, sum ? bytes_of(chunks, n, width) : 0);
-  const int64_t grain = 1 + 65536 / (kRowsPerSum * n + 1);
-  parallel(chunks, grain, [&](int64_t chunk, int64_t end) {
-    for (; chunk < end; chunk++) {
-      const int64_t row = chunk * kRowsPerSum;
-      const ElementwiseArgs part = rows_of(whole, row, std::min(kRowsPerSum, m - row), size);
-      kernels().gz_and_sum(type, f, part, at(partial.data, chunk * n * width), param);
-    }
-  });
-  if (sum) kernels().sum_rows(type, partial.data, sum, chunks, n);
+// The arguments of gz_and_sum, of matrices; `room` holds a copy of s where its rows are not adjacent.
+ElementwiseArgs pass_of(const Rows& gy, bool has_s, const Tensor& s, void* gz, std::optional<Rows>& room) {
+  ElementwiseArgs args{gy.m, gy.k, nullptr, 0, gy.operand.data, gy.operand.row_stride, nullptr, 0};
+  if (!has_s) return args;
+  room = adjacent_rows(s);
+  args.s = room->operand.data;
+  args.s_row = room->operand.row_stride;
+  args.out = gz;
+  args.out_row = gy.k;
+  return args;
 }
 
 // Of y = act(z), z = x w^T + b, with gz = gy act'(z): gx = gz w, gw = gz^T x, gb = sum of gz; empty if not needed.
@@ -98,7 +104,10 @@ std::tuple<Tensor, Tensor, Tensor> linear_act_backward(Tensor gy, Tensor x, Tens
   const Scratch room(kSlotOfGz, f && !by_torch ? bytes_of(m, n, size_of(type)) : 0);
   Tensor made = f && by_torch ? empty(x, {m, n}) : given.tensor;
   void* to = f && by_torch ? made.mutable_data_ptr() : room.data;
-  if (f || need_b) gz_and_sum(type, f, given, s, to, need_b ? gb.mutable_data_ptr() : nullptr, param);
+  std::optional<Rows> saved;
+  if (f || need_b) {
+    gz_and_sum(type, f, pass_of(given, f, s, to, saved), need_b ? gb.mutable_data_ptr() : nullptr, param);
+  }
   if (by_torch) {
     const Tensor gz = torch::stable::reshape(made, {m, n});
     if (need_x) gx = torch::stable::reshape(call("aten::mm", gz, w), x.sizes());
@@ -123,8 +132,10 @@ std::tuple<Tensor, Tensor> mm_dact(Tensor a, Tensor b, Tensor s, StringHandle ac
   }
   Tensor gb = need_sum ? empty(a, {s.size(1)}) : empty(a, {0});
   const Elementwise f = act == "identity" ? nullptr : derivative(*known, 1, type);
+  std::optional<Rows> saved;
   if (f || need_sum) {
-    gz_and_sum(type, f, Rows(gz), s, gz.mutable_data_ptr(), need_sum ? gb.mutable_data_ptr() : nullptr, param);
+    gz_and_sum(type, f, pass_of(Rows(gz), f, s, gz.mutable_data_ptr(), saved),
+               need_sum ? gb.mutable_data_ptr() : nullptr, param);
   }
   return {gz, gb};
 }

@@ -1,40 +1,29 @@
 """Layers of which each is the input of the next, as one op where that is served."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 from torch.compiler import is_compiling
 
 from .internals.call import autocasts, linear_is_replaced, outside_transforms
 from .ops.chain import FORWARD, Plan, chain, plan
-from .routing import CHAIN_WIDTH, chain_in_one_call, fits, may_be_a_chain, route_of_chain
+from .routing import chain_in_one_call, fits, may_be_a_chain, route_of_chain, suit_a_chain
 
 
-def run_if_narrow(
+def run_layers(
     x: Tensor, weights: Sequence[Tensor | None], names: Sequence[str], params: Sequence[float]
 ) -> Tensor | None:
     """What layers w_1, b_1, ..., w_n, b_n with these activations make of x; None where no chain serves them."""
     if is_compiling():
         return None
-    of = plan(tuple(names), tuple(params), tuple([b is not None for b in weights[1::2]]))
-    y = chain_in_one_call(x, weights, of)
-    if y is None and may_be_a_chain(x) and all(map(_is_narrow, weights[::2])):
-        y = _run(x, weights, of)
-    return y
-
-
-def _is_narrow(w: Any) -> bool:
-    return isinstance(w, Tensor) and w.dim() == 2 and w.size(0) <= CHAIN_WIDTH
+    return run_chain(x, weights, plan(tuple(names), tuple(params), tuple([b is not None for b in weights[1::2]])))
 
 
 def run_chain(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor | None:
-    """The same of layers that are known to be narrow."""
+    """The same of a plan; not under a compiler."""
     y = chain_in_one_call(x, weights, of)
-    return _run(x, weights, of) if y is None and may_be_a_chain(x) else y
-
-
-def _run(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor | None:
+    if y is not None or not may_be_a_chain(x) or not suit_a_chain(x, weights[::2]):
+        return y
     route = route_of_chain(x, weights, of.names)
     if route == "layers":
         return None

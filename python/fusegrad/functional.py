@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import ops
 from .activations import Activation, as_float, lookup
-from .chained import run_if_narrow
+from .chained import run_layers
 from .internals.call import calls_torch, saves_for_backward
 from .ops.arguments import check_alike, check_linear, check_second, check_tensor, is_nested, is_strided, sizes
 from .routing import (
@@ -189,7 +189,7 @@ def mlp(
         check_second("mlp", w1, w2, b2)
     if written or not is_strided(x, w1, w2):
         return F.linear(a.value(F.linear(x, w1, b1), value), w2, b2)
-    y = run_if_narrow(x, (w1, b1, w2, b2), (a.name, "identity"), (value, 0.0))
+    y = run_layers(x, (w1, b1, w2, b2), (a.name, "identity"), (value, 0.0))
     if y is not None:
         return y
     route = route_of_mlp(x, w1, b1, w2, b2)

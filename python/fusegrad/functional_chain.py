@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from .activations import lookup
-from .chained import run_if_narrow
+from .chained import run_layers
 from .functional import linear_act
 
 
@@ -50,7 +50,7 @@ def chain(
         params.append(a.check("chain", given[0] if given else None))
     if not names:
         raise ValueError("chain: there is no layer; need one or more of (w, b, act)")
-    y = run_if_narrow(x, weights, names, params)
+    y = run_layers(x, weights, names, params)
     if y is not None:
         return y
     for w, b, name, param in zip(weights[::2], weights[1::2], names, params, strict=True):

@@ -188,9 +188,9 @@ def is_one_layer(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
     return math.prod(x.shape[:-1]) < w.shape[1]
 
 
-# What a chain serves: layers whose panels of rows, and weights, stay in cache (Zen 3, 2026-11-26)
-CHAIN_ROWS, CHAIN_WIDTH = 9, 512
-CHAIN_DTYPES = torch.float32, torch.float64
+# What a chain serves: layers whose panels of rows, and weights, stay in cache; and others, layer by layer, where calls
+# cost much of what their multiplications do (Zen 3, 2026-11-26)
+CHAIN_WIDTH, CHAIN_LARGEST = 512, 2**25
 # Whether it serves an input that is differentiated: likely twice, for which a chain computes its layers again. Steps on
 # Laplacians and forces, 20 to 320 wide: 0.45 to 0.85 of stock's speed, layer by layer 0.92 to 1.9 (the same machine).
 CHAIN_OF_DERIVED = False
@@ -204,26 +204,37 @@ def may_be_a_chain(x: Tensor) -> bool:
         and (CHAIN_OF_DERIVED or not requires_grad(x))
         and x.is_cpu
         and x.layout is strided
-        and x.dtype in CHAIN_DTYPES
+        and x.dtype in DTYPES
         and x.dim() > 0
         and in_plain_eager(x)
-        and x.numel() >= CHAIN_ROWS * x.size(-1) > 0
+        and x.numel() > 0
     )
+
+
+def suit_a_chain(x: Tensor, weights: Sequence[Any]) -> bool:
+    """Whether layers of these weights are best made as one op, of an x that may be that of a chain."""
+    if not all(isinstance(w, Tensor) and w.dim() == 2 for w in weights):
+        return False
+    narrow = x.dtype in _AS_FAST and all(w.size(0) <= CHAIN_WIDTH for w in weights)
+    return narrow or x.numel() // x.size(-1) * sum(w.numel() for w in weights) <= CHAIN_LARGEST
 
 
 def chain_in_one_call(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor | None:
     """y of a chain, and its node of autograd, by C++, which asks all that is asked below; None where that is left."""
     if backends.node is None or is_compiling() or linear_is_replaced() or not _have_kernels(of.names):
         return None
-    limits = CHAIN_ROWS, CHAIN_WIDTH, CHAIN_OF_DERIVED
+    limits = CHAIN_WIDTH, CHAIN_LARGEST, CHAIN_OF_DERIVED
     return backends.node.chain(x, tuple(weights), of.acts, of.saves_output, *limits)
 
 
-def kept_chain(x: Tensor, found: tuple) -> Tensor | None:
-    """The same of a chain that was found before (fusion/kept.py), if nothing has changed; not under a compiler."""
-    return (
-        None if backends.node is None else backends.node.kept_chain(x, found, CHAIN_ROWS, CHAIN_WIDTH, CHAIN_OF_DERIVED)
-    )
+def kept_chain(x: Tensor, found: tuple) -> Tensor | Literal[False] | None:
+    """The same of a chain that was found before (fusion/kept.py), if nothing has changed; not under a compiler.
+
+    False where nothing has, and layers are best made one by one.
+    """
+    if backends.node is None:
+        return None
+    return backends.node.kept_chain(x, found, CHAIN_WIDTH, CHAIN_LARGEST, CHAIN_OF_DERIVED)
 
 
 def _have_kernels(acts: Sequence[str]) -> bool:
@@ -255,7 +266,7 @@ def streams_are_a_chain(x: Tensor, streams: Sequence[Tensor | None], weights: Se
         and type(x) in _PLAIN
         and x.is_cpu
         and x.layout is strided
-        and x.dtype in CHAIN_DTYPES
+        and x.dtype in _AS_FAST
         and x.dim() > 0
         and x.size(-1) > 0
         and in_plain_eager(x, *streams)

@@ -2,7 +2,6 @@
 one op, a chain.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..internals.module import has_own_hooks, is_any_module_hooked, reads_what_i
 from ..internals.stock import as_written, called_as_written
 from ..nn import Linear
 from ..ops.chain import Plan, plan
-from ..routing import CHAIN_WIDTH, kept_chain, may_be_a_chain
+from ..routing import kept_chain, may_be_a_chain
 from .kept import KEPT, OTHERWISE, WEIGHTS, keep
 from .match import match
 
@@ -25,7 +24,7 @@ def run(m: nn.Module, modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple
     """What the modules of a Sequential make of x, from `at` on, as one op, or None; and up to where that was tried."""
     if at > 0:  # else that was tried
         y, end = run_again(m, at, x)
-        if y is not None:
+        if end > at:
             return y, end
     seen = is_ops_mode_on()
     if not (seen or may_be_a_chain(x)) or not _may_be_chains():
@@ -64,11 +63,14 @@ def _plan(
 
 
 def run_again(m: nn.Module, at: int, x: Tensor) -> tuple[Tensor | None, int]:
-    """The same of a chain that was found there before, and has not changed; where there is none, None and `at`."""
+    """The same of a chain that was found there before, and has not changed; where there is none, None and `at`.
+
+    None and the end where its layers are best made one by one.
+    """
     found = None if is_compiling() or (kept := m.__dict__.get(KEPT)) is None else kept.get(at)
     if found is None or (y := kept_chain(x, found)) is None:
         return None, at
-    return y, found.end
+    return None if y is False else y, found.end
 
 
 def _is_link(layer: Any) -> bool:
@@ -80,10 +82,6 @@ def _is_link(layer: Any) -> bool:
         and not has_own_hooks(held)
         and held["_parameters"].keys() >= {*WEIGHTS}
     )
-
-
-def _is_narrow(layer: nn.Module) -> bool:
-    return layer.__dict__.get("out_features", math.inf) <= CHAIN_WIDTH
 
 
 def chain_from(
@@ -100,7 +98,6 @@ def chain_from(
     while at < count and _is_link(modules[at]):
         layer = modules[at]
         held = layer.__dict__
-        fits = fits and _is_narrow(layer)
         layers.append(layer)
         at += 1
         name, param = held.get("_fusegrad_act"), held.get("_fusegrad_param")
@@ -129,7 +126,7 @@ class Turns:
 
     def add(self, layer: Any, act: Any) -> bool:
         """Puts off a turn, if its layer may be one of a chain."""
-        if not _is_link(layer) or not _is_narrow(layer) or layer._fusegrad_act is not None:
+        if not _is_link(layer) or layer._fusegrad_act is not None:
             return False
         spec = (None, None) if act is None else match(layer, act)
         if not isinstance(spec, tuple):

@@ -120,7 +120,7 @@ def _row(path: str, m: nn.Module, found: list[Call]) -> Row:
     backend = backends.serving("linear_act" if with_ else "linear", weight.device.type)
     limits = [call.one_by_one for call in found if call.one_by_one is not None]
     if any(call.in_chain for call in found) and backends.CHAINS and weight.device.type == "cpu":
-        limits.append(routing.CHAIN_ROWS - 1)
+        limits.append(0)
     rows = routing.stock_rows(weight, with_.partition(" ")[0] or "identity")
     return Row(path or "(root)", _shape(m), with_, backend, why, min((rows, *limits)))
 

@@ -1,0 +1,101 @@
+// A chain layer by layer: few rows, for which weights are not worth packing, and layers that do not stay in cache.
+#include <algorithm>
+
+#include "capability.h"
+#include "layers.h"
+
+namespace fusegrad {
+namespace {
+
+constexpr int64_t kFewRows = 8, kWide = 512;  // measured on a Zen 3 (2026-11-26)
+constexpr int64_t kGrain = 1 << 14;           // numbers for which a thread is worth while
+
+// Room for matrices of the chain's rows, as wide as its widest layer.
+class Room {
+ public:
+  Room(const Chain& g, int count) : bytes_(g.m * widest(g) * size_of(g.type)), room_(kSlotOfLayers, count * bytes_) {}
+  void* operator[](int i) const { return at(room_.data, i * bytes_); }
+
+ private:
+  static int64_t widest(const Chain& g) {
+    int64_t widest = 0;
+    for (int l = 0; l < g.count; l++) widest = std::max(widest, g.layers[l].n);
+    return widest;
+  }
+  int64_t bytes_;
+  Scratch room_;
+};
+
+// Where what layer l saves lies.
+void* saved(const Chain& g, int l) {
+  int64_t before = 0;
+  for (int i = 0; i < l; i++) before += g.layers[i].n;
+  return at(g.saved, before * g.m * size_of(g.type));
+}
+
+bool saves_z(const ChainLayer& layer) { return layer.value && layer.saves_input; }
+
+void activate(const Chain& g, const ChainLayer& layer, const void* z, void* y) {
+  const int64_t count = g.m * layer.n, size = size_of(g.type);
+  parallel(count, kGrain, [&](int64_t i, int64_t end) {
+    kernels().act(g.type, layer.value, {1, end - i, at(z, i * size), 0, nullptr, 0, at(y, i * size), 0}, layer.param);
+  });
+}
+
+Operand turned(const Operand& o) { return {o.data, o.column_stride, o.row_stride}; }
+
+}  // namespace
+
+bool is_by_layers(const Chain& g) {
+  if (g.m <= kFewRows || size_of(g.type) == 2) return true;
+  return std::any_of(g.layers, g.layers + g.count, [](const ChainLayer& layer) { return layer.n > kWide; });
+}
+
+void chain_by_layers(const Chain& g) {
+  const Room room(g, 2);
+  Operand in = g.x;
+  for (int l = 0; l < g.count; l++) {
+    const ChainLayer& layer = g.layers[l];
+    const bool ends = l == g.count - 1;
+    void* y = ends ? g.y : g.saved && !saves_z(layer) ? saved(g, l) : room[l % 2];
+    Gemm product{g.type, g.m, layer.n, layer.k, in, turned(layer.w), y, layer.bias, layer.bias_stride};
+    product.activation = layer.value;
+    product.param = layer.param;
+    if (g.saved && saves_z(layer)) product.saved = saved(g, l);
+    kernels().gemm(product);
+    in = {y, layer.n, 1};
+  }
+}
+
+void chain_backward_by_layers(const Chain& g) {
+  const Room room(g, 3);  // gradients of two layers, the input of one
+  const auto input = [&](int l) -> Operand {
+    if (l == 0) return g.x;
+    const ChainLayer& before = g.layers[l - 1];
+    if (!saves_z(before)) return {saved(g, l - 1), before.n, 1};
+    activate(g, before, saved(g, l - 1), room[2]);
+    return {room[2], before.n, 1};
+  };
+  int first = 0;  // the first layer whose gradients are needed, or that of x
+  while (!g.gx && first < g.count && !g.layers[first].gw && !g.layers[first].gb) first++;
+  Operand gz = g.gy;
+  for (int l = g.count - 1; l >= first; l--) {
+    const ChainLayer& layer = g.layers[l];
+    const bool ends = l == g.count - 1;
+    ElementwiseArgs pass{g.m, layer.n, nullptr, 0, gz.data, gz.row_stride, nullptr, 0};
+    if (layer.first) {
+      pass.s = ends && !layer.saves_input ? g.y : saved(g, l);
+      pass.s_row = pass.out_row = layer.n;
+      pass.out = room[l % 2];
+    }
+    if (layer.first || layer.gb) gz_and_sum(g.type, layer.first, pass, layer.gb, layer.param);
+    if (layer.first) gz = {pass.out, layer.n, 1};
+    if (layer.gw) kernels().gemm({g.type, layer.n, layer.k, g.m, turned(gz), input(l), layer.gw});
+    if (l == first && !(l == 0 && g.gx)) return;
+    void* gy = l > 0 ? room[(l - 1) % 2] : g.gx;
+    kernels().gemm({g.type, g.m, layer.k, layer.n, gz, layer.w, gy});
+    gz = {gy, layer.k, 1};
+  }
+}
+
+}  // namespace fusegrad
