@@ -7,21 +7,25 @@
 namespace fusegrad {
 namespace {
 
-constexpr int64_t kFewRows = 8, kWide = 512;  // measured on a Zen 3 (2026-11-26)
-constexpr int64_t kGrain = 1 << 14;           // numbers for which a thread is worth while
+// Rows that are always few, and few for weights that take long to pack; widths from which on they do, from which on a
+// panel need not be full, and which do not stay in cache (a Zen 3, 2026-11-26).
+constexpr int64_t kFewRows = 8, kFewForWeights = 127, kLongToPack = 97, kNeedsFewer = 257, kWide = 513;
+constexpr int64_t kGrain = 1 << 14;  // numbers for which a thread is worth while
+
+int64_t widest_of(const Chain& g) {
+  int64_t widest = 0;
+  for (int l = 0; l < g.count; l++) widest = std::max(widest, g.layers[l].n);
+  return widest;
+}
 
 // Room for matrices of the chain's rows, as wide as its widest layer.
 class Room {
  public:
-  Room(const Chain& g, int count) : bytes_(g.m * widest(g) * size_of(g.type)), room_(kSlotOfLayers, count * bytes_) {}
+  Room(const Chain& g, int count)
+      : bytes_(g.m * widest_of(g) * size_of(g.type)), room_(kSlotOfLayers, count * bytes_) {}
   void* operator[](int i) const { return at(room_.data, i * bytes_); }
 
  private:
-  static int64_t widest(const Chain& g) {
-    int64_t widest = 0;
-    for (int l = 0; l < g.count; l++) widest = std::max(widest, g.layers[l].n);
-    return widest;
-  }
   int64_t bytes_;
   Scratch room_;
 };
@@ -47,8 +51,11 @@ Operand turned(const Operand& o) { return {o.data, o.column_stride, o.row_stride
 }  // namespace
 
 bool is_by_layers(const Chain& g) {
-  if (g.m <= kFewRows || size_of(g.type) == 2) return true;
-  return std::any_of(g.layers, g.layers + g.count, [](const ChainLayer& layer) { return layer.n > kWide; });
+  const int64_t widest = widest_of(g), panel = kernels().panel_bytes / size_of(g.type);
+  if (g.m <= kFewRows || widest >= kWide || size_of(g.type) == 2) return true;
+  if (widest < kLongToPack || g.m > kFewForWeights) return false;
+  const int64_t rows = (g.m + panel - 1) / panel * panel;  // with those that a panel lacks
+  return widest >= kNeedsFewer || 16 * g.m < 15 * rows;
 }
 
 void chain_by_layers(const Chain& g) {

@@ -17,6 +17,7 @@ namespace FUSEGRAD_ISA {
 
 // constexpr, so that no code of this instruction set runs before the processor was asked whether it has it.
 constexpr Kernels kKernels = {FUSEGRAD_NAME(FUSEGRAD_ISA),
+                              kNR<F32>* int64_t(sizeof(float)),
                               gemm,
                               gated,
                               chain,

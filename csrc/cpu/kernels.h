@@ -163,6 +163,7 @@ struct GateArgs {
 
 struct Kernels {
   const char* isa;
+  int64_t panel_bytes;  // of one feature of a panel of rows (Chain)
   void (*gemm)(const Gemm&);
   void (*gated)(const Gated&);
   void (*chain)(const Chain&);           // y and saved
