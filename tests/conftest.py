@@ -48,7 +48,8 @@ def _repeatable(monkeypatch):
     for name in SMALL:  # what the tests compute is small, and is to reach the ops
         monkeypatch.setattr(routing, name, -1)
     monkeypatch.setattr(routing, "CHAIN_OF_DERIVED", True)
-    torch.compiler.reset()  # else a test counts against the recompile limit of those before it
+    if "torch._dynamo" in sys.modules:  # which takes long to import
+        torch.compiler.reset()  # else a test counts against the recompile limit of those before it
     torch.manual_seed(0)
     torch.set_num_threads(1)  # one a worker
 
