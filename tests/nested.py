@@ -23,11 +23,13 @@ def hessians(model, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def along(model, x: Tensor, v: Tensor, order: int) -> list[Tensor]:
-    """The value and its derivatives along v, each of the shape of the value."""
+    """The value and its derivatives along v, each of the shape of the value.
+
+    Of u . y, a number, the derivative is linear in u; its gradient is the derivative of all of y.
+    """
     s = torch.zeros((), dtype=x.dtype, requires_grad=True)
-    y = model(x + s * v)
-    found = [[t] for t in y.flatten()]
-    for of in found:
-        for _ in range(order):
-            of.append(grad(of[-1], s))
-    return [torch.stack([of[k] for of in found]).reshape(y.shape) for k in range(order + 1)]
+    found = [model(x + s * v)]
+    for _ in range(order):
+        u = torch.zeros_like(found[-1], requires_grad=True)
+        found.append(grad(grad((u * found[-1]).sum(), s), u))
+    return found
