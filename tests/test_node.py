@@ -1,7 +1,7 @@
 """Nodes of autograd that C++ makes: all that a node has to stand, and the same numbers as those made in Python."""
 
+import ctypes
 import gc
-import os
 import sys
 import threading
 import weakref
@@ -218,21 +218,36 @@ def test_nothing_stays_behind(make):
         gc.enable()
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux tells how much memory is in use")
+class Mallinfo(ctypes.Structure):
+    """Of glibc: what malloc has given out is uordblks, and hblkhd of the largest."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    )
+
+
+C = ctypes.CDLL(None)
+
+
+@pytest.mark.skipif(not hasattr(C, "mallinfo2"), reason="glibc tells how much memory is in use")
 @pytest.mark.parametrize("make", (OPS["chain"], OPS["layer, input saved"]), ids=("chain", "layer"))
 def test_calls_leave_no_memory_behind(make, nodes):
-    """torch's conversion to std::string leaks 48 bytes a call: these are 5000 of two ops, 480 KB."""
-    in_use = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096  # closed at once
+    """torch's conversion to std::string leaks 48 bytes a call: these are 1000 of two ops, 96 KB."""
+    C.mallinfo2.restype = Mallinfo
     _, on, made = make()
 
-    def steps(count):
-        for _ in range(count):
+    def after(steps):
+        """What is in use: bytes from malloc, and Python's small objects, without those that it keeps for reuse."""
+        for _ in range(steps):
             grad(made().sum(), on)
+        gc.collect()
+        now = C.mallinfo2()
+        return now.uordblks + now.hblkhd, sys.getallocatedblocks()
 
-    steps(2000)
-    before = in_use()
-    steps(5000)
-    assert in_use() - before < 250_000
+    before = after(200)
+    more_bytes, more_objects = (b - a for a, b in zip(before, after(1000), strict=True))
+    assert more_bytes < 10_000 and more_objects < 800
 
 
 def test_no_node_without_need():
