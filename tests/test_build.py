@@ -12,6 +12,7 @@ import pytest
 from fusegrad import backends
 
 from cases import on_cpu
+from processes import python
 
 pytestmark = on_cpu
 ROOT = Path(__file__).parent.parent
@@ -127,7 +128,8 @@ def test_the_extension_was_built():
 def test_import_leaves_heavy_modules_alone():
     """rich, matplotlib and DTensor (1.4 s) are imported when they are used, and Triton only by torch's flop counter."""
     code = "import torch, sys; before = set(sys.modules); import fusegrad; print(*(set(sys.modules) - before))"
-    new = set(run(sys.executable, "-c", code).stdout.split())
+    new = set(python("-c", code).stdout.split())
+    assert "fusegrad" in new
     assert not [m for m in new if m.split(".")[0] in ("rich", "matplotlib", "numpy")]
     assert "torch.distributed.tensor" not in new
     assert not [m for m in new if m.startswith("fusegrad.kernels.")]

@@ -146,10 +146,25 @@ def follow(recipe, tree):
     (tree / "python/fusegrad/kernels").symlink_to(tree / "kernels")
 
 
+IN_TREE = """
+import runpy, sys
+_, path, module, *sys.argv[1:] = sys.argv
+sys.path.insert(0, path)
+import fusegrad
+assert fusegrad.__file__.startswith(path)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def in_tree(tree, module, *args, **env):
+    """`python -m module`, where the package is that of a copy of the tree."""
+    return python("-c", IN_TREE, str(tree / "python"), module, *args, **env)
+
+
 def passed(tree, files, select):
     """How many of the selected tests pass in a copy of the tree, where the reference serves what is new in C++."""
     files = (str(tree / "tests" / f"test_{name}.py") for name in files)
-    run = from_the_start("-m", "pytest", "-n0", *files, "-k", select, PYTHONPATH=str(tree / "python"))
+    run = in_tree(tree, "pytest", "-n0", *files, "-k", select)
     assert run.returncode == 0, run.stdout[-3000:]
     return int(re.search(r"^(\d+) passed", run.stdout, re.MULTILINE)[1])
 
@@ -164,7 +179,7 @@ def test_the_recipe_of_an_op_works(tmp_path):
 def test_the_recipe_of_an_activation_works(tmp_path):
     follow("docs/add_an_activation.md", tmp_path)
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # of the formatters
-    run = from_the_start("-m", "fusegrad.activations.generate", PYTHONPATH=str(tmp_path / "python"), PATH=path)
+    run = in_tree(tmp_path, "fusegrad.activations.generate", PATH=path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert passed(tmp_path, ("precision", "activations"), "lisht or complete") >= 13
 
