@@ -64,7 +64,8 @@ def fresh(*shape, dtype, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-# name: of matrices s, g, gy and a row b, the operands and what makes the results of them; the row is an operand too
+# name: of matrices s, g, gy and a row b, the operands and what makes the results of them; the row is an operand too.
+# Of the orders of a derivative the first stands for all: they differ in the function of what was loaded.
 def act(order, has_g):
     from fusegrad.kernels import act
 
@@ -128,13 +129,12 @@ def gate_and_sums(act, sums):
 
 PASSES = {
     "act 0": (act, 0, False),
-    **{f"act {order}{' of g' * has_g}": (act, order, has_g) for order in (1, 2, 3) for has_g in (False, True)},
+    **{f"act 1{' of g' * has_g}": (act, 1, has_g) for has_g in (False, True)},
     **{
-        f"act_vjp {order} {needed}": (act_vjp, order, needed)
-        for order in (1, 2)
+        f"act_vjp {needed}": (act_vjp, 1, needed)
         for needed in ((True, True, True), (True, False, False), (False, True, False), (False, False, True))
     },
-    **{f"act_jvp {order}{', y' * y}": (act_jvp, order, y) for order in (1, 2) for y in (False, True)},
+    **{f"act_jvp{', y' * y}": (act_jvp, 1, y) for y in (False, True)},
     "mul_constant": (mul_constant,),
     "bias_act": (bias_act,),
     "gz": (gz_and_sum, "gelu", False),
@@ -148,7 +148,7 @@ PASSES = {
 
 # tiles are as wide as a dtype allows; in the second a few of the passes stand for all
 CASES = [(name, torch.bfloat16) for name in PASSES]
-CASES += [(name, torch.float64) for name in ("act 1 of g", "act_jvp 1, y", "bias_act", "gz and sum")]
+CASES += [(name, torch.float64) for name in ("act 1 of g", "act_jvp, y", "bias_act", "gz and sum")]
 
 
 @pytest.mark.parametrize("name, dtype", CASES, ids=str)
