@@ -99,8 +99,9 @@ def test_errors_of_hard_sums(how, dtype, k, rows):
         x = x * HARD[how](k)
     x, w = (t.to(DEVICE, dtype) for t in (x, w))
     columns = w.mT.contiguous()
-    truth = x.cpu().numpy().astype(np.longdouble) @ w.cpu().numpy().astype(np.longdouble).T
-    error = lambda y: np.abs(y.cpu().numpy().astype(np.longdouble) - truth)
+    more = np.longdouble if dtype == torch.float64 else np.float64  # the first takes long
+    truth = x.cpu().numpy().astype(more) @ w.cpu().numpy().astype(more).T
+    error = lambda y: np.abs(y.cpu().numpy().astype(more) - truth)
     # pairs of terms that cancel do so as the order of the sum brings them together, which is nobody's promise
     slack = torch.finfo(dtype).eps * F.linear(x.abs(), w.abs()).max().item() / 10 if how == "cancelling" else 0.0
     for mine, stock in ((fg.linear(x, w), F.linear(x, w)), (fg.mm(x, columns), x @ columns)):
