@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, vmap
 from torch.nn.utils import parametrize
@@ -134,7 +135,10 @@ def compare(stock, change=lambda m: None):
     return fused
 
 
-@pytest.mark.parametrize("act", (torch.tanh, nn.SiLU(), nn.LeakyReLU(0.3)), ids=("tanh", "SiLU", "LeakyReLU"))
+ACTS = {"tanh": torch.tanh, "SiLU": nn.SiLU(), "LeakyReLU": nn.LeakyReLU(0.3), "F.silu": F.silu, "F.elu": F.elu}
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
 @pytest.mark.parametrize("forward, chain", CHAINS.items(), ids=lambda f: getattr(f, "__name__", ""))
 def test_turns_are_one_op(forward, chain, act, ran):
     fused = compare(make(forward, act=act))
@@ -142,6 +146,16 @@ def test_turns_are_one_op(forward, chain, act, ran):
     del ran[:]
     fg.unfuse(fused)(inputs())
     assert ran == []
+
+
+@pytest.mark.parametrize("forward, chain", CHAINS.items(), ids=lambda f: getattr(f, "__name__", ""))
+def test_explain_tells_of_the_layers_of_a_chain(forward, chain, monkeypatch):
+    monkeypatch.setattr(routing, "SMALL_LAYER", 2**24)
+    in_chain = lambda model: [row.stock_rows == routing.CHAIN_ROWS - 1 for row in fg.explain(model)]
+    model = fg.fuse(make(forward))
+    assert in_chain(model) == [k < sum(chain) for k in range(4)]
+    model.layers[1].register_forward_hook(_hook)
+    assert not any(in_chain(model)[:2]) and not any(in_chain(fg.unfuse(model)))
 
 
 class Written(nn.ModuleList):

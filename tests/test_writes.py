@@ -178,10 +178,31 @@ def decorated(self, x):
     return self.act(x).add_(1)
 
 
+def harmless_function(self, x):
+    return self.act(self.function(x))
+
+
+def function_told_to_write(self, x):
+    return self.act(self.function(x, inplace=True))
+
+
 @pytest.mark.parametrize("forward", [*HARMLESS, *WRITES], ids=lambda f: f.__name__)
 def test_a_leaky_relu_is_left_alone_where_its_output_may_be_written_to(forward):
     model = fg.fuse(type("Model", (Base,), {"forward": forward, "__module__": __name__})())
     assert isinstance(model.act, fg.Act) == (forward in HARMLESS)
+
+
+@pytest.mark.parametrize("forward", (harmless_function, function_told_to_write), ids=lambda f: f.__name__)
+def test_a_function_of_torch_that_a_module_holds(forward):
+    class Holds(Base):
+        """F.elu could write in place, and does not say so itself."""
+
+        def __init__(self):
+            super().__init__()
+            self.function = F.elu
+
+    model = fg.fuse(type("Model", (Holds,), {"forward": forward, "__module__": __name__})())
+    assert isinstance(model.act, fg.Act) == (forward is harmless_function)
 
 
 def test_a_method_that_another_module_calls():

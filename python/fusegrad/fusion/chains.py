@@ -115,6 +115,11 @@ def _parameter(name: str | None, param: float | None) -> float:
     return 0.0 if name is None else REGISTRY[name].default if param is None else param
 
 
+def may_turn(layer: Any) -> bool:
+    """Whether a layer that a loop goes through may be one of a chain."""
+    return _is_link(layer) and layer._fusegrad_act is None
+
+
 class Turns:
     """Turns of a loop, `x = act(layer(x))`, that were put off: each is the input of the next."""
 
@@ -126,7 +131,7 @@ class Turns:
 
     def add(self, layer: Any, act: Any) -> bool:
         """Puts off a turn, if its layer may be one of a chain."""
-        if not _is_link(layer) or layer._fusegrad_act is not None:
+        if not may_turn(layer):
             return False
         spec = (None, None) if act is None else match(layer, act)
         if not isinstance(spec, tuple):

@@ -7,6 +7,7 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, replace
+from itertools import takewhile
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -160,7 +161,10 @@ def _in_sequential(m: nn.Module, path: str) -> Iterator[Call]:
 
 def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[Call]:
     in_gates: set[Any] = set()  # activations that are told of with their gate
+    chained: set[nn.Module] = set()
     for k, site in enumerate(method.sites):
+        if site.after_loop is not None and (name, k) in vars(fused_class_of(m) or nn.Module).get(SITES, ()):
+            chained |= _in_loop(m, site, site.after_loop)
         plain = all(find(m, paths) for paths in site.passed if paths)
         for act in site.reads:
             if isinstance(act, Gate):
@@ -175,10 +179,26 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
             for layer in layers(act):
                 for linear in _held(m, layer.paths):
                     args, kwargs = _arguments(m, act)
-                    yield _call(linear, acts, act.text, join(path, act.text), (name, k), args, kwargs)
+                    call = _call(linear, acts, act.text, join(path, act.text), (name, k), args, kwargs)
+                    yield replace(call, in_chain=linear in chained)
     for paths, why in method.alone:
         for linear in _held(m, paths):
-            yield Call(linear, "", why)
+            yield Call(linear, "", why, in_chain=linear in chained)
+
+
+def _in_loop(m: nn.Module, site: Site, after: tuple[Path, ...]) -> set[nn.Module]:
+    """The layers that a loop goes through, and the one after it, which are part of a chain."""
+    turns = {linear: act for act in site.reads for each in layers(act) for linear in _held(m, each.paths)}
+    acts = {act: (_acts(m, "", act).values(), _arguments(m, act)) for act in turns.values()}
+
+    def may_turn(linear: nn.Module) -> bool:
+        found, arguments = acts[turns[linear]]
+        return chains.may_turn(linear) and all(isinstance(match(linear, act, *arguments), tuple) for act in found)
+
+    begun = [*takewhile(may_turn, turns)]
+    if len(begun) == len(turns):
+        begun += filter(chains.may_turn, _held(m, after) if after else ())
+    return {*begun} if len(begun) > 1 else set()
 
 
 def _held(m: nn.Module, paths: tuple[Path, ...]) -> Iterator[nn.Module]:

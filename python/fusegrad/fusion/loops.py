@@ -18,6 +18,7 @@ from typing import Any
 from .code import reads_of, stored_by
 from .emit import call_of
 from .gates import Swaps
+from .paths import Path
 from .terms import Act, Layer, Terms
 
 
@@ -27,8 +28,8 @@ def loop_in(
     terms: Terms,
     may_hold: Callable[[str], bool],  # whether a variable may hold turns
     is_last_read: Callable[[str, ast.stmt], bool],  # whether nothing reads what it holds after a statement
-) -> tuple[list[Act], Swaps] | None:
-    """The activations of the layers that a statement goes through, if it is such a loop."""
+) -> tuple[list[Act], Swaps, tuple[Path, ...]] | None:
+    """The activations of the layers that a statement goes through, if it is such a loop; where the one after it is."""
     loop = body[at]
     match loop:
         case ast.For(iter=over, body=[ast.Assign(targets=[ast.Name(id=x)], value=e)], orelse=[]) if may_hold(x):
@@ -44,13 +45,14 @@ def loop_in(
         return None
     swaps: Swaps = {act.node: functools.partial(_turn, act) for act in acts}
     end, after = body[at + 1] if at + 1 < len(body) else None, [_keep(x, "turned", [], loop)]
+    one_more: tuple[Path, ...] = ()
     match end:
         case ast.Return(value=ast.Call() as last) | ast.Assign(targets=[ast.Name()], value=ast.Call() as last):
             if _is_called_with(last, x) and _is_layer(last.func, terms) and is_last_read(x, end):
                 swaps[last] = lambda: call_of("last_turn", last, [last.func, *last.args])
-                after = []
+                after, one_more = [], terms.names.of(last.func)
     begin = _keep(x, "turns", [copy.deepcopy(layers)], loop)
-    return acts, swaps | {loop: lambda: [begin, loop, *after]}
+    return acts, swaps | {loop: lambda: [begin, loop, *after]}, one_more
 
 
 def _is(node: ast.AST, name: str) -> bool:

@@ -18,7 +18,7 @@ import ast
 import functools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import Any
 
@@ -45,6 +45,7 @@ class Site:
     reads: tuple[Act | Gate, ...]  # what may read the layer next: one in each branch
     passed: Passed  # what is looked up between the calls, which must be plain attributes
     swaps: Swaps
+    after_loop: tuple[Path, ...] | None = None  # of a loop over layers: where the one is held that comes after it
 
 
 class Reader:
@@ -108,7 +109,8 @@ class Reader:
             for i in range(len(body)):
                 self.terms.passed = []
                 if found := loop_in(body, i, self.terms, self.may_hold, self._is_last_read):
-                    yield self._site(*found)
+                    acts, swaps, after = found
+                    yield replace(self._site(acts, swaps), after_loop=after)
 
     # --- in one expression
 

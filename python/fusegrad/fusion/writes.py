@@ -76,7 +76,8 @@ def _functions(cls: type, modules: list[nn.Module], names: set[str]) -> Iterator
                     if isinstance(value, FunctionType):
                         yield value
     for m in modules:
-        yield from (f for name, f in vars(m).items() if name in names and isinstance(f, FunctionType))
+        held = (f for name, f in vars(m).items() if name in names and isinstance(f, FunctionType))
+        yield from (f for f in held if not is_torchs(f))  # F.relu, which writes where it is told to
 
 
 def _writes(m: nn.Module, facts: _Facts) -> bool:
