@@ -181,6 +181,7 @@ def test_nothing_but_a_model_is_explained():
 
 def test_the_rows_that_go_to_stock_are_told(monkeypatch):
     """As many as backends.py sends there, and none where every size goes to the ops."""
+    monkeypatch.setattr(backends, "node", None)
     layer = fg.Linear(30, 40, device=DEVICE)
     x, w, b = torch.randn(30, 30, device=DEVICE), layer.weight, layer.bias
     assert fg.explain(layer)[0].stock_rows == 0

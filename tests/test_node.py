@@ -9,12 +9,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import SMALL
 from torch.autograd import detect_anomaly, grad
 from torch.autograd.graph import saved_tensors_hooks
 
 import fusegrad as fg
-from fusegrad import backends, routing
+from fusegrad import backends
+from fusegrad.ops.op import RULES
 
 from processes import python
 
@@ -39,6 +39,27 @@ def layer(act, has_bias=True):
     return x, [x, w, *([b] if has_bias else [])], lambda: fg.linear_act(x, w, b, act=act)
 
 
+def act(name):
+    z = torch.randn(12, 3, dtype=torch.double, requires_grad=True)
+    return z, [z], lambda: fg.act(z, name)
+
+
+def gated(name, has_bias=True):
+    x, (w, b, _), (w2, b2, _) = (
+        torch.randn(12, 3, dtype=torch.double, requires_grad=True),
+        next(layers()),
+        next(layers()),
+    )
+    b, b2 = (b, b2) if has_bias else (None, None)
+    return x, [x, w, w2, *([b, b2] if has_bias else [])], lambda: fg.gated(x, w, w2, b, b2, act=name)
+
+
+def mlp(name):
+    """Of too few rows for a chain."""
+    x, ((w1, b1, _), (w2, b2, _), _) = torch.randn(5, 3, dtype=torch.double, requires_grad=True), layers()
+    return x, [x, w1, b1, w2, b2], lambda: fg.mlp(x, w1, b1, w2, b2, act=name)
+
+
 OPS = {
     "chain": chain,
     "chain, input saved": lambda: chain("silu"),
@@ -47,6 +68,12 @@ OPS = {
     "layer, input saved": lambda: layer("silu"),
     "layer, no activation": lambda: layer(None),
     "layer, no bias": lambda: layer("gelu", False),
+    "act": lambda: act("tanh"),
+    "act, input saved": lambda: act("gelu"),
+    "gated": lambda: gated("sigmoid"),
+    "gated, input saved, no bias": lambda: gated("silu", False),
+    "mlp": lambda: mlp("tanh"),
+    "mlp, input saved": lambda: mlp("gelu"),
 }
 each_op = pytest.mark.parametrize("make", OPS.values(), ids=OPS)
 
@@ -72,7 +99,7 @@ def test_it_is_as_the_one_in_python(make, monkeypatch):
     gy = torch.randn_like(y)
     nodes = [[fn for fn, _ in fn.next_functions if fn is not None] for fn in (y.grad_fn, same.grad_fn)]
     assert nodes[0] == nodes[1] and len(nodes[0]) == len(on)
-    for some in (on, on[:1], on[1:], on[-1:], on[1:2]):
+    for some in filter(None, (on, on[:1], on[1:], on[-1:], on[1:2])):
         a, b = (grad(t, some, gy, retain_graph=True) for t in (y, same))
         assert all(map(torch.equal, a, b))
     first, second = (grad(t, on, gy, create_graph=True) for t in (y, same))
@@ -137,7 +164,7 @@ def test_hooks_of_gradients(make):
     y.register_hook(lambda g: seen.append("tensor") or 2 * g)
     y.grad_fn.register_prehook(lambda grads: seen.append("before") or tuple(g if g is None else 2 * g for g in grads))
     y.grad_fn.register_hook(lambda found, given: seen.append("after"))
-    on[1].register_post_accumulate_grad_hook(lambda t: seen.append("accumulated"))
+    on[-1].register_post_accumulate_grad_hook(lambda t: seen.append("accumulated"))
     y.retain_grad()
     y.sum().backward()
     assert seen == ["tensor", "before", "after", "accumulated"]
@@ -189,14 +216,42 @@ def test_anomalies_are_told(make):
 
 
 @each_op
+def test_third_derivatives(make, monkeypatch):
+    _, on, made = make()
+    found = []
+    for y in (made(), in_python(monkeypatch, made)):
+        for _ in range(3):
+            grads = grad(y.sin().sum(), on, create_graph=True, allow_unused=True)
+            y = sum((g.square().sum() for g in grads if g is not None), torch.zeros((), dtype=y.dtype))
+        found.append([y.detach(), *grads])
+    torch.testing.assert_close(*found)
+
+
+@each_op
+def test_backward_in_other_modes(make):
+    """By the rules in Python: what is no plain eager mode, though forward was."""
+    _, on, made = make()
+    y = made()
+    gys = torch.randn(3, *y.shape, dtype=y.dtype)
+    one_by_one = [grad(y, on, gy, retain_graph=True) for gy in gys]
+    batched = grad(y, on, gys, is_grads_batched=True, retain_graph=True)
+    torch.testing.assert_close(batched, tuple(map(torch.stack, zip(*one_by_one, strict=True))))
+    with torch.autocast("cpu"):
+        torch.testing.assert_close(grad(y, on, gys[0], retain_graph=True), one_by_one[0])
+    first = grad(y, on, gys[0], create_graph=True)[0].sin().sum()
+    second = grad(first, on, allow_unused=True, retain_graph=True)
+    with torch.autocast("cpu"):
+        torch.testing.assert_close(grad(first, on, allow_unused=True), second)
+
+
+@each_op
 def test_what_fails_in_python_is_raised(make, monkeypatch):
     _, on, made = make()
     y = made()
-    with monkeypatch.context() as m:
-        m.setattr(sys.modules["fusegrad.ops.chain"], "plan", None)
-        m.setattr(sys.modules["fusegrad.ops.linear"], "layer_backward", None)
-        with pytest.raises(TypeError, match="not callable"):
-            grad(y.sum(), on, create_graph=True)
+    for name in RULES:
+        monkeypatch.setitem(RULES, name, None)
+    with torch.autocast("cpu"), pytest.raises(TypeError, match="not callable"):
+        grad(y.sum(), on, create_graph=True)
 
 
 @each_op
@@ -282,19 +337,3 @@ def test_python_serves_elsewhere(where):
     code = CODE.format(before=before)
     done = python("-c", code, **env)
     assert done.stdout.strip() == expected, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
-def test_small_layers_take_the_node_where_x_needs_no_gradient(dtype, monkeypatch):
-    """At any size; else stock torch serves what is small, whose second derivatives are cheaper."""
-    for name, value in SMALL.items():
-        monkeypatch.setattr(routing, name, value)
-    x, w, b = (torch.randn(*size, dtype=dtype) for size in ((3, 4), (5, 4), (5,)))
-    w.requires_grad_()
-    y = fg.linear_act(x, w, b, act="tanh")
-    assert is_in_cpp(y.grad_fn) and y.grad_fn.name() == "LinearActBackward"
-    torch.testing.assert_close(y, torch.tanh(torch.nn.functional.linear(x, w, b)))
-    torch.testing.assert_close(*(grad(t.sum(), w) for t in (y, torch.tanh(torch.nn.functional.linear(x, w, b)))))
-    assert fg.linear_act(x.clone().requires_grad_(), w, b, act="tanh").grad_fn.name() == "TanhBackward0"
-    with torch.no_grad():
-        assert torch.equal(fg.linear_act(x, w, b, act="tanh"), y)

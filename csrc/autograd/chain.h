@@ -1,12 +1,9 @@
 // The op `chain` in plain eager mode: its checks, its kernel and its node of autograd, in one call from Python.
 #pragma once
 
-#include "eager.h"
-#include "facts.h"
+#include "chain_second.h"
 
 namespace fusegrad {
-
-inline PyObject* chain_by_rule = nullptr;  // the gradients by differentiable ops, as ops/chain.py has them
 
 // What is saved: what the layers save, y or nothing, x, w_1, b_1, ...
 constexpr size_t kX = 2, kWeights = 3;
@@ -37,162 +34,131 @@ inline void check_places(const variable_list& saved, const std::vector<int64_t>&
   }
 }
 
-struct ChainRule : torch::autograd::Function<ChainRule> {
-  static constexpr bool is_traceable = true;  // in compiled autograd: the rule is Python's there
+struct ChainRule {
+  static constexpr const char *kOp = "chain", *kNode = "ChainBackward";
+  static size_t inputs(const Facts& facts) { return facts.at("inputs").toInt(); }
 
-  static variable_list backward(torch::autograd::AutogradContext* ctx, variable_list grads) {
-    const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor& gy = grads[0];
-    variable_list result(saved.size() - kX);
-    if (!gy.defined()) return result;
-    std::vector<bool> needed(result.size());
+  static variable_list backward(const Facts& facts, const Needed& needed, const variable_list& grads,
+                                const variable_list& saved) {
+    check_places(saved, facts.at("places").toIntVector());
+    const at::Tensor &gy = grads[0], &y = saved[1];
+    const c10::IValue& acts = facts.at("acts");
     int64_t mask = 0;
-    for (size_t i = 0, edge = 0; i < result.size(); i++) {
-      if (saved[kX + i].defined()) needed[i] = ctx->needs_input_grad(edge++);
-      mask |= int64_t(needed[i]) << i;
-    }
-    const c10::IValue& acts = ctx->saved_data["acts"];
-    bool plain = is_plain_eager() && is_plain(gy);
-    for (const at::Tensor& t : saved) plain = plain && (!t.defined() || is_plain(t));
-    if (plain) check_places(saved, ctx->saved_data["places"].toIntVector());
-    if (!plain || at::GradMode::is_enabled()) return by_rule(gy, saved, acts.toStringRef(), needed);
+    for (size_t i = 0; i < needed.size(); i++) mask |= int64_t(needed[i]) << i;
     static const Operator op("fusegrad::chain_backward");
-    torch::jit::Stack stack{gy, saved[kX], weights_of(saved), saved[1].defined() ? saved[1] : gy, saved[0], acts, mask};
-    op.call(stack);
-    const c10::List<at::Tensor> found = stack[0].toTensorList();
+    const c10::List<at::Tensor> found =
+        op({gy, saved[kX], weights_of(saved), y.defined() ? y : gy, saved[0], acts, mask})[0].toTensorList();
+    variable_list result(needed.size());
     for (size_t i = 0; i < result.size(); i++) {
       if (needed[i]) result[i] = found[i];
     }
+    if (at::GradMode::is_enabled()) {
+      variable_list inputs(saved.begin() + kX - 1, saved.end());
+      inputs[0] = gy;
+      set_second_history(result, std::move(inputs), needed, acts.toStringRef(), facts.at("saves_input").toInt());
+    }
     return result;
   }
-
-  static variable_list by_rule(const at::Tensor& gy, const variable_list& saved, const std::string& acts,
-                               const std::vector<bool>& needed) {
-    const pybind11::gil_scoped_acquire gil;
-    THPObjectPtr g(to_python(gy)), text(PyUnicode_FromStringAndSize(acts.data(), Py_ssize_t(acts.size())));
-    THPObjectPtr tensors = to_tuple(saved, to_python);
-    THPObjectPtr needs = to_tuple(needed, to_bool);
-    return to_tensors(call_python(chain_by_rule, {text.get(), needs.get(), g.get(), tensors.get()}).get());
-  }
 };
 
-struct ChainBackward : torch::autograd::CppNode<ChainRule> {
-  std::string name() const override { return "ChainBackward"; }
-};
-
-inline void set_chain_history(const at::Tensor& y, variable_list saved, c10::IValue acts) {
-  auto node = make_node<ChainBackward>();
-  const variable_list inputs(saved.begin() + kX, saved.end());
-  torch::autograd::edge_list edges;
-  edges.reserve(inputs.size());
-  for (const at::Tensor& t : inputs) {
-    node->is_variable_input_.push_back(t.defined());
-    if (t.defined()) edges.push_back(torch::autograd::impl::gradient_edge(t));
-  }
-  node->set_ctx_grad_fn(node);
-  node->set_next_edges(std::move(edges));
-  torch::autograd::set_history(y, node);
-  node->ctx_.saved_data["acts"] = std::move(acts);
-  // hooks may give back copies of what is saved
-  const bool stays = !at::SavedTensorDefaultHooks::get_hooks();
-  node->ctx_.saved_data["places"] = stays ? places(saved) : std::vector<int64_t>();
-  node->ctx_.set_materialize_grads(false);
-  node->ctx_.save_for_backward(std::move(saved));
-  node->save_variables_to_ctx();
-}
-
-// Of what is served: how wide its layers are, or how many their multiplications, at most; and whether an x that
-// requires a gradient is.
+// Of what is a chain: how wide its layers are, or how many their multiplications, at most; and whether an x that
+// requires a gradient has one.
 struct Limits {
-  int64_t width, largest;
-  bool derived;
+  int64_t width = 0, largest = 0;
+  bool derived = false;
+  Limits() = default;
   explicit Limits(PyObject* const* args)
       : width(PyLong_AsLongLong(args[0])), largest(PyLong_AsLongLong(args[1])), derived(args[2] == Py_True) {}
 };
 
-// y of layers w_1, b_1, ...; None where they are left to Python, False where they are best made one by one. `weight(i)`
-// is a borrowed reference, or nullptr.
-template <class Weight> PyObject* run_chain(PyObject* given, Py_ssize_t count, Weight weight, PyObject* names,
-                                            bool saves_output, const Limits& limits) {
-  if (!is_plain_eager() || !is_plain(given)) Py_RETURN_NONE;
-  const at::Tensor& x = THPVariable_Unpack(given);
-  const bool grad_mode = at::GradMode::is_enabled();
-  bool differentiable = x.requires_grad();
-  if (x.dim() == 0 || x.numel() == 0) Py_RETURN_NONE;
-  if (grad_mode && differentiable && !limits.derived) Py_RETURN_FALSE;
-  int64_t k = x.size(-1);
-  const at::ScalarType type = x.scalar_type();
-  const bool is_wide = type == at::kFloat || type == at::kDouble;
-  if (!is_wide && type != at::kBFloat16 && type != at::kHalf) Py_RETURN_NONE;
-  bool narrow = is_wide;
-  double multiplied = 0;
-  variable_list saved(kWeights + count);
-  saved[kX] = x;
-  for (Py_ssize_t i = 0; i < count; i++) {
-    PyObject* item = weight(i);
-    const bool is_bias = i % 2;
-    if (item == Py_None && is_bias) continue;
-    if (item == nullptr || !is_plain(item)) Py_RETURN_NONE;
-    const at::Tensor& t = THPVariable_Unpack(item);
-    if (t.scalar_type() != type || t.dim() != (is_bias ? 1 : 2)) Py_RETURN_NONE;
-    if (is_bias ? t.size(0) != k : t.size(1) != k || t.size(0) == 0) Py_RETURN_NONE;
-    if (!is_bias) {
-      k = t.size(0);
-      narrow = narrow && k <= limits.width;
-      multiplied += double(t.numel());
+// What layers w_1, b_1, ... are given, if that is plain and fits: of a chain, or of layers one by one.
+struct Given {
+  variable_list saved;  // with room for what the layers save, and y
+  bool differentiable, fits_chain;
+
+  // `weight(i)` is a borrowed reference, or nullptr.
+  template <class Weight> bool read(PyObject* given, Py_ssize_t count, Weight weight, const Limits& limits) {
+    if (!is_plain_eager() || !is_plain(given)) return false;
+    const at::Tensor& x = THPVariable_Unpack(given);
+    const at::ScalarType type = x.scalar_type();
+    const bool is_wide = type == at::kFloat || type == at::kDouble;
+    if (x.dim() == 0 || x.size(-1) == 0 || (!is_wide && type != at::kBFloat16 && type != at::kHalf)) return false;
+    const bool grad_mode = at::GradMode::is_enabled();
+    int64_t k = x.size(-1);
+    differentiable = grad_mode && x.requires_grad();
+    const double rows = double(x.numel() / k);
+    double multiplied = 0;
+    bool narrow = is_wide;
+    fits_chain = x.numel() > 0 && (limits.derived || !differentiable);
+    saved.resize(kWeights + count);
+    saved[kX] = x;
+    for (Py_ssize_t i = 0; i < count; i++) {
+      at::Tensor& t = saved[kWeights + i];
+      const bool is_bias = i % 2;
+      if (!unpack(weight(i), t) || (!t.defined() && !is_bias)) return false;
+      if (!t.defined()) continue;
+      if (t.scalar_type() != type || t.dim() != (is_bias ? 1 : 2)) return false;
+      if (is_bias ? t.size(0) != k : t.size(1) != k || t.size(0) == 0) return false;
+      if (!is_bias) {
+        k = t.size(0);
+        narrow = narrow && k <= limits.width;
+        multiplied += rows * double(t.numel());
+      }
+      differentiable = differentiable || (grad_mode && t.requires_grad());
     }
-    differentiable = differentiable || t.requires_grad();
-    saved[kWeights + i] = t;
+    fits_chain = fits_chain && (narrow || multiplied <= double(limits.largest));
+    return is_wide || fits_chain;  // layers of 16 bits are Python's
   }
-  if (!narrow && multiplied * double(x.numel() / x.size(-1)) > double(limits.largest)) Py_RETURN_FALSE;
-  differentiable = differentiable && grad_mode;
+
+  at::Tensor run_chain(const std::string& acts, int64_t saves_input) {
+    const size_t layers = (saved.size() - kWeights) / 2;
+    static const Operator op("fusegrad::chain");
+    const torch::jit::Stack made = op({saved[kX], weights_of(saved), acts, differentiable});
+    at::Tensor y = made[0].toTensor();
+    if (!differentiable) return y;
+    saved[0] = made[1].toTensor();
+    const bool ends_in_identity = acts.compare(acts.rfind(',') + 1, 9, "identity ") == 0;
+    if (!ends_in_identity && !(saves_input >> (layers - 1) & 1)) saved[1] = y;
+    // hooks may give back copies of what is saved
+    const bool stays = !at::SavedTensorDefaultHooks::get_hooks();
+    const std::vector<int64_t> at = stays ? places(saved) : std::vector<int64_t>();
+    const variable_list inputs(saved.begin() + kX, saved.end());
+    const int64_t count = int64_t(inputs.size());
+    set_history<ChainRule>({y}, inputs, std::move(saved),
+                           {{"acts", acts}, {"saves_input", saves_input}, {"places", at}, {"inputs", count}});
+    return y;
+  }
+
+  at::Tensor run_layers(const std::string& acts, int64_t saves_input) const {
+    const Layers layers{saved.data() + kWeights, activations_of(acts), saves_input};
+    at::Tensor y = saved[kX];
+    for (size_t i = 0; i < layers.count(); i++) y = layers.forward(i, y).first;
+    return y;
+  }
+};
+
+inline std::string text_of(PyObject* text) {
   Py_ssize_t length;
-  const char* text = PyUnicode_AsUTF8AndSize(names, &length);
-  if (text == nullptr) return nullptr;
-  const c10::IValue acts(std::string(text, length));
-  static const Operator op("fusegrad::chain");
-  torch::jit::Stack stack{x, weights_of(saved), acts, differentiable};
-  {
-    const pybind11::gil_scoped_release no_gil;
-    op.call(stack);
-  }
-  at::Tensor y = stack[0].toTensor();
-  if (differentiable) {
-    saved[0] = stack[1].toTensor();
-    if (saves_output) saved[1] = y;
-    set_chain_history(y, std::move(saved), acts);
-  }
-  return THPVariable_Wrap(std::move(y));
+  const char* data = PyUnicode_AsUTF8AndSize(text, &length);
+  if (data == nullptr) throw python_error();
+  return {data, size_t(length)};
 }
 
-// chain(x, (w_1, b_1, ...), acts, saves_output, width, largest, derived): y or None
+// chain(x, (w_1, b_1, ...), acts, saves_input, width, largest, derived): y, or None where that is left to Python.
 inline PyObject* chain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 7 && PyTuple_Check(args[1]) && PyUnicode_Check(args[2]), "chain: not its arguments");
+  TORCH_CHECK_TYPE(count == 7 && PyTuple_Check(args[1]), "chain: not its arguments");
   const auto weight = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[1], i); };
-  PyObject* y = run_chain(args[0], PyTuple_GET_SIZE(args[1]), weight, args[2], args[3] == Py_True, Limits(args + 4));
-  if (y != Py_False) return y;
-  Py_DECREF(y);
-  Py_RETURN_NONE;
-  END_HANDLE_TH_ERRORS
-}
-
-// kept_chain(x, (modules of a Sequential, those that they were, facts, _parameters of each layer, acts, saves_output,
-// ...), width, largest, derived): run_chain of a chain that was found before, if nothing has changed.
-inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 5 && PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) >= 6,
-                   "kept_chain: not its arguments");
-  const auto part = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[1], i); };
-  const bool same = are_values(part(0), part(1)) && hold(part(2));
-  if (PyErr_Occurred()) return nullptr;
-  if (!same) Py_RETURN_NONE;
-  PyObject* parameters = part(3);
-  static PyObject* const names[] = {PyUnicode_InternFromString("weight"), PyUnicode_InternFromString("bias")};
-  const auto weight = [&](Py_ssize_t i) {
-    return PyDict_GetItemWithError(PyTuple_GET_ITEM(parameters, i / 2), names[i % 2]);
-  };
-  return run_chain(args[0], 2 * PyTuple_GET_SIZE(parameters), weight, part(4), part(5) == Py_True, Limits(args + 2));
+  Given given;
+  if (!given.read(args[0], PyTuple_GET_SIZE(args[1]), weight, Limits(args + 4)) || !given.fits_chain) Py_RETURN_NONE;
+  const std::string acts = text_of(args[2]);
+  const int64_t saves_input = PyLong_AsLongLong(args[3]);
+  at::Tensor y;
+  {
+    const pybind11::gil_scoped_release no_gil;
+    y = given.run_chain(acts, saves_input);
+  }
+  return THPVariable_Wrap(std::move(y));
   END_HANDLE_TH_ERRORS
 }
 

@@ -36,16 +36,16 @@ inline bool is_plain(PyObject* t) { return THPVariable_CheckExact(t) && is_plain
 class Operator {
  public:
   explicit Operator(const char* name) : op_(c10::Dispatcher::singleton().findSchemaOrThrow(name, "")) {}
-  void call(torch::jit::Stack& stack) const {
+  // What it returns, of its arguments.
+  torch::jit::Stack operator()(torch::jit::Stack stack) const {
     const at::AutoDispatchBelowADInplaceOrView below;
     op_.callBoxed(stack);
+    return stack;
   }
 
  private:
   c10::OperatorHandle op_;
 };
-
-template <class Node> auto make_node() { return c10::make_intrusive<Node>(); }
 
 // f(args...) in Python, with the GIL held; what it raises is raised by backward.
 inline THPObjectPtr call_python(PyObject* f, std::initializer_list<PyObject*> args) {
@@ -63,10 +63,22 @@ inline PyObject* to_python(const at::Tensor& t) {
 
 inline PyObject* to_bool(bool value) { return PyBool_FromLong(value); }
 
+inline std::optional<at::Tensor> if_any(const at::Tensor& t) {
+  return t.defined() ? std::optional<at::Tensor>(t) : std::nullopt;
+}
+
 template <class Values, class Convert> THPObjectPtr to_tuple(const Values& values, Convert convert) {
   THPObjectPtr tuple(PyTuple_New(Py_ssize_t(values.size())));
   for (size_t i = 0; i < values.size(); i++) PyTuple_SET_ITEM(tuple.get(), i, convert(values[i]));
   return tuple;
+}
+
+// What Python gives as a tensor, or None; false if it is no plain tensor.
+inline bool unpack(PyObject* given, at::Tensor& to) {
+  if (given == Py_None) return true;
+  if (given == nullptr || !is_plain(given)) return false;
+  to = THPVariable_Unpack(given);
+  return true;
 }
 
 // Of a tuple or list of tensors and None.

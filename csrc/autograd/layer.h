@@ -1,114 +1,171 @@
-// One layer, y = act(x w^T + b), in plain eager mode: its kernel and its node of autograd, in one call from Python.
+// One layer, y = act(x w^T + b), and the product of matrices, with their nodes, as python/fusegrad/ops/linear.py has
+// them.
 #pragma once
 
-#include <algorithm>
-
-#include "eager.h"
+#include "act.h"
 
 namespace fusegrad {
 
-inline PyObject* layer_by_rule = nullptr;  // the gradients by differentiable ops, as ops/linear.py has them
+at::Tensor mm(const at::Tensor& a, const at::Tensor& b, bool trans_a, bool trans_b);
+Three layer_backward(const std::array<bool, 3>& needed, const at::Tensor& gy, const at::Tensor& x, const at::Tensor& w,
+                     const at::Tensor& s, const Activation& a);
 
-struct LayerRule : torch::autograd::Function<LayerRule> {
-  static constexpr bool is_traceable = true;  // in compiled autograd: the rule is Python's there
+inline const Activation& no_activation() {
+  static const Activation identity("identity", 0.0);
+  return identity;
+}
+
+// (..., k) as a matrix (m, k), also where k is 0.
+inline at::Tensor rows(const at::Tensor& t) {
+  return t.dim() == 2 ? t : t.reshape({c10::multiply_integers(t.sizes().begin(), t.sizes().end() - 1), t.size(-1)});
+}
+
+struct MmRule {
+  static constexpr const char *kOp = "mm", *kNode = "MMBackward";
+  static size_t inputs(const Facts&) { return 2; }
+
+  static variable_list backward(const Facts& facts, const Needed& needed, const variable_list& grads,
+                                const variable_list& saved) {
+    const at::Tensor &gy = grads[0], &a = saved[0], &b = saved[1];
+    const bool ta = facts.at("trans_a").toBool(), tb = facts.at("trans_b").toBool();
+    variable_list found(2);
+    if (needed[0]) found[0] = ta ? mm(b, gy, tb, true) : mm(gy, b, false, !tb);
+    if (needed[1]) found[1] = tb ? mm(gy, a, true, ta) : mm(a, gy, !ta, false);
+    return found;
+  }
+};
+
+inline at::Tensor mm(const at::Tensor& a, const at::Tensor& b, bool trans_a, bool trans_b) {
+  static const Operator op("fusegrad::mm");
+  at::Tensor y = op({a, b, trans_a, trans_b})[0].toTensor();
+  if (is_differentiable(a, b)) set_history<MmRule>({y}, {a, b}, {a, b}, {{"trans_a", trans_a}, {"trans_b", trans_b}});
+  return y;
+}
+
+struct LinearRule {
+  static constexpr const char *kOp = "linear", *kNode = "LinearBackward";
+  static size_t inputs(const Facts&) { return 3; }
+
+  static variable_list backward(const Facts&, const Needed& needed, const variable_list& grads,
+                                const variable_list& saved) {
+    const at::Tensor& gz = grads[0];
+    const Three found = layer_backward({needed[0], needed[1], needed[2]}, gz, saved[0], saved[1], gz, no_activation());
+    return {found[0], found[1], found[2]};
+  }
+};
+
+inline at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b) {
+  static const Operator op("fusegrad::linear");
+  at::Tensor z = op({x, w, if_any(b)})[0].toTensor();
+  if (is_differentiable(x, w, b)) set_history<LinearRule>({z}, {x, w, b}, {x, w}, {});
+  return z;
+}
+
+// tz = tx w^T + x tw^T + tb.
+inline at::Tensor linear_jvp(const at::Tensor& x, const at::Tensor& w, const at::Tensor& tx, const at::Tensor& tw,
+                             const at::Tensor& tb) {
+  if (!tx.defined() && !tw.defined() && tb.defined()) {
+    c10::DimVector shape(x.sizes());
+    shape.back() = w.size(0);
+    return tb.expand(shape).clone();
+  }
+  const at::Tensor first = tx.defined() ? linear(tx, w, tb) : at::Tensor();
+  const at::Tensor second = tw.defined() ? linear(x, tw, tx.defined() ? at::Tensor() : tb) : at::Tensor();
+  return total(first, second);
+}
+
+struct LinearActRule {
+  static constexpr const char *kOp = "linear_act", *kNode = "LinearActBackward";
+  static size_t inputs(const Facts&) { return 3; }
 
   // Of y and what the activation saved, its input, if it did; that is an output, so that derivatives flow through it.
-  static variable_list backward(torch::autograd::AutogradContext* ctx, variable_list grads) {
-    const variable_list saved = ctx->get_saved_variables();  // x, w, what the activation saves or nothing
-    const bool has_bias = ctx->saved_data["has_bias"].toBool();
-    variable_list result(3);
-    const at::Tensor& gy = grads[0];
-    if (!gy.defined() && (grads.size() == 1 || !grads[1].defined())) return result;
-    std::vector<bool> needed(3);
-    for (size_t i = 0; i < 2 + size_t(has_bias); i++) needed[i] = ctx->needs_input_grad(i);
-    const c10::IValue &act = ctx->saved_data["act"], &param = ctx->saved_data["param"];
-    bool plain = is_plain_eager() && !at::GradMode::is_enabled() && (grads.size() == 1 || !grads[1].defined());
-    for (const at::Tensor& t : {gy, saved[0], saved[1], saved[2]}) plain = plain && (!t.defined() || is_plain(t));
-    if (!plain) return by_rule(act.toStringRef(), param.toDouble(), needed, grads, saved);
-    static const Operator op("fusegrad::linear_act_backward");
-    const at::Tensor& s = saved[2].defined() ? saved[2] : gy;
-    torch::jit::Stack stack{gy, saved[0], saved[1], s, act, param, bool(needed[0]), bool(needed[1]), bool(needed[2])};
-    op.call(stack);
-    for (size_t i = 0; i < 3; i++) {
-      if (needed[i]) result[i] = stack[i].toTensor();
+  static variable_list backward(const Facts& facts, const Needed& needed, const variable_list& grads,
+                                const variable_list& saved) {
+    const at::Tensor &gy = grads[0], &gz = grads[1], &x = saved[0], &w = saved[1], &s = saved[3];
+    const Activation a(facts);
+    const std::array<bool, 3> needs{needed[0], needed[1], needed[2]};
+    Three found;
+    if (gz.defined()) {
+      const at::Tensor g = total(gz, gy.defined() ? act(s, gy, a, 1) : gy);
+      found = layer_backward(needs, g, x, w, g, no_activation());
+    } else {
+      found = layer_backward(needs, gy, x, w, s, a);
     }
-    return result;
-  }
-
-  static variable_list by_rule(const std::string& act, double param, const std::vector<bool>& needed,
-                               const variable_list& grads, const variable_list& saved) {
-    const pybind11::gil_scoped_acquire gil;
-    THPObjectPtr name(PyUnicode_FromStringAndSize(act.data(), Py_ssize_t(act.size())));
-    THPObjectPtr number(PyFloat_FromDouble(param)), given = to_tuple(grads, to_python);
-    THPObjectPtr tensors = to_tuple(saved, to_python), needs = to_tuple(needed, to_bool);
-    return to_tensors(
-        call_python(layer_by_rule, {name.get(), number.get(), needs.get(), given.get(), tensors.get()}).get());
+    return {found[0], found[1], found[2]};
   }
 };
 
-struct LinearBackward : torch::autograd::CppNode<LayerRule> {
-  std::string name() const override { return "LinearBackward"; }
-};
-struct LinearActBackward : torch::autograd::CppNode<LayerRule> {
-  std::string name() const override { return "LinearActBackward"; }
+// y of a layer, and what its activation saves, if a gradient is needed or `save` says so.
+inline std::pair<at::Tensor, at::Tensor> linear_act(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b,
+                                                    const Activation& a, bool saves_input, bool save = false) {
+  if (a.is_identity()) return {linear(x, w, b), {}};
+  static const Operator op("fusegrad::linear_act");
+  const bool differentiable = is_differentiable(x, w, b);
+  const torch::jit::Stack made = op({x, w, if_any(b), a.name, a.param, differentiable || save});
+  at::Tensor y = made[0].toTensor(), z = saves_input ? made[1].toTensor() : at::Tensor();
+  if (differentiable) {
+    set_history<LinearActRule>({y, z}, {x, w, b}, {x, w, {}, saves_input ? z : y},
+                               {{"act", a.name}, {"param", a.param}});
+  }
+  return {y, saves_input ? z : y};
+}
+
+struct LayerBackwardRule {
+  static constexpr const char *kOp = "linear_act_backward", *kNode = "LinearActBackwardBackward";
+  static size_t inputs(const Facts&) { return 4; }
+
+  // Along ggx, ggw, ggb of gx, gw, gb, to gy, x, w and s.
+  static variable_list backward(const Facts& facts, const Needed& needed, const variable_list& grads,
+                                const variable_list& saved) {
+    const at::Tensor &gy = saved[0], &x = saved[1], &w = saved[2], &s = saved[3], &ggx = grads[0], &ggw = grads[1];
+    const Activation a(facts);
+    const bool need_x = needed[1] && ggw.defined(), need_w = needed[2] && ggx.defined();
+    at::Tensor g, gz = gy;
+    if (needed[0] || needed[3]) g = linear_jvp(x, w, ggx, ggw, grads[2]);
+    Three found;            // of s and gy, and gz
+    if (a.is_identity()) {  // D_1 is 1
+      if (needed[0]) found[1] = g;
+    } else {
+      found = act_gradients(g, s, gy, a, 1, {needed[3], needed[0], need_x || need_w});
+      gz = found[2];
+    }
+    return {found[1], need_x ? mm(rows(gz), ggw, false, false).reshape(x.sizes()) : at::Tensor(),
+            need_w ? mm(rows(gz), rows(ggx), true, false) : at::Tensor(), found[0]};
+  }
 };
 
-template <class Node> void set_layer_history(const variable_list& outputs, const variable_list& inputs,
-                                             const at::Tensor& s, c10::IValue act, double param) {
-  auto node = make_node<Node>();
-  torch::autograd::edge_list edges;
-  for (const at::Tensor& t : inputs) {
-    node->is_variable_input_.push_back(t.defined());
-    if (t.defined()) edges.push_back(torch::autograd::impl::gradient_edge(t));
+// Of y = act(x w^T + b): gx, gw, gb, each if needed.
+inline Three layer_backward(const std::array<bool, 3>& needed, const at::Tensor& gy, const at::Tensor& x,
+                            const at::Tensor& w, const at::Tensor& s, const Activation& a) {
+  static const Operator op("fusegrad::linear_act_backward");
+  Three found;
+  if (!needed[0] && !needed[1] && !needed[2]) return found;
+  const torch::jit::Stack made = op({gy, x, w, s, a.name, a.param, needed[0], needed[1], needed[2]});
+  for (size_t i = 0; i < 3; i++) {
+    if (needed[i]) found[i] = made[i].toTensor();
   }
-  node->set_ctx_grad_fn(node);
-  node->set_next_edges(std::move(edges));
-  torch::autograd::set_history(outputs, node);
-  node->ctx_.saved_data["act"] = std::move(act);
-  node->ctx_.saved_data["param"] = param;
-  node->ctx_.saved_data["has_bias"] = inputs[2].defined();
-  node->ctx_.set_materialize_grads(false);
-  node->ctx_.save_for_backward({inputs[0], inputs[1], s});
-  node->save_variables_to_ctx();
+  if (is_differentiable(gy, x, w, s)) {
+    const bool both = gy.requires_grad() || s.requires_grad();
+    const variable_list depend{both || w.requires_grad() ? found[0] : at::Tensor(),
+                               both || x.requires_grad() ? found[1] : at::Tensor(), both ? found[2] : at::Tensor()};
+    const c10::List<bool> needs{needed[0], needed[1], needed[2]};
+    set_history<LayerBackwardRule>(depend, {gy, x, w, s}, {gy, x, w, s},
+                                   {{"act", a.name}, {"param", a.param}, {"needed", needs}});
+  }
+  return found;
 }
 
 // layer(x, w, b, act, param, saves_input): y, or None where that is left to Python. The op refuses what does not fit.
 inline PyObject* layer(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 6 && PyUnicode_Check(args[3]), "layer: not its arguments");
-  if (!is_plain_eager()) Py_RETURN_NONE;
-  variable_list inputs(3);
-  for (size_t i = 0; i < 3; i++) {
-    if (i == 2 && args[i] == Py_None) continue;
-    if (!is_plain(args[i])) Py_RETURN_NONE;
-    inputs[i] = THPVariable_Unpack(args[i]);
-  }
-  const auto is_wanted = [](const at::Tensor& t) { return t.defined() && t.requires_grad(); };
-  const bool differentiable = at::GradMode::is_enabled() && std::any_of(inputs.begin(), inputs.end(), is_wanted);
-  Py_ssize_t length;
-  const char* text = PyUnicode_AsUTF8AndSize(args[3], &length);
-  const double param = PyFloat_AsDouble(args[4]);
-  if (text == nullptr || (param == -1 && PyErr_Occurred())) return nullptr;
-  const std::string act(text, length);
-  const std::optional<at::Tensor> b = inputs[2].defined() ? std::optional<at::Tensor>(inputs[2]) : std::nullopt;
-  const bool is_linear = act == "identity";
-  static const Operator linear("fusegrad::linear"), linear_act("fusegrad::linear_act");
-  torch::jit::Stack stack{inputs[0], inputs[1], b};
-  if (!is_linear) stack.insert(stack.end(), {act, param, differentiable});
+  TORCH_CHECK_TYPE(count == 6, "layer: not its arguments");
+  at::Tensor x, w, b, y;
+  if (!is_plain_eager() || !unpack(args[0], x) || !unpack(args[1], w) || !unpack(args[2], b)) Py_RETURN_NONE;
+  if (!x.defined() || !w.defined()) Py_RETURN_NONE;
+  const Activation a(args[3], args[4]);
   {
     const pybind11::gil_scoped_release no_gil;
-    (is_linear ? linear : linear_act).call(stack);
-  }
-  at::Tensor y = stack[0].toTensor();
-  if (!differentiable) {
-    // nothing to note
-  } else if (is_linear) {
-    set_layer_history<LinearBackward>({y}, inputs, {}, act, param);
-  } else if (args[5] == Py_True) {
-    const at::Tensor z = stack[1].toTensor();
-    set_layer_history<LinearActBackward>({y, z}, inputs, z, act, param);
-  } else {
-    set_layer_history<LinearActBackward>({y}, inputs, y, act, param);
+    y = linear_act(x, w, b, a, args[5] == Py_True).first;
   }
   return THPVariable_Wrap(std::move(y));
   END_HANDLE_TH_ERRORS

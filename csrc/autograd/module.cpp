@@ -3,29 +3,33 @@
 // Built against the C++ API of one torch, as its stable ABI has no nodes, and named after that: no other imports it.
 // There, and where it was not built, the Functions of Python serve. What is no plain case is left to Python too: a call
 // returns None, and backward calls the rule that the Function has.
-#include "chain.h"
-#include "layer.h"
+#include "kept.h"
+#include "mlp.h"
 
 namespace {
 
 using Fast = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t);
 template <Fast f> PyCFunction fast() { return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(f)); }
 
-template <PyObject** of> PyObject* set_rule(PyObject*, PyObject* rule) {
-  Py_INCREF(rule);
-  Py_XSETREF(*of, rule);
+template <PyObject** known> PyObject* note(PyObject*, PyObject* what) {
+  Py_INCREF(what);
+  Py_XSETREF(*known, what);
   Py_RETURN_NONE;
 }
 
 PyMethodDef methods[] = {
+    {"act", fast<&fusegrad::act_of>(), METH_FASTCALL, "y of an activation, or None where Python is to make it."},
     {"chain", fast<&fusegrad::chain>(), METH_FASTCALL, "y of a chain, or None where Python is to make it."},
     {"kept_chain", fast<&fusegrad::kept_chain>(), METH_FASTCALL,
      "The same of the layers of a Sequential, as they were found before, if nothing has changed."},
+    {"gated", fast<&fusegrad::gated>(), METH_FASTCALL, "y of a gated layer, or None where Python is to make it."},
+    {"kept_gated", fast<&fusegrad::kept_gated>(), METH_FASTCALL, "The same of a gated layer."},
+    {"kept_layer", fast<&fusegrad::kept_layer>(), METH_FASTCALL,
+     "y of a layer and its activation, as they were found before, if nothing has changed."},
     {"layer", fast<&fusegrad::layer>(), METH_FASTCALL, "y of a layer, or None where Python is to make it."},
-    {"set_chain_rule", &set_rule<&fusegrad::chain_by_rule>, METH_O,
-     "Note the gradients of a chain by differentiable ops."},
-    {"set_layer_rule", &set_rule<&fusegrad::layer_by_rule>, METH_O,
-     "Note the gradients of a layer by differentiable ops."},
+    {"mlp", fast<&fusegrad::mlp>(), METH_FASTCALL, "y of two layers, or None where Python is to make it."},
+    {"set_activations", &note<&fusegrad::activations>, METH_O, "Note what is to be known of activations."},
+    {"set_rule", &note<&fusegrad::rule_in_python>, METH_O, "Note the function that calls the rule of an op in Python."},
     {nullptr, nullptr, 0, nullptr},
 };
 

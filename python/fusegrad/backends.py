@@ -20,8 +20,7 @@ import torch
 from . import ops
 from .internals.dispatcher import has_kernel
 from .kernels import SERVED
-from .ops.chain import by_rule as chain_by_rule
-from .ops.linear import by_rule as layer_by_rule
+from .ops.op import by_rule
 
 # The widest first, as csrc/cpu/capability.cpp has them.
 INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "portable")
@@ -66,8 +65,7 @@ node: Any = None
 if extension is not None and _asked("FUSEGRAD_NODE", "python") != "python":
     try:
         node = importlib.import_module("fusegrad._node_" + re.sub(r"\W", "_", torch.__version__))
-        node.set_chain_rule(chain_by_rule)
-        node.set_layer_rule(layer_by_rule)
+        node.set_rule(by_rule)
     except ImportError:
         pass
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from .at_once import chain_in_one_call
 from .internals.call import autocasts, linear_is_replaced, outside_transforms
 from .ops.chain import FORWARD, Plan, chain, plan
-from .routing import chain_in_one_call, fits, may_be_a_chain, route_of_chain, suit_a_chain
+from .routing import fits, may_be_a_chain, route_of_chain, suit_a_chain
 
 
 def run_layers(

@@ -11,19 +11,13 @@ from torch import Tensor
 
 from . import ops
 from .activations import Activation, as_float, lookup
+from .at_once import act_at_once, layer_at_once, layer_in_one_call, mlp_at_once
 from .chained import run_layers
 from .internals.call import calls_torch, saves_for_backward
 from .ops.arguments import check_alike, check_linear, check_second, check_tensor, is_nested, is_strided, sizes
-from .routing import (
-    Route,
-    layer_at_once,
-    layer_in_one_call,
-    route_of_layer,
-    route_of_mlp,
-    route_of_tensor,
-    route_with,
-    runs_as_written,
-)
+from .routing import Route, route_of_layer, route_of_mlp, route_of_tensor, route_with, runs_as_written
+
+_IDENTITY = lookup("linear", "identity")
 
 
 def linear_act(
@@ -74,6 +68,8 @@ def linear_act(
 
 def activated(route: Route, x: Tensor, w: Tensor, b: Tensor | None, a: Activation, param: float) -> Tensor:
     """What `linear_act` computes, by the route of the layer, with a parameter that is legal."""
+    if route in ("function", "kernel") and (y := layer_at_once(x, w, b, a, param)) is not None:
+        return y
     if route == "function":
         route = route_with(a.name, route, x, w)
     if route == "kernel":
@@ -125,6 +121,8 @@ def linear(
 
 def by_route(route: Route, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """What `linear` computes, by its route."""
+    if route in ("function", "kernel") and (y := layer_at_once(x, w, b, _IDENTITY, 0.0)) is not None:
+        return y
     if route == "function":
         route = route_with("identity", route, x, w)
     if route == "kernel":
@@ -183,6 +181,9 @@ def mlp(
     """
     a = lookup("mlp", "identity" if act is None else act)
     value = a.default if param is None else a.check("mlp", param)
+    y = mlp_at_once(x, w1, b1, w2, b2, a, value)
+    if y is not None:
+        return y
     written = runs_as_written(x, w1, b1, w2, b2)
     if not written and not is_nested(x):
         check_linear("mlp", x, w1, b1, ("x", "w1", "b1"))
@@ -225,8 +226,12 @@ def act(
     >>> fg.act(torch.tensor([-1.0, 2.0]), "leaky_relu", 0.5)
     tensor([-0.5000,  2.0000])
     """
+    if param is None and (y := act_at_once(z, act, None)) is not None:
+        return y
     a = lookup("act", act)
-    return act_by_route(route_of_tensor(z), z, a, a.default if param is None else a.check("act", param))
+    value = a.default if param is None else a.check("act", param)
+    y = None if param is None else act_at_once(z, act, value)
+    return act_by_route(route_of_tensor(z), z, a, value) if y is None else y
 
 
 def act_by_route(route: Route, z: Tensor, a: Activation, param: float) -> Tensor:

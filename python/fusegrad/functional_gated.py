@@ -5,6 +5,7 @@ from torch import Tensor
 
 from . import ops
 from .activations import lookup
+from .at_once import gated_at_once
 from .functional import act as activate
 from .functional import linear
 from .internals.call import saves_for_backward
@@ -54,6 +55,9 @@ def gated(
     a = lookup("gated", "identity" if act is None else act)
     value = a.default if param is None else a.check("gated", param)
     try:
+        y = gated_at_once(x, w_gate, w_up, b_gate, b_up, a, value)
+        if y is not None:
+            return y
         route = route_of_gated(x, w_gate, w_up, b_gate, b_up)
         if route in ("kernel", "function"):
             call = ops.gated.kernel if route == "kernel" else ops.gated.apply

@@ -9,7 +9,8 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn.modules import module as torch_module
 
 from . import functional
-from .activations import lookup
+from .activations import REGISTRY, lookup
+from .at_once import layer_at_once
 from .internals.call import calls_torch
 from .internals.module import is_hooked, reads_what_is_stored, stored
 from .internals.stock import as_written, called_as_written, stands_for
@@ -32,6 +33,9 @@ def check_act(module: str, act: str | None, param: float | None) -> None:
         if isinstance(param, torch.dtype) or _is_device(act):  # where torch.nn.Linear has device and dtype
             raise TypeError(f"{module}: act={act!r}, param={param!r}; give device and dtype by name") from None
         raise
+
+
+_IDENTITY = REGISTRY["identity"]
 
 
 class MisfitValue(ValueError, RuntimeError):
@@ -89,7 +93,7 @@ class Linear(nn.Linear):
         w, b = weight_and_bias(self)
         if self._fusegrad_act is not None:
             return functional.linear_act(input, w, b, act=self._fusegrad_act, param=self._fusegrad_param)
-        return stock_linear(input, w, b) if stock_serves(input, w, b, alone=True) else linear(input, w, b)
+        return linear_alone(input, w, b)
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
@@ -139,6 +143,19 @@ def linear(x: Any, w: Any, b: Any) -> Tensor:
     """What torch.nn.Linear computes: by `functional.linear`, or by torch what that does not take."""
     route = route_of_layer(x, w, b)
     return _with_misfits(x, w, b) if route == "op" else functional.by_route(route, x, w, b)
+
+
+def linear_alone(x: Any, w: Any, b: Any) -> Tensor:
+    """The same where no activation is to be fused with it."""
+    try:
+        y = layer_at_once(x, w, b, _IDENTITY, 0.0)
+    except RuntimeError:
+        if fits(x, w, b):
+            raise
+        return _with_misfits(x, w, b)
+    if y is not None:
+        return y
+    return stock_linear(x, w, b) if stock_serves(x, w, b, alone=True) else linear(x, w, b)
 
 
 def stock_linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
@@ -306,7 +323,7 @@ class MLP(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         fc1, fc2 = self.fc1, self.fc2
         if why_alone(fc1) is None and why_alone(fc2) is None:
-            weights = fc1.weight, fc1.bias, fc2.weight, fc2.bias
+            weights = *weight_and_bias(fc1), *weight_and_bias(fc2)
             if fits(input, *weights[:2]):
                 return functional.mlp(input, *weights, act=self._act, param=self._param)
         return fc2(functional.act(fc1(input), self._act or "identity", self._param))

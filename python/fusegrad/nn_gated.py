@@ -7,18 +7,30 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
+from .activations import lookup
+from .at_once import gated_at_once
 from .functional_gated import gated, gated_packed
-from .nn import Linear, check_act, fits, why_alone
+from .nn import Linear, check_act, fits, weight_and_bias, why_alone
 from .ops.arguments import check_packing
 
 
 def _by_layers(x: Tensor, gate: Any, up: Any, act: str | None, param: float | None) -> Tensor:
     """act(gate(x)) up(x): as one op, or each layer by itself where one is hooked, parametrized or replaced."""
     if why_alone(gate) is None and why_alone(up) is None:
-        w_gate, b_gate, w_up, b_up = gate.weight, gate.bias, up.weight, up.bias
+        (w_gate, b_gate), (w_up, b_up) = weight_and_bias(gate), weight_and_bias(up)
+        if param is None and (y := _at_once(x, w_gate, w_up, b_gate, b_up, act)) is not None:
+            return y
         if fits(x, w_gate, b_gate) and fits(x, w_up, b_up):
             return gated(x, w_gate, w_up, b_gate, b_up, act=act, param=param)
     return functional.act(gate(x), act or "identity", param) * up(x)
+
+
+def _at_once(x: Any, w_gate: Any, w_up: Any, b_gate: Any, b_up: Any, act: str | None) -> Tensor | None:
+    a = lookup("gated", act or "identity")
+    try:
+        return gated_at_once(x, w_gate, w_up, b_gate, b_up, a, a.default)
+    except RuntimeError:  # of what does not fit, which is told by layers
+        return None
 
 
 class _Gated(nn.Module):

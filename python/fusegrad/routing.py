@@ -1,4 +1,4 @@
-"""Which route a call takes on the CPU: the only file that chooses.
+"""Which route a call takes on the CPU, where it is not one call of C++ (at_once.py): the only file that chooses.
 
 What is so small that the call costs more than the arithmetic goes to stock torch, before any op is called. All else
 goes to an op, by the shortest route that its mode allows. Which kernel then serves the op is the dispatcher's choice
@@ -12,10 +12,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, float32, float64, is_grad_enabled, strided
-from torch.compiler import is_compiling
 
 from . import backends
-from .activations import Activation
 from .internals.call import (
     calls_torch,
     holds_its_numbers,
@@ -24,12 +22,11 @@ from .internals.call import (
     requires_grad,
     traces,
 )
-from .ops.chain import MOST_LAYERS, Plan
+from .ops.chain import MOST_LAYERS
 from .ops.operands import DTYPES
 
 # Up to where stock's forward and backward are as fast as the ops', whose derivatives are called through Python: on one
-# core of a Zen 3, Python 3.11 (2026-11-26). In plain eager mode only: a compiler or a transform sees the same ops at
-# all sizes. With AVX-512, and in 16 bits, stock multiplies at less of the peak.
+# core of a Zen 3, Python 3.11 (2026-11-26). In plain eager mode only: a compiler sees the same ops at all sizes. With AVX-512, and in 16 bits, stock multiplies at less of the peak.
 SMALL_IN_16_BITS = 2**18
 # multiplications, with those that a fused activation counts for, for each number of the result
 SMALL_LAYER = 2**24 if backends.extension is None or backends.extension.capability() == "avx2" else SMALL_IN_16_BITS
@@ -39,11 +36,11 @@ SMALL_IN_INFERENCE, LARGE_WEIGHT = 2**22, 2**18
 FEW_ROWS = 64  # which the kernels multiply faster
 _AS_FAST = float32, float64
 _PLAIN = Tensor, torch.nn.Parameter
-_LINEAR = frozenset({"identity", "relu", "relu6", "leaky_relu", "hardtanh"})  # piecewise, which count for none
-AS_FAST_IN_STOCK = _LINEAR | {"hardswish", "silu", "sigmoid", "exp", "square"}
+PIECEWISE = frozenset({"identity", "relu", "relu6", "leaky_relu", "hardtanh"})  # which count for none
+AS_FAST_IN_STOCK = PIECEWISE | {"hardswish", "silu", "sigmoid", "exp", "square"}
 SMALL_GATED = 2**20  # multiplications of each of its two layers
 SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
-SMALL_TENSOR_AS_FAST, SMALL_TENSOR_PIECEWISE = 2**20, 2**62  # of AS_FAST_IN_STOCK, of those in _LINEAR
+SMALL_TENSOR_AS_FAST, SMALL_TENSOR_PIECEWISE = 2**20, 2**62  # of AS_FAST_IN_STOCK, of those in PIECEWISE
 LIMITS = (
     *("SMALL_LAYER", "SMALL_IN_INFERENCE", "SMALL_GATED"),
     *("SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING", "SMALL_TENSOR_AS_FAST", "SMALL_TENSOR_PIECEWISE"),
@@ -81,7 +78,7 @@ def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Route:
         return "op"
     if not (x.is_cpu and w.is_cpu and (b is None or b.is_cpu)):
         return "op"
-    if x.layout is not strided or w.layout is not strided or x.is_nested or not _fit(x, w, b):
+    if x.layout is not strided or w.layout is not strided or x.is_nested or not fits_layer(x, w, b):
         return "op"
     if not requires_grad(x, w, b):
         return "kernel"
@@ -115,7 +112,7 @@ def _is_small(x: Tensor, w: Tensor, activation: int) -> bool:
 
 
 def _counts_for(act: str) -> int:
-    return 0 if act in _LINEAR else _ACTIVATION
+    return 0 if act in PIECEWISE else _ACTIVATION
 
 
 def route_with(act: str, route: Route, x: Tensor, w: Tensor) -> Route:
@@ -123,7 +120,7 @@ def route_with(act: str, route: Route, x: Tensor, w: Tensor) -> Route:
     return "stock" if route == "function" and _is_small(x, w, _counts_for(act)) else route
 
 
-def _fit(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
+def fits_layer(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
     """Whether ops take these; stock takes complex numbers too, and broadcasts and converts a bias."""
     return x.dtype in DTYPES and x.dim() > 0 and fits(w, b, x.dtype, x.shape[-1])
 
@@ -138,26 +135,6 @@ def fits(w: Tensor, b: Tensor | None, dtype: torch.dtype, width: int) -> bool:
     )
 
 
-def layer_in_one_call(
-    x: Tensor, w: Tensor, b: Tensor | None, act: str, param: float, saves_input: bool
-) -> Tensor | None:
-    """y of a layer whose route is "function", and its node of autograd, by C++; None where there is none."""
-    return None if backends.node is None else backends.node.layer(x, w, b, act, param, saves_input)
-
-
-def layer_at_once(x: Any, w: Any, b: Any, a: Activation, param: float) -> Tensor | None:
-    """The same of a layer of which nothing is known yet, where C++ finds that "function" or "kernel" can be its route.
-
-    In 32 and 64 bits at any size: so it is faster than stock torch. Where x needs a gradient too, second derivatives
-    are likely to be asked for, which small layers have from stock.
-    """
-    if is_compiling() or type(x) is not Tensor or x.requires_grad or x.dtype not in _AS_FAST:
-        return None
-    if linear_is_replaced() or a.name not in backends.KNOWN:
-        return None
-    return layer_in_one_call(x, w, b, a.name, param, a.saves_input)
-
-
 def route_of_gated(x: Tensor, w_gate: Tensor, w_up: Tensor, b_gate: Tensor | None, b_up: Tensor | None) -> Route:
     """The same for two layers of one input, one the gate of the other."""
     tensors = x, w_gate, w_up, b_gate, b_up
@@ -170,7 +147,7 @@ def route_of_gated(x: Tensor, w_gate: Tensor, w_up: Tensor, b_gate: Tensor | Non
     for t in tensors:
         if t is not None and not (t.is_cpu and t.layout is strided):
             return "op"
-    if x.is_nested or not (_fit(x, w_gate, b_gate) and _fit(x, w_up, b_up) and w_gate.shape == w_up.shape):
+    if x.is_nested or not (fits_layer(x, w_gate, b_gate) and fits_layer(x, w_up, b_up) and w_gate.shape == w_up.shape):
         return "op"
     if not requires_grad(*tensors):
         return "kernel"
@@ -211,33 +188,7 @@ def may_be_a_chain(x: Tensor) -> bool:
     )
 
 
-def suit_a_chain(x: Tensor, weights: Sequence[Any]) -> bool:
-    """Whether layers of these weights are best made as one op, of an x that may be that of a chain."""
-    if not all(isinstance(w, Tensor) and w.dim() == 2 for w in weights):
-        return False
-    narrow = x.dtype in _AS_FAST and all(w.size(0) <= CHAIN_WIDTH for w in weights)
-    return narrow or x.numel() // x.size(-1) * sum(w.numel() for w in weights) <= CHAIN_LARGEST
-
-
-def chain_in_one_call(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor | None:
-    """y of a chain, and its node of autograd, by C++, which asks all that is asked below; None where that is left."""
-    if backends.node is None or is_compiling() or linear_is_replaced() or not _have_kernels(of.names):
-        return None
-    limits = CHAIN_WIDTH, CHAIN_LARGEST, CHAIN_OF_DERIVED
-    return backends.node.chain(x, tuple(weights), of.acts, of.saves_output, *limits)
-
-
-def kept_chain(x: Tensor, found: tuple) -> Tensor | Literal[False] | None:
-    """The same of a chain that was found before (fusion/kept.py), if nothing has changed; not under a compiler.
-
-    False where nothing has, and layers are best made one by one.
-    """
-    if backends.node is None:
-        return None
-    return backends.node.kept_chain(x, found, CHAIN_WIDTH, CHAIN_LARGEST, CHAIN_OF_DERIVED)
-
-
-def _have_kernels(acts: Sequence[str]) -> bool:
+def have_kernels(acts: Sequence[str]) -> bool:
     for act in acts:
         if act not in backends.KNOWN and not backends.extension.has_activation(act):
             return False
@@ -251,7 +202,7 @@ def route_of_chain(
 
     Of an x that may be that of a chain. The op refuses what does not fit.
     """
-    if not in_plain_eager(*weights) or linear_is_replaced() or not _have_kernels(acts):
+    if not in_plain_eager(*weights) or linear_is_replaced() or not have_kernels(acts):
         return "layers"
     for t in weights:
         if t is not None and not (t.is_cpu and t.layout is strided and holds_its_numbers(t)):
@@ -293,6 +244,8 @@ def stock_rows(w: Tensor, act: str) -> int:
     """How many rows of x stock torch multiplies by w, where a gradient is needed, as fast as the ops."""
     if backends.extension is None or not w.is_cpu or w.numel() == 0 or w.dim() != 2:
         return 0
+    if backends.node is not None and w.dtype in _AS_FAST and act in backends.KNOWN:
+        return 0
     small = SMALL_LAYER if w.dtype in _AS_FAST else min(SMALL_LAYER, SMALL_IN_16_BITS)
     return max(0, small // (w.shape[0] * (w.shape[1] + _counts_for(act))))
 
@@ -304,7 +257,7 @@ def stock_maps(x: Any, act: str) -> bool:
 
 def _is_short(x: Tensor, act: str) -> bool:
     if act in AS_FAST_IN_STOCK and x.dtype in _AS_FAST:
-        return x.numel() <= (SMALL_TENSOR_PIECEWISE if act in _LINEAR else SMALL_TENSOR_AS_FAST)
+        return x.numel() <= (SMALL_TENSOR_PIECEWISE if act in PIECEWISE else SMALL_TENSOR_AS_FAST)
     return x.numel() <= (SMALL_TENSOR_IN_TRAINING if requires_grad(x) else SMALL_TENSOR)
 
 

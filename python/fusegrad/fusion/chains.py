@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from ..activations import REGISTRY
+from ..at_once import kept_chain, may_be_layers
 from ..chained import run_chain, run_seen
 from ..internals.call import is_ops_mode_on
 from ..internals.module import has_own_hooks, is_any_module_hooked, reads_what_is_stored
 from ..internals.stock import as_written, called_as_written
 from ..nn import Linear
 from ..ops.chain import Plan, plan
-from ..routing import kept_chain, may_be_a_chain
+from ..routing import may_be_a_chain
+from . import kept
 from .kept import KEPT, OTHERWISE, WEIGHTS, keep
 from .match import match
 
@@ -24,17 +26,22 @@ def run(m: nn.Module, modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple
     """What the modules of a Sequential make of x, from `at` on, as one op, or None; and up to where that was tried."""
     if at > 0:  # else that was tried
         y, end = run_again(m, at, x)
-        if end > at:
+        if y is not None:
             return y, end
     seen = is_ops_mode_on()
-    if not (seen or may_be_a_chain(x)) or not _may_be_chains():
+    if not (seen or may_be_layers(x) or may_be_a_chain(x)) or not _may_be_chains():
         return None, len(modules)
     layers, names, params, end = chain_from(modules, at)
-    if len(layers) < 2:
+    if not layers:
         return None, end
     weights, of = _plan(layers, names, params)
     if not seen:
         keep(m, modules, at, end, of)
+        y, _ = run_again(m, at, x)
+        if y is not None:
+            return y, end
+    if len(layers) < 2 or not (seen or may_be_a_chain(x)):
+        return None, end
     return (run_seen if seen else run_chain)(x, weights, of), end
 
 
@@ -63,14 +70,33 @@ def _plan(
 
 
 def run_again(m: nn.Module, at: int, x: Tensor) -> tuple[Tensor | None, int]:
-    """The same of a chain that was found there before, and has not changed; where there is none, None and `at`.
-
-    None and the end where its layers are best made one by one.
-    """
-    found = None if is_compiling() or (kept := m.__dict__.get(KEPT)) is None else kept.get(at)
+    """The same of a chain that was found there before, and has not changed; where there is none, None and `at`."""
+    found = None if is_compiling() or (of := m.__dict__.get(KEPT)) is None else of.get(at)
     if found is None or (y := kept_chain(x, found)) is None:
         return None, at
-    return None if y is False else y, found.end
+    return y, found.end
+
+
+def keep_activated(act: Any, layer: Any, x: Any) -> None:
+    """Keep that an activation is called after a layer, if both are what their classes say and x is what they take."""
+    if kept.is_known(act) and may_be_layers(x) and _are_links(layer) and isinstance(spec := match(layer, act), tuple):
+        kept.keep_activated(layer, act, spec[0], _parameter(*spec))
+
+
+def keep_gated(act: Any, gate: Any, up: Any, x: Any) -> None:
+    """The same of a gate: what comes of the one is multiplied with another layer of x."""
+    if kept.is_known(act) and may_be_layers(x) and _are_links(gate, up) and isinstance(spec := match(gate, act), tuple):
+        kept.keep_gated(gate, up, act, spec[0], _parameter(*spec))
+
+
+def _are_links(*layers: Any) -> bool:
+    """Whether each is a Linear that is what its class says, without an activation."""
+    return (
+        _may_be_chains()
+        and as_written(Linear)
+        and called_as_written(Linear)
+        and all(_is_link(layer) and layer._fusegrad_act is None for layer in layers)
+    )
 
 
 def _is_link(layer: Any) -> bool:

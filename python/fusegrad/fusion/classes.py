@@ -202,11 +202,11 @@ def _allow_like(original: type, cls: type) -> None:
 def _reduce(m: nn.Module, protocol: int = 2) -> Any:
     cls = type(m)
     reduced: Any = object.__reduce_ex__(m, max(protocol, 2))
-    if not (UNFUSED in vars(cls) or STOCK in vars(cls) or (cls is Linear and CONVERTED in vars(m))):
-        return reduced  # the user's own, or a class that another library made from ours
     make, (_, *new), *state = reduced
     if state and isinstance(state[0], dict):
         state[0] = {name: value for name, value in state[0].items() if name != KEPT}
+    if not (UNFUSED in vars(cls) or STOCK in vars(cls) or (cls is Linear and CONVERTED in vars(m))):
+        return make, (reduced[1][0], *new), *state  # the user's own, or a class that another library made from ours
     args, kwargs = new if make is copyreg.__newobj_ex__ else (tuple(new), {})  # type: ignore[attr-defined]  # typeshed lacks it
     return restore, (original_class(cls), tuple(sorted(vars(cls).get(SITES, ()))), args, kwargs), *state
 

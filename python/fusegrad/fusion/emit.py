@@ -34,16 +34,32 @@ def put_off(term: Term) -> ast.expr:
 
 
 def run_act(act: Act) -> ast.expr:
+    if called := _called(act):
+        return call_of("activated", act.node, called)
     return call_of("apply_method" if act.method else "apply", act.node, _arguments(act, act.of), act.node.keywords)
 
 
 def run_gate(gate: Gate, held: list[str]) -> ast.expr:
     """The gate, of what these variables hold, in the order in which they were given it."""
+    match _called(gate.left), gate.right:
+        case [[f, layer, ast.Name() as x], Layer(node=ast.Call(func=up, args=[ast.Name() as y], keywords=[]))] if (
+            not held
+        ):
+            return call_of("activated_times", gate.node, [f, layer, x, up, y])
     left = put_off(gate.left)
     for f in calls_of(gate.right):
         left = call_of("settled", gate.node, [left, copy.deepcopy(f)])
     product = call_of("later", gate.node, [helper("mul"), left, put_off(gate.right)])
     return call_of("now", gate.node, [product, *(ast.Name(name, ast.Load()) for name in held)])
+
+
+def _called(act: Term) -> list[ast.expr] | None:
+    """A function or a module, the layer whose result it is called with, and the input of that, if there is no more."""
+    match act:
+        case Act(node=ast.Call(func=f, args=[_], keywords=[]), of=Layer(node=ast.Call() as of), method=False):
+            if len(of.args) == 1 and not of.keywords and not isinstance(of.args[0], ast.Starred):
+                return [f, of.func, of.args[0]]
+    return None
 
 
 def run_variable(name: str, at: ast.AST) -> ast.expr:

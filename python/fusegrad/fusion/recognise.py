@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from .. import functional
 from ..activations import REGISTRY, Activation
 from ..activations.definition import Facts
+from ..at_once import act_at_once
 from ..internals.module import has_own_hooks, is_any_module_hooked
 from ..internals.stock import as_written, called_as_written, stands_for, stands_for_what_it_is, torchs
 from ..nn import MLP, Act, Linear, takes_input, why_called
-from ..routing import route_of_tensor, stock_maps
+from ..routing import AS_FAST_IN_STOCK, route_of_tensor, stock_maps
 
 Spec = tuple[str, float | None]  # name and parameter of an activation
 
@@ -214,13 +215,22 @@ _NAME = {cls: known[0].name for cls, known in _BY_MODULE.items()}  # the first, 
 _DERIVED_TWICE = {cls for cls, known in _BY_MODULE.items() if all(a.stock_derives_twice for a in known)}
 
 
+# by torch's derivatives, and as fast as by the ops
+_AS_FAST = {cls for cls in _DERIVED_TWICE if _NAME[cls] in AS_FAST_IN_STOCK}
+
+
 class AdoptedAct(Act):
     """A stock activation module that became ours: runs the op for the options that it has now, or else as in torch."""
 
     def forward(self, input: Tensor) -> Tensor:
         stock = getattr(type(self), STOCK)
-        if stock in _DERIVED_TWICE and stock_maps(input, _NAME[stock]):
+        if stock in _AS_FAST and stock_maps(input, _NAME[stock]):
             return stock.forward(self, input)
+        spec = of_adopted(self)
+        if spec is not None and not vars(self).get("inplace") and as_written(stock):
+            y = act_at_once(input, spec[0], spec[1] if spec[1] is None else float(spec[1]))
+            if y is not None:
+                return y
         route = route_of_tensor(input, _NAME[stock]) if isinstance(input, Tensor) else "written"
         if route == "written" or (route == "stock" and stock in _DERIVED_TWICE):
             return stock.forward(self, input)

@@ -16,13 +16,14 @@ from torch.compiler import is_compiling
 
 from .. import functional
 from ..activations import REGISTRY
+from ..at_once import route_at_once
 from ..internals.call import autocasts, calls_torch, is_linear, linear_is_replaced
 from ..internals.module import is_hooked, run_pre_hooks
 from ..internals.stock import torchs
 from ..nn import Linear, fits, is_ours, linear, stock_linear, weight_and_bias, why_alone
-from ..routing import route_of_layer, stock_serves
-from . import opened, recognise
-from .chains import Turns, turns  # noqa: F401  # which methods call too
+from ..routing import Route, route_of_layer, stock_serves
+from . import kept, opened, recognise
+from .chains import Turns, keep_activated, keep_gated, turns  # noqa: F401  # which methods call too
 from .match import FAST, match
 from .notes import RESHAPE, Later, Product, first, gated, packed_glu, second
 from .opened import LEFT_OUT
@@ -43,9 +44,11 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
         if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or why_alone(f) is not None:
             return f(*args, **kwargs)
         x, (w, b) = args[0], weight_and_bias(f)
-        if stock_serves(x, w, b, False, FAST in f.__dict__):
-            return stock_linear(x, w, b)
-        route = route_of_layer(x, w, b)
+        route: Route | None = route_at_once(x, w, b)
+        if route is None:
+            if stock_serves(x, w, b, False, FAST in f.__dict__):
+                return stock_linear(x, w, b)
+            route = route_of_layer(x, w, b)
         if route in ("stock", "written"):
             return F.linear(x, w, b)
         if route == "op" and not fits(x, w, b):
@@ -141,6 +144,26 @@ def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(act, str):  # that the module holds, where an activation was to be
         return act(now(z), *args, **kwargs)  # type: ignore[operator]  # raises what the author's call raises
     return _apply(act, z, args, kwargs)
+
+
+def activated(act: Any, f: Any, x: Any) -> Any:
+    """act(f(x)), of an activation and a layer; at once where they are as they were found before."""
+    y = kept.activated(x, act, f)
+    if y is None:
+        keep_activated(act, f, x)
+        y = apply(act, later(f, x))
+    return y
+
+
+def activated_times(act: Any, f: Any, x: Any, g: Any, input: Any) -> Any:
+    """act(f(x)) * g(input), the same of a gate: two layers, of one input."""
+    y = kept.gated(x, act, f, g) if x is input else None
+    if y is None:
+        if x is input:
+            keep_gated(act, f, g, x)
+        left = settled(later(act, later(f, x)), g)
+        y = now(later(mul, left, later(g, input)))
+    return y
 
 
 def apply_method(name: str, z: Any, *args: Any, **kwargs: Any) -> Any:

@@ -5,8 +5,7 @@ layers run one by one: by ops of the set, of which all higher derivatives are ma
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +16,8 @@ from ..internals.call import in_plain_eager, requires_grad
 from ..internals.dispatcher import Overload, unqualified
 from ..internals.engine import wanted
 from ..internals.function import below_autograd, single_level
-from .act import act, act_gradients
-from .linear import gradients, linear, linear_act, linear_jvp, mm
-from .op import library
-from .terms import rows, total
+from .chain_by_layers import Plan, backward_by_layers, layers_of, plan, second_by_layers
+from .op import RULES, library
 
 MOST_LAYERS = 31  # kMostLayers of csrc/cpu/kernels.h
 
@@ -33,24 +30,6 @@ library.define(
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 FORWARD, BACKWARD = torch.ops.fusegrad.chain.default, torch.ops.fusegrad.chain_backward.default
-
-
-class Plan:
-    """What is known of a chain but its tensors: the activation of each layer, its parameter, and which have a bias."""
-
-    def __init__(self, names: Sequence[str], params: Sequence[float], has_bias: Sequence[bool]) -> None:
-        self.names, self.params = names, tuple(map(float, params))  # numpy's too
-        self.acts = ",".join(f"{name} {param!r}" for name, param in zip(names, self.params, strict=True))
-        self.absent = tuple(2 * i + 1 for i, there in enumerate(has_bias) if not there)  # among the weights
-        # whether what the last layer saves is the output
-        self.saves_output = names[-1] != "identity" and not REGISTRY[names[-1]].saves_input
-
-    def shifted(self, by: int, *more: int) -> tuple[int, ...]:
-        """What is absent where the weights are the arguments from `by` on, and `more` before them."""
-        return *more, *(i + by for i in self.absent)
-
-
-plan = lru_cache(maxsize=1000)(Plan)  # of tuples
 
 
 def chain(x: Tensor, weights: Sequence[Tensor | None], of: Plan, differentiable: bool) -> Tensor:
@@ -116,10 +95,20 @@ def _backward(of: Plan, needed: Sequence[bool], saved, y, gy, x, weights) -> Seq
     return [next(found) if n else None for n in needed]
 
 
-def by_rule(acts: str, needed: Sequence[bool], gy: Tensor, kept: Sequence[Any]) -> Sequence[Tensor | None]:
-    """The same for a node that C++ made (csrc/autograd/chain.h), of what it keeps."""
-    saved, y, x, *weights = kept
-    return _backward(_plan_of(acts, weights), needed, saved, y, gy, x, weights)
+def _rule(ctx, gy: Tensor) -> Sequence[Tensor | None]:
+    """The same for a node that C++ made (csrc/autograd/chain.h)."""
+    saved, y, x, *weights = ctx.saved_tensors
+    return _backward(_plan_of(ctx.acts, weights), ctx.wanted, saved, y, gy, x, weights)
+
+
+def _rule_of_backward(ctx, *along: Tensor | None) -> Sequence[Tensor | None]:
+    """The same for the node of the gradients (csrc/autograd/chain_second.h)."""
+    gy, x, *kept = ctx.saved_tensors
+    weights = kept[: len(along) - 1]
+    return _of_gradients(_plan_of(ctx.acts, weights), along, ctx.wanted, gy, x, weights)
+
+
+RULES["chain"], RULES["chain_backward"] = _rule, _rule_of_backward
 
 
 def _plan_of(acts: str, weights: Sequence[Tensor | None]) -> Plan:
@@ -152,11 +141,15 @@ class ChainBackward:
         along = [next(given) if n else None for n in ctx.needed]
         absent = ctx.plan.shifted(6, 0, 1, *(() if ctx.has_y else (3,)))
         needed = wanted(ctx, 6 + len(weights), absent)[4:]
-        found = second_by_layers(gy, x, weights, ctx.plan, along, needed)
-        if is_compiling():  # compiled autograd adds up what comes of both nodes, and takes no None
-            of = zip((gy, x, *weights), needed, found, strict=True)
-            found = [torch.zeros_like(t) if n and g is None else g for t, n, g in of]
-        return None, None, None, None, *found
+        return None, None, None, None, *_of_gradients(ctx.plan, along, needed, gy, x, weights)
+
+
+def _of_gradients(of: Plan, along, needed: Sequence[bool], gy, x, weights) -> list[Tensor | None]:
+    found = second_by_layers(gy, x, weights, of, along, needed)
+    if is_compiling():  # compiled autograd adds up what comes of both nodes, and takes no None
+        given = zip((gy, x, *weights), needed, found, strict=True)
+        found = [torch.zeros_like(t) if n and g is None else g for t, n, g in given]
+    return found
 
 
 def _gradients(of: Plan, needed: Sequence[bool], saved, y, gy, x, weights) -> list[Tensor | None]:
@@ -188,133 +181,9 @@ def _depend(of: Plan, gy: Tensor, x: Tensor, weights: Sequence[Tensor | None]) -
 _apply, _apply_backward = single_level(Chain), single_level(ChainBackward)
 
 
-# --- by layers: in any mode, and differentiable as often as one likes -----------------------------------------------
-
-
-class Layer(NamedTuple):
-    w: Tensor
-    b: Tensor | None
-    name: str
-    param: float
-
-    @property
-    def saves_input(self) -> bool:
-        return REGISTRY[self.name].saves_input
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """y, and what the activation saves."""
-        if self.name == "identity":
-            return linear(x, self.w, self.b), None
-        y, saved = linear_act(x, self.w, self.b, self.name, self.param, True)
-        return y, saved if self.saves_input else y
-
-    def first(self, s: Tensor | None, g: Tensor) -> Tensor:
-        """g D_1(s)."""
-        return g if s is None else act(s, g, self.name, self.param, 1)
-
-
-def _layers(weights: Sequence[Any], of: Plan) -> list[Layer]:
-    return list(map(Layer, weights[::2], weights[1::2], of.names, of.params))
-
-
-def _of_first_needed(needed: Sequence[bool]) -> int:
-    """The first layer whose own gradients are needed, or that of x."""
-    return 0 if needed[0] else (needed.index(True) - 1) // 2 if any(needed) else len(needed)
-
-
-def backward_by_layers(
-    gy: Tensor,
-    x: Tensor,
-    weights: Sequence[Tensor | None],
-    of: Plan,
-    needed: Sequence[bool],  # of x, w_1, b_1, ...
-) -> list[Tensor | None]:
-    """gx, gw_1, gb_1, ..., each if needed: of layers that are computed again."""
-    layers = _layers(weights, of)
-    inputs, kept = [x], []
-    for layer in layers:
-        y, s = layer.forward(inputs[-1])
-        inputs.append(y)
-        kept.append(s)
-    found: list[Tensor | None] = [None] * len(needed)
-    first = _of_first_needed(needed)
-    for i in range(len(layers) - 1, first - 1, -1):
-        layer = layers[i]
-        gz = layer.first(kept[i], gy)
-        further = i > first or needed[0]
-        gx, *found[1 + 2 * i : 3 + 2 * i] = gradients(gz, inputs[i], layer.w, (further, *needed[1 + 2 * i : 3 + 2 * i]))
-        if further and gx is not None:
-            gy = gx
-    found[0] = gy if needed[0] else None
-    return found
-
-
-def second_by_layers(
-    gy: Tensor,
-    x: Tensor,
-    weights: Sequence[Tensor | None],
-    of: Plan,
-    along: Sequence[Tensor | None],  # of gx, gw_1, gb_1, ...
-    needed: Sequence[bool],  # of gy, x, w_1, b_1, ...
-) -> list[Tensor | None]:
-    """The gradients of <gy, ty> with respect to gy, x, w_1, b_1, ..., each if needed; ty is the tangent of y.
-
-    Forward, for each layer, with t of its input and of w and b from `along`:
-
-        z = x w^T + b,  tz = t w^T + x t_w^T + t_b,  y = act(z),  ty = D_1 tz
-
-    and back, with c and c_t the cotangents of y and ty, from 0 and gy:
-
-        c_tz = D_1 c_t,  c_z = D_1 c + D_2 tz c_t  (where the activation saves y: D_1 (c + D_2 tz c_t))
-        gw = c_z^T x + c_tz^T t,  gb = the sum of c_z,  c = c_z w + c_tz t_w,  c_t = c_tz w
-    """
-    layers = _layers(weights, of)
-    t: Tensor | None = along[0]
-    h, passed = x, []
-    for i, layer in enumerate(layers):
-        y, s = layer.forward(h)
-        tz = linear_jvp(h, layer.w, t, along[1 + 2 * i], along[2 + 2 * i])
-        passed.append((h, t, s, tz))
-        h, t = y, None if tz is None else layer.first(s, tz)
-    found: list[Tensor | None] = [None] * len(needed)
-    found[0] = t if needed[0] else None
-    of_inputs = needed[1:]
-    c: Tensor | None = None
-    c_t: Tensor = gy
-    first = _of_first_needed(of_inputs)
-    for i in range(len(layers) - 1, first - 1, -1):
-        layer, (h, t, s, tz) = layers[i], passed[i]
-        along_s = None
-        if s is None or tz is None:
-            c_tz = layer.first(s, c_t)
-        else:
-            along_s, c_tz, _ = act_gradients(c_t, s, tz, layer.name, layer.param, 1, (True, True, False))
-        if s is not None and not layer.saves_input:
-            c, along_s = total(c, along_s), None
-        c_z = total(None if c is None else layer.first(s, c), along_s)
-        need_w, need_b = of_inputs[1 + 2 * i : 3 + 2 * i]
-        if need_w:
-            found[2 + 2 * i] = total(
-                None if c_z is None else mm(rows(c_z), rows(h), True, False),
-                None if t is None else mm(rows(c_tz), rows(t), True, False),
-            )
-        if need_b and c_z is not None:
-            found[3 + 2 * i] = rows(c_z).sum(0)
-        if i == first and not needed[1]:
-            break
-        t_w = along[1 + 2 * i]
-        c = total(
-            None if c_z is None else mm(rows(c_z), layer.w, False, False).reshape(h.shape),
-            None if t_w is None else mm(rows(c_tz), t_w, False, False).reshape(h.shape),
-        )
-        c_t = mm(rows(c_tz), layer.w, False, False).reshape(h.shape)
-    found[1] = c if needed[1] else None
-    return found
-
-
 def _forward_in_any_mode(x, weights, acts, save):
     """The raw op where autograd is on: y is differentiable; nothing is saved, as its layers save."""
-    for layer in _layers(weights, _plan_of(acts, weights)):
+    for layer in layers_of(weights, _plan_of(acts, weights)):
         x, _ = layer.forward(x)
     return x, x.new_empty(0)
 

@@ -227,12 +227,6 @@ def linear_act_gradients(
     return (None, None, None) if gz is None else layer_backward(needed, gz, x, w, gz, "identity", 0.0)
 
 
-def by_rule(name: str, param: float, needed: Sequence[bool], grads, kept) -> tuple[Tensor | None, ...]:
-    """The same for a node that C++ made (csrc/autograd/layer.h), of the gradients and what it keeps."""
-    (gy, gsaved), (x, w, s) = (*grads, None)[:2], kept
-    return linear_act_gradients(needed, gy, gsaved, x, w, gy if s is None else s, name, param)
-
-
 class LinearActBackward(Op):
     """With gz = gy D_1(s): gx = gz w, gw = gz^T x, gb = sum of gz; empty where not needed.
 

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from ..internals.call import in_plain_eager, requires_grad
 from ..internals.dispatcher import Overload, count_tensors, decomposes, stays_whole
+from ..internals.engine import Noted
 from ..internals.function import below_autograd, bind
 from .operands import check
 
 library = torch.library.Library("fusegrad", "DEF")
 OPS: dict[str, Overload] = {}  # by name, as torch calls them
+RULES: dict[str, Callable[..., Any]] = {}  # by name: backward of each
 
 
 class Op:
@@ -42,7 +44,7 @@ class Op:
         self.name = self.schema.partition("(")[0]
         library.define(self.schema, tags=(torch.Tag.pt2_compliant_tag,))
         self.overload: Overload = getattr(torch.ops.fusegrad, self.name).default
-        OPS[self.name] = self.overload
+        OPS[self.name], RULES[self.name] = self.overload, self.backward
         torch.library.register_fake(f"fusegrad::{self.name}", self.traced, lib=library)
         self.serve("CompositeExplicitAutograd", self.reference)
         decomposes(self.overload, self.reference)
@@ -81,6 +83,13 @@ class Op:
     def check(self, args: Sequence[Any]) -> None:
         """Raise TypeError or ValueError if the arguments are not as the op needs them."""
         check(self.name, self.operands, args)
+
+
+def by_rule(
+    name: str, facts: dict[str, Any], needed: Sequence[bool], grads: Sequence[Any], saved: Sequence[Any]
+) -> Sequence[Tensor | None]:
+    """The gradients of an op's tensors, each if needed, for a node that C++ made (csrc/autograd/rule.h)."""
+    return RULES[name](Noted(facts, needed, saved), *grads)[: len(needed)]
 
 
 def laid_out_as(s: Tensor, y: Tensor) -> Tensor:

@@ -1,0 +1,171 @@
+// The ops `act` and `act_vjp` with their nodes, as python/fusegrad/ops/act.py has them.
+#pragma once
+
+#include <ATen/ops/exp.h>
+#include <ATen/ops/hardswish.h>
+#include <ATen/ops/hardtanh.h>
+#include <ATen/ops/leaky_relu.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/square.h>
+#include <ATen/ops/tanh.h>
+
+#include <array>
+#include <charconv>
+#include <unordered_map>
+
+#include "rule.h"
+
+namespace fusegrad {
+
+struct Activation {
+  std::string name;
+  double param;
+
+  explicit Activation(const Facts& facts) : name(facts.at("act").toStringRef()), param(facts.at("param").toDouble()) {}
+  Activation(std::string name, double param) : name(std::move(name)), param(param) {}
+  Activation(PyObject* name, PyObject* param) : param(PyFloat_AsDouble(param)) {
+    Py_ssize_t length;
+    const char* text = PyUnicode_AsUTF8AndSize(name, &length);
+    if (text == nullptr || PyErr_Occurred()) throw python_error();
+    this->name.assign(text, length);
+  }
+  // Name and parameter, as in "tanh 0.0".
+  std::string text() const {
+    char number[32];
+    return name + " " + std::string(number, std::to_chars(number, number + 32, param).ptr);
+  }
+  bool is_identity() const { return name == "identity"; }
+};
+
+// The sum of what may be undefined, which stands for zeros.
+inline at::Tensor total(const at::Tensor& a, const at::Tensor& b) {
+  return a.defined() && b.defined() ? a.add(b) : a.defined() ? a : b;
+}
+
+using Three = std::array<at::Tensor, 3>;
+at::Tensor act(const at::Tensor& s, const at::Tensor& g, const Activation& a, int64_t order, bool saves_output = false);
+Three act_vjp(const at::Tensor& gy, const at::Tensor& s, const at::Tensor& g, const Activation& a, int64_t order,
+              std::array<bool, 3> needed);
+
+// Of y = g D_order(s) along gy: gs, gg, and y itself, each if needed. An undefined g stands for ones.
+inline Three act_gradients(const at::Tensor& gy, const at::Tensor& s, const at::Tensor& g, const Activation& a,
+                           int64_t order, std::array<bool, 3> needed) {
+  const auto [need_s, need_g, need_y] = needed;
+  if (gy.defined() && need_s && g.defined() && order <= 2) return act_vjp(gy, s, g, a, order, needed);
+  Three found;
+  if (gy.defined() && need_s) found[0] = act(s, g.defined() ? gy.mul(g) : gy, a, order + 1);
+  if (gy.defined() && need_g) found[1] = act(s, gy, a, order);
+  if (need_y) found[2] = act(s, g, a, order);
+  return found;
+}
+
+struct ActRule {
+  static constexpr const char *kOp = "act", *kNode = "ActBackward";
+  static size_t inputs(const Facts&) { return 2; }
+
+  static variable_list backward(const Facts& facts, const Needed& needed, const variable_list& grads,
+                                const variable_list& saved) {
+    const int64_t order = facts.at("order").toInt();
+    const Three found =
+        act_gradients(grads[0], saved[0], saved[1], Activation(facts), order, {needed[0], needed[1], false});
+    return {found[0], found[1]};
+  }
+};
+
+struct ActVjpRule {
+  static constexpr const char *kOp = "act_vjp", *kNode = "ActVjpBackward";
+  static size_t inputs(const Facts&) { return 3; }
+
+  // Along a, b, c of gs, gg and y.
+  static variable_list backward(const Facts& facts, const Needed& needed, const variable_list& grads,
+                                const variable_list& saved) {
+    const at::Tensor &gy = saved[0], &s = saved[1], &g = saved[2], &a = grads[0];
+    const bool need_gy = needed[0], need_s = needed[1], need_g = needed[2];
+    const Activation of(facts);
+    const int64_t order = facts.at("order").toInt();
+    Three along_a;  // of s, g and gy
+    if (a.defined()) {
+      const at::Tensor u = need_s || need_gy ? a.mul(g) : at::Tensor();
+      along_a = act_gradients(gy, s, u, of, order + 1, {need_s, need_g, need_gy});
+      if (need_g) along_a[1] = a.mul(along_a[1]);
+    }
+    const Three along_b = act_gradients(grads[1], s, gy, of, order, {need_s, need_gy, false});
+    const Three along_c = act_gradients(grads[2], s, g, of, order, {need_s, need_g, false});
+    return {total(along_a[2], along_b[1]), total(total(along_a[0], along_b[0]), along_c[0]),
+            total(along_a[1], along_c[1])};
+  }
+};
+
+inline at::Tensor act(const at::Tensor& s, const at::Tensor& g, const Activation& a, int64_t order, bool saves_output) {
+  static const Operator op("fusegrad::act");
+  at::Tensor y = op({s, if_any(g), a.name, a.param, order})[0].toTensor();
+  if (is_differentiable(s, g)) {
+    set_history<ActRule>({y}, {s, g}, {saves_output ? y : s, g},
+                         {{"act", a.name}, {"param", a.param}, {"order", order}});
+  }
+  return y;
+}
+
+inline Three act_vjp(const at::Tensor& gy, const at::Tensor& s, const at::Tensor& g, const Activation& a, int64_t order,
+                     std::array<bool, 3> needed) {
+  static const Operator op("fusegrad::act_vjp");
+  const torch::jit::Stack made = op({gy, s, g, a.name, a.param, order, needed[0], needed[1], needed[2]});
+  Three found;
+  for (size_t i = 0; i < 3; i++) {
+    if (needed[i]) found[i] = made[i].toTensor();
+  }
+  if (is_differentiable(gy, s, g)) {
+    const c10::List<bool> needs{needed[0], needed[1], needed[2]};
+    set_history<ActVjpRule>({found[0], found[1], found[2]}, {gy, s, g}, {gy, s, g},
+                            {{"act", a.name}, {"param", a.param}, {"order", order}, {"needed", needs}});
+  }
+  return found;
+}
+
+// What torch computes as fast where there is little to compute, and derives twice.
+using Stock = at::Tensor (*)(const at::Tensor&, double);
+inline Stock stock_of(const std::string& name) {
+  static const std::unordered_map<std::string, Stock> known{
+      {"exp", [](const at::Tensor& z, double) { return at::exp(z); }},
+      {"hardswish", [](const at::Tensor& z, double) { return at::hardswish(z); }},
+      {"hardtanh", [](const at::Tensor& z, double) { return at::hardtanh(z); }},
+      {"leaky_relu", [](const at::Tensor& z, double slope) { return at::leaky_relu(z, slope); }},
+      {"relu", [](const at::Tensor& z, double) { return at::relu(z); }},
+      {"relu6", [](const at::Tensor& z, double) { return at::hardtanh(z, 0, 6); }},
+      {"sigmoid", [](const at::Tensor& z, double) { return at::sigmoid(z); }},
+      {"silu", [](const at::Tensor& z, double) { return at::silu(z); }},
+      {"square", [](const at::Tensor& z, double) { return at::square(z); }},
+      {"tanh", [](const at::Tensor& z, double) { return at::tanh(z); }},
+  };
+  const auto found = known.find(name);
+  return found == known.end() ? nullptr : found->second;
+}
+
+inline PyObject* activations = nullptr;  // by name: default parameter, whether its output is saved, which limit
+
+// act(z, name, param or None, three limits): y, or None where that is left to Python. Up to a limit of elements, the
+// activation's own, torch is as fast: up to the first where there is a derivative to note.
+inline PyObject* act_of(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 6, "act: not its arguments");
+  if (!is_plain_eager() || !is_plain(args[0]) || !PyUnicode_CheckExact(args[1])) Py_RETURN_NONE;
+  PyObject* known = PyDict_GetItemWithError(activations, args[1]);
+  const at::Tensor& z = THPVariable_Unpack(args[0]);
+  if (known == nullptr || (z.scalar_type() != at::kFloat && z.scalar_type() != at::kDouble)) Py_RETURN_NONE;
+  const Activation a(args[1], args[2] == Py_None ? PyTuple_GET_ITEM(known, 0) : args[2]);
+  const bool saves_output = PyTuple_GET_ITEM(known, 1) == Py_True;
+  const long which = PyLong_AsLong(PyTuple_GET_ITEM(known, 2));
+  const bool is_short = z.numel() <= PyLong_AsLongLong(args[3 + which]);
+  const Stock stock = is_short && (which > 0 || is_differentiable(z)) ? stock_of(a.name) : nullptr;
+  at::Tensor y;
+  {
+    const pybind11::gil_scoped_release no_gil;
+    y = stock ? stock(z, a.param) : act(z, {}, a, 0, saves_output);
+  }
+  return THPVariable_Wrap(std::move(y));
+  END_HANDLE_TH_ERRORS
+}
+
+}  // namespace fusegrad

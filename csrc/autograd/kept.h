@@ -1,0 +1,97 @@
+// Layers and activations that were found before (python/fusegrad/fusion/kept.py), run at once if nothing has changed.
+#pragma once
+
+#include "chain.h"
+#include "facts.h"
+#include "gated.h"
+
+namespace fusegrad {
+
+// A borrowed reference to the weight or the bias among the parameters of a module, or nullptr.
+inline PyObject* parameter(PyObject* parameters, Py_ssize_t i) {
+  static PyObject* const names[] = {PyUnicode_InternFromString("weight"), PyUnicode_InternFromString("bias")};
+  return PyDict_GetItemWithError(parameters, names[i]);
+}
+
+// kept_chain(x, (modules of a Sequential, those that they were, facts, _parameters of each layer, acts, saves_input,
+// ...), width, largest, derived): the same of layers that were found before, if nothing has changed: one by one where they
+// are no chain.
+inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 5 && PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) >= 6,
+                   "kept_chain: not its arguments");
+  const auto part = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[1], i); };
+  const bool same = are_values(part(0), part(1)) && hold(part(2));
+  if (PyErr_Occurred()) return nullptr;
+  if (!same) Py_RETURN_NONE;
+  PyObject* parameters = part(3);
+  const auto weight = [&](Py_ssize_t i) { return parameter(PyTuple_GET_ITEM(parameters, i / 2), i % 2); };
+  Given given;
+  if (!given.read(args[0], 2 * PyTuple_GET_SIZE(parameters), weight, Limits(args + 2))) Py_RETURN_NONE;
+  const std::string acts = text_of(part(4));
+  const int64_t saves_input = PyLong_AsLongLong(part(5));
+  at::Tensor y;
+  {
+    const pybind11::gil_scoped_release no_gil;
+    const bool as_one = given.fits_chain && PyTuple_GET_SIZE(parameters) > 1;
+    y = as_one ? given.run_chain(acts, saves_input) : given.run_layers(acts, saves_input);
+  }
+  return THPVariable_Wrap(std::move(y));
+  END_HANDLE_TH_ERRORS
+}
+
+// kept_layer(x, act, (act, facts, _parameters of the layer, name, param, saves_input)): y of a layer and of what
+// is called after it, as they were found before, if nothing has changed.
+inline PyObject* kept_layer(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 3 && PyTuple_Check(args[2]) && PyTuple_GET_SIZE(args[2]) == 6,
+                   "kept_layer: not its arguments");
+  const auto part = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[2], i); };
+  if (part(0) != args[1]) Py_RETURN_NONE;
+  const bool same = hold(part(1));
+  if (PyErr_Occurred()) return nullptr;
+  if (!same) Py_RETURN_NONE;
+  const auto weight = [&](Py_ssize_t i) { return parameter(part(2), i); };
+  Given given;
+  if (!given.read(args[0], 2, weight, {})) Py_RETURN_NONE;
+  const Activation a(part(3), part(4));
+  const bool saves_input = part(5) == Py_True;
+  at::Tensor y;
+  {
+    const pybind11::gil_scoped_release no_gil;
+    const variable_list& of = given.saved;
+    y = linear_act(of[kX], of[kWeights], of[kWeights + 1], a, saves_input).first;
+  }
+  return THPVariable_Wrap(std::move(y));
+  END_HANDLE_TH_ERRORS
+}
+
+// kept_gated(x, act, up, (act, up, facts, _parameters of the gate, and of up, name, param)): the same of two layers of
+// one input, of which an activation of the one is multiplied with the other.
+inline PyObject* kept_gated(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 4 && PyTuple_Check(args[3]) && PyTuple_GET_SIZE(args[3]) == 7,
+                   "kept_gated: not its arguments");
+  const auto part = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[3], i); };
+  if (part(0) != args[1] || part(1) != args[2]) Py_RETURN_NONE;
+  const bool same = hold(part(2));
+  if (PyErr_Occurred()) return nullptr;
+  if (!same) Py_RETURN_NONE;
+  Given gate, up;
+  const auto of_gate = [&](Py_ssize_t i) { return parameter(part(3), i); };
+  const auto of_up = [&](Py_ssize_t i) { return parameter(part(4), i); };
+  if (!gate.read(args[0], 2, of_gate, {}) || !up.read(args[0], 2, of_up, {})) Py_RETURN_NONE;
+  const variable_list given{gate.saved[kX], gate.saved[kWeights], up.saved[kWeights], gate.saved[kWeights + 1],
+                            up.saved[kWeights + 1]};
+  if (given[1].size(0) != given[2].size(0)) Py_RETURN_NONE;
+  const Activation a(part(5), part(6));
+  at::Tensor y;
+  {
+    const pybind11::gil_scoped_release no_gil;
+    y = run_gated(given, a);
+  }
+  return THPVariable_Wrap(std::move(y));
+  END_HANDLE_TH_ERRORS
+}
+
+}  // namespace fusegrad

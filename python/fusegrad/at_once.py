@@ -1,0 +1,138 @@
+"""What C++ runs in one call, with its node of autograd, where it finds that the call is plain: for all else, None.
+
+It is asked before the route of a call is, which in Python takes longer than a small layer. In 32 and 64 bits it is
+faster than stock torch at all sizes (routing.py has what is measured).
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, float32, float64, strided
+from torch.compiler import is_compiling, is_dynamo_compiling
+
+from . import backends, routing
+from .activations import REGISTRY, Activation
+from .internals.call import in_plain_eager, linear_is_replaced, requires_grad
+from .ops.chain import Plan
+from .routing import AS_FAST_IN_STOCK, PIECEWISE, fits_layer, have_kernels
+
+_PLAIN = Tensor, torch.nn.Parameter
+_DTYPES = float32, float64
+
+
+def layer_in_one_call(
+    x: Tensor, w: Tensor, b: Tensor | None, act: str, param: float, saves_input: bool
+) -> Tensor | None:
+    """y of a layer whose route is "function", and its node of autograd, by C++; None where there is none."""
+    return None if backends.node is None else backends.node.layer(x, w, b, act, param, saves_input)
+
+
+def layer_at_once(x: Any, w: Any, b: Any, a: Activation, param: float) -> Tensor | None:
+    """The same of a layer of which nothing is known yet, where C++ finds that "function" or "kernel" can be its route.
+
+    Of any size.
+    """
+    if not _at_once(x, a) or linear_is_replaced():
+        return None
+    return layer_in_one_call(x, w, b, a.name, param, a.saves_input)
+
+
+def may_be_layers(x: Any) -> bool:
+    """Whether C++ may run layers of this input at once, if they are as they were found."""
+    return (
+        backends.node is not None
+        and backends.CHAINS
+        and type(x) in _PLAIN
+        and x.dtype in _DTYPES
+        and x.is_cpu
+        and in_plain_eager(x)
+    )
+
+
+def kept_layer(x: Tensor, act: Any, found: tuple) -> Tensor | None:
+    """The same of a layer and what is called after it, as they were found before (fusion/kept.py)."""
+    return None if backends.node is None else backends.node.kept_layer(x, act, found)
+
+
+def kept_gated(x: Tensor, act: Any, up: Any, found: tuple) -> Tensor | None:
+    """The same of a gate."""
+    return None if backends.node is None else backends.node.kept_gated(x, act, up, found)
+
+
+def _at_once(x: Any, a: Activation) -> bool:
+    """Whether an op with this activation may be one call of C++, as far as the least tells."""
+    return (
+        backends.node is not None
+        and not is_dynamo_compiling()
+        and type(x) in _PLAIN
+        and x.dtype in _DTYPES
+        and a.name in backends.KNOWN
+    )
+
+
+def gated_at_once(x: Any, w_gate: Any, w_up: Any, b_gate: Any, b_up: Any, a: Activation, param: float) -> Tensor | None:
+    """y of a gated layer of which nothing is known yet, and its node, by C++; None where that is left to Python."""
+    if not _at_once(x, a) or linear_is_replaced():
+        return None
+    return backends.node.gated(x, w_gate, w_up, b_gate, b_up, a.name, param)
+
+
+def act_at_once(z: Any, act: Any, param: float | None) -> Tensor | None:
+    """The same of an activation by its name, of which nothing is known either."""
+    if backends.node is None or is_dynamo_compiling():
+        return None
+    return backends.node.act(
+        z, act, param, routing.SMALL_TENSOR, routing.SMALL_TENSOR_AS_FAST, routing.SMALL_TENSOR_PIECEWISE
+    )
+
+
+def _limit_of(act: str) -> int:
+    """Which of these limits is an activation's."""
+    return 2 if act in PIECEWISE else 1 if act in AS_FAST_IN_STOCK else 0
+
+
+if backends.node is not None:
+    known = (REGISTRY[name] for name in backends.KNOWN - {"identity"})
+    backends.node.set_activations({a.name: (a.default, not a.saves_input, _limit_of(a.name)) for a in known})
+
+
+def mlp_at_once(x: Any, w1: Any, b1: Any, w2: Any, b2: Any, a: Activation, param: float) -> Tensor | None:
+    """The same of two layers: as a chain, one by one, or as the op, whatever is best."""
+    if not backends.CHAINS or not _at_once(x, a) or linear_is_replaced():
+        return None
+    limits = routing.CHAIN_WIDTH, routing.CHAIN_LARGEST, routing.CHAIN_OF_DERIVED, routing.SMALL_TENSOR_IN_TRAINING
+    return backends.node.mlp(x, (w1, b1, w2, b2), a.name, param, a.saves_input, *limits)
+
+
+def route_at_once(x: Any, w: Any, b: Any) -> Literal["function", "kernel"] | None:
+    """That of a layer which C++ runs at once, with its activation, if that is what comes next; None for all others."""
+    if backends.node is None or not backends.CHAINS or type(x) not in _PLAIN or x.dtype not in _DTYPES:
+        return None
+    if linear_is_replaced() or w is None or not in_plain_eager(x, w, b):
+        return None
+    for t in (x, w, b):
+        if t is not None and not (t.is_cpu and t.layout is strided):
+            return None
+    if x.is_nested or not fits_layer(x, w, b):
+        return None
+    return "function" if requires_grad(x, w, b) else "kernel"
+
+
+def chain_in_one_call(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor | None:
+    """y of a chain, and its node of autograd, by C++, which asks all that routing.py asks; None where that is left."""
+    if backends.node is None or is_compiling() or linear_is_replaced() or not have_kernels(of.names):
+        return None
+    limits = routing.CHAIN_WIDTH, routing.CHAIN_LARGEST, routing.CHAIN_OF_DERIVED
+    return backends.node.chain(x, tuple(weights), of.acts, of.saves_input, *limits)
+
+
+def kept_chain(x: Tensor, found: tuple) -> Tensor | None:
+    """The same of layers that were found before (fusion/kept.py), if nothing has changed; not under a compiler.
+
+    Where no chain serves them, they run one by one.
+    """
+    if backends.node is None:
+        return None
+    limits = routing.CHAIN_WIDTH, routing.CHAIN_LARGEST, routing.CHAIN_OF_DERIVED
+    return backends.node.kept_chain(x, found, *limits)

@@ -1,0 +1,153 @@
+"""The layers of a chain, one by one: in any mode, and differentiable as often as one likes."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..activations import REGISTRY
+from .act import act, act_gradients
+from .linear import gradients, linear, linear_act, linear_jvp, mm
+from .terms import rows, total
+
+
+class Plan:
+    """What is known of a chain but its tensors: the activation of each layer, its parameter, and which have a bias."""
+
+    def __init__(self, names: Sequence[str], params: Sequence[float], has_bias: Sequence[bool]) -> None:
+        self.names, self.params = names, tuple(map(float, params))  # numpy's too
+        self.acts = ",".join(f"{name} {param!r}" for name, param in zip(names, self.params, strict=True))
+        self.absent = tuple(2 * i + 1 for i, there in enumerate(has_bias) if not there)  # among the weights
+        # a bit for each layer whose activation saves its input
+        self.saves_input = sum(1 << i for i, name in enumerate(names) if REGISTRY[name].saves_input)
+        # whether what the last layer saves is the output
+        self.saves_output = names[-1] != "identity" and not REGISTRY[names[-1]].saves_input
+
+    def shifted(self, by: int, *more: int) -> tuple[int, ...]:
+        """What is absent where the weights are the arguments from `by` on, and `more` before them."""
+        return *more, *(i + by for i in self.absent)
+
+
+plan = lru_cache(maxsize=1000)(Plan)  # of tuples
+
+
+class Layer(NamedTuple):
+    w: Tensor
+    b: Tensor | None
+    name: str
+    param: float
+
+    @property
+    def saves_input(self) -> bool:
+        return REGISTRY[self.name].saves_input
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """y, and what the activation saves."""
+        if self.name == "identity":
+            return linear(x, self.w, self.b), None
+        y, saved = linear_act(x, self.w, self.b, self.name, self.param, True)
+        return y, saved if self.saves_input else y
+
+    def first(self, s: Tensor | None, g: Tensor) -> Tensor:
+        """g D_1(s)."""
+        return g if s is None else act(s, g, self.name, self.param, 1)
+
+
+def layers_of(weights: Sequence[Any], of: Plan) -> list[Layer]:
+    return list(map(Layer, weights[::2], weights[1::2], of.names, of.params))
+
+
+def _of_first_needed(needed: Sequence[bool]) -> int:
+    """The first layer whose own gradients are needed, or that of x."""
+    return 0 if needed[0] else (needed.index(True) - 1) // 2 if any(needed) else len(needed)
+
+
+def backward_by_layers(
+    gy: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor | None],
+    of: Plan,
+    needed: Sequence[bool],  # of x, w_1, b_1, ...
+) -> list[Tensor | None]:
+    """gx, gw_1, gb_1, ..., each if needed: of layers that are computed again."""
+    layers = layers_of(weights, of)
+    inputs, kept = [x], []
+    for layer in layers:
+        y, s = layer.forward(inputs[-1])
+        inputs.append(y)
+        kept.append(s)
+    found: list[Tensor | None] = [None] * len(needed)
+    first = _of_first_needed(needed)
+    for i in range(len(layers) - 1, first - 1, -1):
+        layer = layers[i]
+        gz = layer.first(kept[i], gy)
+        further = i > first or needed[0]
+        gx, *found[1 + 2 * i : 3 + 2 * i] = gradients(gz, inputs[i], layer.w, (further, *needed[1 + 2 * i : 3 + 2 * i]))
+        if further and gx is not None:
+            gy = gx
+    found[0] = gy if needed[0] else None
+    return found
+
+
+def second_by_layers(
+    gy: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor | None],
+    of: Plan,
+    along: Sequence[Tensor | None],  # of gx, gw_1, gb_1, ...
+    needed: Sequence[bool],  # of gy, x, w_1, b_1, ...
+) -> list[Tensor | None]:
+    """The gradients of <gy, ty> with respect to gy, x, w_1, b_1, ..., each if needed; ty is the tangent of y.
+
+    Forward, for each layer, with t of its input and of w and b from `along`:
+
+        z = x w^T + b,  tz = t w^T + x t_w^T + t_b,  y = act(z),  ty = D_1 tz
+
+    and back, with c and c_t the cotangents of y and ty, from 0 and gy:
+
+        c_tz = D_1 c_t,  c_z = D_1 c + D_2 tz c_t  (where the activation saves y: D_1 (c + D_2 tz c_t))
+        gw = c_z^T x + c_tz^T t,  gb = the sum of c_z,  c = c_z w + c_tz t_w,  c_t = c_tz w
+    """
+    layers = layers_of(weights, of)
+    t: Tensor | None = along[0]
+    h, passed = x, []
+    for i, layer in enumerate(layers):
+        y, s = layer.forward(h)
+        tz = linear_jvp(h, layer.w, t, along[1 + 2 * i], along[2 + 2 * i])
+        passed.append((h, t, s, tz))
+        h, t = y, None if tz is None else layer.first(s, tz)
+    found: list[Tensor | None] = [None] * len(needed)
+    found[0] = t if needed[0] else None
+    of_inputs = needed[1:]
+    c: Tensor | None = None
+    c_t: Tensor = gy
+    first = _of_first_needed(of_inputs)
+    for i in range(len(layers) - 1, first - 1, -1):
+        layer, (h, t, s, tz) = layers[i], passed[i]
+        along_s = None
+        if s is None or tz is None:
+            c_tz = layer.first(s, c_t)
+        else:
+            along_s, c_tz, _ = act_gradients(c_t, s, tz, layer.name, layer.param, 1, (True, True, False))
+        if s is not None and not layer.saves_input:
+            c, along_s = total(c, along_s), None
+        c_z = total(None if c is None else layer.first(s, c), along_s)
+        need_w, need_b = of_inputs[1 + 2 * i : 3 + 2 * i]
+        if need_w:
+            found[2 + 2 * i] = total(
+                None if c_z is None else mm(rows(c_z), rows(h), True, False),
+                None if t is None else mm(rows(c_tz), rows(t), True, False),
+            )
+        if need_b and c_z is not None:
+            found[3 + 2 * i] = rows(c_z).sum(0)
+        if i == first and not needed[1]:
+            break
+        t_w = along[1 + 2 * i]
+        c = total(
+            None if c_z is None else mm(rows(c_z), layer.w, False, False).reshape(h.shape),
+            None if t_w is None else mm(rows(c_tz), t_w, False, False).reshape(h.shape),
+        )
+        c_t = mm(rows(c_tz), layer.w, False, False).reshape(h.shape)
+    found[1] = c if needed[1] else None
+    return found
