@@ -15,9 +15,11 @@ from torch import Tensor, float32, float64, is_grad_enabled, strided
 
 from . import backends
 from .internals.call import (
+    autocasts,
     calls_torch,
     holds_its_numbers,
     in_plain_eager,
+    in_torch_func,
     linear_is_replaced,
     requires_grad,
     traces,
@@ -41,8 +43,10 @@ AS_FAST_IN_STOCK = PIECEWISE | {"hardswish", "silu", "sigmoid", "exp", "square"}
 SMALL_GATED = 2**20  # multiplications of each of its two layers
 SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
 SMALL_TENSOR_AS_FAST, SMALL_TENSOR_PIECEWISE = 2**20, 2**62  # of AS_FAST_IN_STOCK, of those in PIECEWISE
+# numbers of a weight, or of a tensor, up to which torch.func's levels cost an op in Python more than its kernel saves
+SMALL_IN_TRANSFORMS = 2**18
 LIMITS = (
-    *("SMALL_LAYER", "SMALL_IN_INFERENCE", "SMALL_GATED"),
+    *("SMALL_IN_TRANSFORMS", "SMALL_LAYER", "SMALL_IN_INFERENCE", "SMALL_GATED"),
     *("SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING", "SMALL_TENSOR_AS_FAST", "SMALL_TENSOR_PIECEWISE"),
 )
 
@@ -73,7 +77,9 @@ def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Route:
     if linear_is_replaced():
         return "written"
     if not in_plain_eager(x, w, b):
-        return "written" if calls_torch(x, w, b) else "op"
+        if calls_torch(x, w, b):
+            return "written"
+        return "stock" if in_small_transform(x, w) else "op"
     if backends.extension is None or x is None or w is None:
         return "op"
     if not (x.is_cpu and w.is_cpu and (b is None or b.is_cpu)):
@@ -83,6 +89,20 @@ def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Route:
     if not requires_grad(x, w, b):
         return "kernel"
     return "stock" if _is_small(x, w, _ACTIVATION) else "function"
+
+
+def in_small_transform(*tensors: Any) -> bool:
+    """Whether torch.func is at work, in eager mode, on a CPU, and stock torch is best for what reads the last of these.
+
+    They may be anything.
+    """
+    if not in_torch_func() or is_compiling() or autocasts():
+        return False
+    last = tensors[-1]
+    for t in tensors:
+        if not isinstance(t, Tensor) or not t.is_cpu or t.dtype not in _AS_FAST or t.dtype is not last.dtype:
+            return False
+    return last.numel() <= SMALL_IN_TRANSFORMS
 
 
 def stock_serves(x: Any, w: Any, b: Tensor | None, alone: bool = False, fast: bool = False) -> bool:
@@ -141,7 +161,9 @@ def route_of_gated(x: Tensor, w_gate: Tensor, w_up: Tensor, b_gate: Tensor | Non
     if linear_is_replaced():
         return "written"
     if not in_plain_eager(*tensors):
-        return "written" if calls_torch(*tensors) else "op"
+        if calls_torch(*tensors):
+            return "written"
+        return "stock" if in_small_transform(x, w_gate, w_up) else "op"
     if backends.extension is None or x is None or w_gate is None or w_up is None:
         return "op"
     for t in tensors:
@@ -235,7 +257,7 @@ def route_of_mlp(
 ) -> Literal["function", "op", "layers"]:
     """What is best for two layers whose arguments fit: one op, or each by the route of a layer."""
     if not in_plain_eager(x, w1, b1, w2, b2):
-        return "op"
+        return "layers" if in_small_transform(x, w1, w2) else "op"
     hidden = math.prod(x.shape[:-1]) * w1.shape[0]
     return "function" if hidden > SMALL_TENSOR_IN_TRAINING and requires_grad(x, w1, b1, w2, b2) else "layers"
 
@@ -264,7 +286,7 @@ def _is_short(x: Tensor, act: str) -> bool:
 def route_of_tensor(x: Tensor, act: str = "") -> Route:
     """What is best for an elementwise function of this tensor, which may be an activation that torch has too."""
     if not in_plain_eager(x):
-        return "written" if calls_torch(x) else "op"
+        return "written" if calls_torch(x) else "stock" if in_small_transform(x) else "op"
     if not x.is_cpu:
         return "op"
     if _is_short(x, act):
