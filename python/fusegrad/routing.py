@@ -28,7 +28,8 @@ from .ops.chain import MOST_LAYERS
 from .ops.operands import DTYPES
 
 # Up to where stock's forward and backward are as fast as the ops', whose derivatives are called through Python: on one
-# core of a Zen 3, Python 3.11 (2026-11-26). In plain eager mode only: a compiler sees the same ops at all sizes. With AVX-512, and in 16 bits, stock multiplies at less of the peak.
+# core of a Zen 3, Python 3.11 (2026-11-26). In plain eager mode only: a compiler sees the same ops at all sizes. With
+# AVX-512, and in 16 bits, stock multiplies at less of the peak.
 SMALL_IN_16_BITS = 2**18
 # multiplications, with those that a fused activation counts for, for each number of the result
 SMALL_LAYER = 2**24 if backends.extension is None or backends.extension.capability() == "avx2" else SMALL_IN_16_BITS
