@@ -18,7 +18,6 @@ from .providers import COMPILING, RIVALS, Cannot, providers
 SAMPLE_SECONDS = 0.005  # a step shorter than this is repeated within a sample
 MIN_ROUNDS = 3  # unless they take OVERTIME times what a case may take
 OVERTIME = 4
-AGAIN = 4
 WARM_UP = {"cpu": 1, "cuda": 3}  # runs of a compiled step before it counts: CUDA graphs are recorded in the second
 # fusegrad promises an error of at most twice stock's. A rival only has to compute the same function: oneDNN's sums
 # over K are 3 times less exact than MKL's. In float64 the truth is stock's own result, no more exact than others.
@@ -54,7 +53,8 @@ class Budget:
     rounds: int
     seconds: float  # of timing, for each case
     compile_seconds: dict[str, float]  # of each provider that compiles, for all cases; counted down
-    not_slower: float = 0.0  # below this of stock's speed a case is timed again, up to AGAIN times: it may be noise
+    # whether the times of each provider, a round after the other, are enough: asked when the time is up
+    enough: Callable[[dict[str, list[float]]], bool] = lambda times: True
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Result:
     q1: float = math.nan
     q3: float = math.nan
     ratio: float = math.nan  # stock's median over this one
+    noise: float = math.nan  # of the ratio: two standard errors
     gflops: float = math.nan  # of the matrix products that stock does
     peak_percent: float = math.nan  # those, of the FMA peak, or of a large product on a GPU
     gbs: float = math.nan  # as if inputs were read once and results written once, in GB/s
@@ -119,11 +120,6 @@ def _measure(case: Case, device: str, budget: Budget, tell: Callable[[str], None
         results[provider] = result
     tell(f"{case.name}: timing")
     times, peak = _times(steps, case.dtype, device, budget)
-    for _ in range(AGAIN):
-        if "fusegrad" not in times or _ratio(times) >= budget.not_slower:
-            break
-        more, _ = _times(steps, case.dtype, device, budget)
-        times = {provider: seconds + more[provider] for provider, seconds in times.items()}
     copied = copy_gbs(device)
     stock = statistics.median(times["stock"])
     for provider, seconds in times.items():
@@ -136,12 +132,24 @@ def _measure(case: Case, device: str, budget: Budget, tell: Callable[[str], None
             q1=q1 * 1e3,
             q3=q3 * 1e3,
             ratio=stock / median,
+            noise=noise(times["stock"], seconds),
             gflops=gflops,
             peak_percent=100 * gflops / peak if peak else math.nan,
             gbs=gbs,
             copy_percent=100 * gbs / copied if copied else math.nan,
         )
     return list(results.values())
+
+
+def noise(stock: Sequence[float], other: Sequence[float]) -> float:
+    """Two standard errors of the ratio of the medians, by the quartiles of the ratios of rounds; NaN of one round."""
+    ratios = [s / o for s, o in zip(reversed(stock), reversed(other), strict=False)]
+    if len(ratios) < 2:
+        return math.nan
+    q1, _, q3 = statistics.quantiles(ratios, n=4, method="inclusive")
+    normal = statistics.NormalDist()
+    sigma = (q3 - q1) / (normal.inv_cdf(3 / 4) - normal.inv_cdf(1 / 4))
+    return 2 * math.sqrt(math.pi / 2) * sigma / math.sqrt(len(ratios))  # of a median, sqrt(pi/2) that of a mean
 
 
 def gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -215,17 +223,12 @@ def _times(
     order = list(steps)
     for i in range(budget.rounds):
         used = (time.perf_counter() - start) / budget.seconds
-        if i and (used > OVERTIME or (used > 1 and i >= MIN_ROUNDS)):
+        if i and (used > OVERTIME or (used > 1 and i >= MIN_ROUNDS and budget.enough(times))):
             break  # not before the first, however busy the machine is: each provider has a time
         for provider in order:
             times[provider].append(sample(steps[provider], repeats[provider]))
         order.append(order.pop(0))
     return times, max(before, peak_gflops(dtype, device))
-
-
-def _ratio(times: dict[str, list[float]]) -> float:
-    """Of fusegrad's speed to stock's."""
-    return statistics.median(times["stock"]) / statistics.median(times["fusegrad"])
 
 
 def _sample_cpu(run: Callable[[], object], repeat: int) -> float:

@@ -2,7 +2,8 @@
 
 `python -m fusegrad bench models` measures, in some twenty minutes, all models whose library is here; or those that
 `--only` names, whose rows then replace what the csv has of them. A model is timed once stock and fused agree with
-float64 (harness.py). What loses is measured again. models_report.py makes the table.
+float64 (harness.py). Stock is timed twice, as if it were two: what these differ by is noise. Rounds go on until it is
+known on which side of WORST a ratio is. models_report.py makes the table.
 """
 
 import csv
@@ -11,8 +12,9 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +25,13 @@ from fusegrad.fusion.convert import is_linear
 from fusegrad.fusion.watch import watch
 
 from . import zoo
-from .harness import Budget, Case, Result, Step, measure
+from .harness import Budget, Case, Step, measure, noise
 from .machine import facts, peak_gflops
 
-PROVIDERS = ("stock", "fusegrad")
-SECONDS = 5.0  # of timing, for each model and for each of training and inference
-ROUNDS = 60
-AGAIN = 2  # times, for what seems to lose; the median counts
+AGAIN = "stock again"
+PROVIDERS = ("stock", "fusegrad", AGAIN)
+SECONDS = 3.0  # of timing, for each model and for each of training and inference; more where the noise asks for it
+ROUNDS = 1000
 PROFILED = 3  # steps
 WORST = 0.99  # no model is to be slower than this
 # what computes linear layers, and the activations that fuse with them: operators of torch
@@ -43,7 +45,10 @@ ACTIVATIONS = frozenset(
 
 @dataclass(frozen=True)
 class Row:
-    """One model. Ratios are stock's time over fusegrad's; NaN where the model was not timed."""
+    """One model. Ratios are stock's time over fusegrad's; NaN where the model was not timed.
+
+    noise: of a ratio, two standard errors. again: the ratio of stock's time to that of stock, timed as another one.
+    """
 
     library: str
     version: str
@@ -54,12 +59,39 @@ class Row:
     why: str  # what the others miss
     training_ms: float  # of stock
     training: float
+    training_noise: float
+    training_again: float
     inference_ms: float
     inference: float
+    inference_noise: float
+    inference_again: float
     products: float  # share of the linear layers' products in stock's training step
     activations: float  # share of the activations
     allowed: float  # the ratio if the products ran at the FMA peak, and the activations took no time
     failed: str = ""
+
+    def ratios(self) -> tuple["Ratio", "Ratio"]:
+        of = f"{self.library} {self.model}"
+        return (
+            Ratio(self.training, self.training_noise, self.training_again, self.training_ms, f"{of}, training"),
+            Ratio(self.inference, self.inference_noise, self.inference_again, self.inference_ms, f"{of}, inference"),
+        )
+
+
+class Ratio(NamedTuple):
+    """Stock's time over fusegrad's."""
+
+    value: float
+    noise: float
+    again: float
+    stock_ms: float
+    of: str
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether fusegrad is slower than it may be, beyond the noise."""
+        known = (noise for noise in (self.noise, abs(self.again - 1)) if not math.isnan(noise))
+        return self.value + max(known, default=0.0) < WORST
 
 
 NUMBERS = tuple(f.name for f in fields(Row) if f.type is float)
@@ -98,19 +130,20 @@ def _row(case: zoo.Model, smoke: bool, tell: Callable[[str], None]) -> Row:
     whys = dict.fromkeys(row.why for row in fg.explain(fused) if not row.fused_with)
     with_ = _fused(case, fused)
     known = (case.library, zoo.version(case.library), case.name, zoo.linears(case, fused), case.followed, with_)
-    budget = Budget(2, 0.1, {}) if smoke else Budget(ROUNDS, SECONDS, {})
-    nan = math.nan
-    none = nan, nan, nan, nan, nan, nan, nan
+    budget = Budget(2, 0.1, {}) if smoke else Budget(ROUNDS, SECONDS, {}, _is_decided)
+    none = [math.nan] * len(NUMBERS)
     if not case.timed:
         return Row(*known, "; ".join(whys), *none)
-    timed: list[tuple[float, float]] = []
+    timed: list[float] = []
     try:
         for name, step in (("training", zoo.training), ("inference", zoo.inference)):
-            timed.append(_ratio(partial(measure, _timed(case, size, name, step), "cpu", budget, tell, PROVIDERS)))
+            results = measure(_timed(case, size, name, step), "cpu", budget, tell, PROVIDERS)
+            of = {r.provider: r for r in results}
+            timed += of["stock"].ms, of["fusegrad"].ratio, of["fusegrad"].noise, of[AGAIN].ratio
         shares = _shares(case, size)
     except Exception as e:  # one that fails or is wrong is told; the others are measured after it
         return Row(*known, "; ".join(whys), *none, f"{type(e).__name__}: {e}")
-    return Row(*known, "; ".join(whys), *timed[0], *timed[1], *shares)
+    return Row(*known, "; ".join(whys), *timed, *shares)
 
 
 def _fused(case: zoo.Model, model: nn.Module) -> int:
@@ -134,14 +167,11 @@ def _as_it_is(model: nn.Module) -> nn.Module:
     return model
 
 
-def _ratio(measured: Callable[[], list[Result]]) -> tuple[float, float]:
-    """Stock's time in ms, and its ratio to ours."""
-    found: list[tuple[float, float]] = []
-    while not found or (found[0][0] < WORST and len(found) <= AGAIN):
-        results = {r.provider: r for r in measured()}
-        found.append((results["fusegrad"].ratio, results["stock"].ms))
-    ratio, ms = sorted(found)[len(found) // 2]
-    return ms, ratio
+def _is_decided(times: dict[str, list[float]]) -> bool:
+    """Whether a ratio is on one side of WORST, by more than its noise, and more than stock differs from itself."""
+    stock, ours, again = (times[provider] for provider in PROVIDERS)
+    known = max(noise(stock, ours), abs(median(stock) / median(again) - 1))
+    return abs(median(stock) / median(ours) - WORST) > known
 
 
 def _shares(case: zoo.Model, size: zoo.Size) -> tuple[float, float, float]:
@@ -183,7 +213,7 @@ def read(path: Path) -> list[tuple[Row, Facts]]:
     names = {f.name for f in fields(Row)}
     rows = []
     for text in found:
-        numbers = {k: float(text[k]) if text[k] else math.nan for k in NUMBERS}
+        numbers = {k: float(text[k]) if text.get(k) else math.nan for k in NUMBERS}
         counts = {k: int(text[k]) for k in COUNTS}
         rest = {k: v for k, v in text.items() if k in names and k not in NUMBERS and k not in COUNTS}
         rows.append((Row(**rest, **numbers, **counts), {k: v for k, v in text.items() if k not in names}))  # type: ignore[arg-type]  # each group has its type
@@ -193,12 +223,8 @@ def read(path: Path) -> list[tuple[Row, Facts]]:
 def verdict(rows: Sequence[Row]) -> list[str]:
     """What lost, what failed, and how many layers fused."""
     said = [f"fused: {sum(r.fused for r in rows)} of {sum(r.followed for r in rows)} layers that an activation follows"]
-    ratios = [(ratio, f"{r.library} {r.model}, {what}") for r in rows for what, ratio in _both(r)]
-    lost = sorted((ratio, name) for ratio, name in ratios if ratio < WORST)
-    said.append(f"slower than {WORST}: {len(lost)} of {sum(not math.isnan(ratio) for ratio, _ in ratios)}")
-    said += [f"  {ratio:.3f}  {name}" for ratio, name in lost]
+    ratios = [ratio for r in rows for ratio in r.ratios() if not math.isnan(ratio.value)]
+    lost = sorted(ratio for ratio in ratios if ratio.value < WORST)
+    said.append(f"slower than {WORST}: {len(lost)} of {len(ratios)}, {sum(r.is_lost for r in lost)} beyond the noise")
+    said += [f"  {ratio.value:.3f} ± {ratio.noise:.3f}  {ratio.of}" for ratio in lost]
     return said + [f"FAILED {r.library} {r.model}: {r.failed}" for r in rows if r.failed]
-
-
-def _both(row: Row) -> list[tuple[str, float]]:
-    return [("training", row.training), ("inference", row.inference)]

@@ -6,23 +6,26 @@ import sys
 from pathlib import Path
 
 from .machine import sentence
-from .models import WORST, Row, read
+from .models import WORST, Ratio, Row, read
 from .report import put, row
 from .table import duration
 
-HEAD = ("library", "model", "Linears", "followed", "fused", "why not", "training", "inference", "products", "allowed")
+COUNTS, TIMES, SHARES = ("Linears", "followed", "fused"), ("training", "inference", "A/A"), ("products", "allowed")
+HEAD = ("library", "model", *COUNTS, "why not", *TIMES, *SHARES)
 WHY = 90  # letters of "why not"
 
 
 def markdown(path: Path) -> str:
     """One row a model, those that lose first. The legend stands below, with the machine."""
-    rows = sorted(read(path), key=lambda entry: min(WORST, entry[0].training, entry[0].inference))
-    head = [row(HEAD), row(["---", "---", *["---:"] * 3, "---", *["---:"] * 4])]
+    rows = sorted(read(path), key=lambda entry: min(WORST, *(ratio.value for ratio in entry[0].ratios())))
+    head = [row(HEAD), row(["---", "---", *["---:"] * 3, "---", *["---:"] * 5])]
     legend = (
         f"What is below {WORST} of stock comes first. Linears: layers of the model, of two blocks or so; followed: "
         "those whose result an activation or a gate reads; fused: with it. training, inference: stock's time over "
-        "fusegrad's, and stock's time, in float32. products: the share of the Linears' products in stock's training "
-        "step; allowed: the ratio if those ran at the FMA peak of the core, and the activations took no time."
+        "fusegrad's, with two standard errors, and stock's time, in float32. A/A: stock's time over stock's, timed as "
+        "if it were another provider, in training and inference: what is noise. products: the share of the Linears' "
+        "products in stock's training step; allowed: the ratio if those ran at the FMA peak of the core, and the "
+        "activations took no time."
     )
     versions = dict.fromkeys(f"{r.library} {r.version}" for r, _ in rows)
     machines = dict.fromkeys(f"Measured on {sentence(facts)}." for _, facts in rows)
@@ -40,16 +43,19 @@ def _line(r: Row) -> str:
             str(r.followed),
             f"**{r.fused}**",
             (r.failed or why).replace("|", "\\|"),
-            _ratio(r.training, r.training_ms),
-            _ratio(r.inference, r.inference_ms),
+            *map(_ratio, r.ratios()),
+            "–" if math.isnan(r.training_again) else f"{r.training_again:.2f}, {r.inference_again:.2f}",
             "–" if math.isnan(r.products) else f"{100 * r.products:.0f} %",
             "–" if math.isnan(r.allowed) else f"{r.allowed:.2f}",
         )
     )
 
 
-def _ratio(ratio: float, stock_ms: float) -> str:
-    return "–" if math.isnan(ratio) else f"**{ratio:.2f}** ({duration(stock_ms)})"
+def _ratio(r: Ratio) -> str:
+    if math.isnan(r.value):
+        return "–"
+    noise = "" if math.isnan(r.noise) else f" ± {r.noise:.2f}"
+    return f"**{r.value:.2f}**{noise} ({duration(r.stock_ms)})"
 
 
 def main(argv: list[str]) -> int:

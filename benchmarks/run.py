@@ -120,7 +120,7 @@ def _run(name: str, args: argparse.Namespace, out: Path, console: Console, faile
     smoke = Budget(rounds=2, seconds=0.1, compile_seconds={})
     full = Budget(ROUNDS, SECONDS[args.device], dict(COMPILE_SECONDS[args.device]))
     budget = smoke if args.smoke else full
-    budget.not_slower = getattr(module, "NOT_SLOWER", 0.0)
+    budget.enough = getattr(module, "enough", budget.enough)
     budget.seconds = min(budget.seconds, getattr(module, "SECONDS", budget.seconds))
     csv = out / f"{name}_{args.device}.csv"
     results: list[Result] = []
