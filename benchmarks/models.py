@@ -11,10 +11,10 @@ import importlib.util
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,7 @@ class Ratio(NamedTuple):
 
 
 NUMBERS = tuple(f.name for f in fields(Row) if f.type is float)
+_NOT_TIMED: list[Any] = [math.nan] * len(NUMBERS)
 COUNTS = tuple(f.name for f in fields(Row) if f.type is int)
 
 
@@ -129,11 +130,11 @@ def _row(case: zoo.Model, smoke: bool, tell: Callable[[str], None]) -> Row:
     fused = zoo.make(case, case.small, torch.float32, fg.fuse)
     whys = dict.fromkeys(row.why for row in fg.explain(fused) if not row.fused_with)
     with_ = _fused(case, fused)
-    known = (case.library, zoo.version(case.library), case.name, zoo.linears(case, fused), case.followed, with_)
+    of = case.library, zoo.version(case.library), case.name, zoo.linears(case, fused), case.followed, with_
+    row = Row(*of, "; ".join(whys), *_NOT_TIMED)
     budget = Budget(2, 0.1, {}) if smoke else Budget(ROUNDS, SECONDS, {}, _is_decided)
-    none = [math.nan] * len(NUMBERS)
     if not case.timed:
-        return Row(*known, "; ".join(whys), *none)
+        return row
     timed: list[float] = []
     try:
         for name, step in (("training", zoo.training), ("inference", zoo.inference)):
@@ -142,8 +143,8 @@ def _row(case: zoo.Model, smoke: bool, tell: Callable[[str], None]) -> Row:
             timed += of["stock"].ms, of["fusegrad"].ratio, of["fusegrad"].noise, of[AGAIN].ratio
         shares = _shares(case, size)
     except Exception as e:  # one that fails or is wrong is told; the others are measured after it
-        return Row(*known, "; ".join(whys), *none, f"{type(e).__name__}: {e}")
-    return Row(*known, "; ".join(whys), *timed, *shares)
+        return replace(row, failed=f"{type(e).__name__}: {e}")
+    return replace(row, **dict(zip(NUMBERS, (*timed, *shares), strict=True)))  # type: ignore[arg-type]  # all are float
 
 
 def _fused(case: zoo.Model, model: nn.Module) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, float32, float64, is_grad_enabled, strided
+from torch.compiler import is_compiling
 
 from . import backends
 from .internals.call import (

@@ -188,7 +188,8 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
 
 def _in_loop(m: nn.Module, site: Site, after: tuple[Path, ...]) -> set[nn.Module]:
     """The layers that a loop goes through, and the one after it, which are part of a chain."""
-    turns = {linear: act for act in site.reads for each in layers(act) for linear in _held(m, each.paths)}
+    reads = [read for read in site.reads if isinstance(read, Act)]
+    turns = {linear: act for act in reads for each in layers(act) for linear in _held(m, each.paths)}
     acts = {act: (_acts(m, "", act).values(), _arguments(m, act)) for act in turns.values()}
 
     def may_turn(linear: nn.Module) -> bool:

@@ -14,6 +14,7 @@ IN_PLACE = "_fusegrad_in_place"  # set on the layers of a model that writes in p
 FAST = "_fusegrad_fast"  # set on the layers whose activation, when fuse found it, is one that stock computes as fast
 # torch saves the output of these for backward too, so that writing to it fails with and without fuse
 _STOCK_SAVES_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "exp"})
+_STOCK_KEEPS = frozenset({"leaky_relu"})  # the same of these, where they write in place
 # torch saves neither input nor output of z - tanh z, but tanh z
 _STOCK_SAVES_NEITHER = frozenset({"tanhshrink"})
 
@@ -33,9 +34,17 @@ def match(layer: Any, act: Any, args: tuple = (), kwargs: dict[str, Any] | None 
         spec = recognise.of_call(act, args, kwargs) or formula.of(act, args, kwargs)
     if spec is None:
         return None
-    if (layer is None or IN_PLACE in vars(layer)) and _only_ours_saves_output(spec[0]):
+    saves_more = _only_ours_saves_output(spec[0]) and not (spec[0] in _STOCK_KEEPS and _is_in_place(act, kwargs))
+    if saves_more and (layer is None or IN_PLACE in vars(layer)):
         return f"the model writes in place, and {spec[0]} saves its output for backward"
     return spec
+
+
+def _is_in_place(act: Any, kwargs: dict[str, Any] | None) -> bool:
+    """Whether a call of an activation writes to its argument."""
+    if isinstance(act, nn.Module):
+        return bool(vars(act).get("inplace"))
+    return bool((kwargs or {}).get("inplace"))
 
 
 def _only_ours_saves_output(name: str) -> bool:
