@@ -14,8 +14,8 @@ inline PyObject* parameter(PyObject* parameters, Py_ssize_t i) {
 }
 
 // kept_chain(x, (modules of a Sequential, those that they were, facts, _parameters of each layer, acts, saves_input,
-// ...), width, largest, derived): the same of layers that were found before, if nothing has changed: one by one where they
-// are no chain.
+// ...), width, largest, derived): the same of layers that were found before, if nothing has changed: one by one where
+// they are no chain.
 inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 5 && PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) >= 6,
