@@ -212,6 +212,14 @@ def may_be_a_chain(x: Tensor) -> bool:
     )
 
 
+def suit_a_chain(x: Tensor, weights: Sequence[Any]) -> bool:
+    """Whether layers of these weights are best made as one op, of an x that may be that of a chain."""
+    if not all(isinstance(w, Tensor) and w.dim() == 2 for w in weights):
+        return False
+    narrow = x.dtype in _AS_FAST and all(w.size(0) <= CHAIN_WIDTH for w in weights)
+    return narrow or x.numel() // x.size(-1) * sum(w.numel() for w in weights) <= CHAIN_LARGEST
+
+
 def have_kernels(acts: Sequence[str]) -> bool:
     for act in acts:
         if act not in backends.KNOWN and not backends.extension.has_activation(act):
