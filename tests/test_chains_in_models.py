@@ -48,7 +48,8 @@ def ran(monkeypatch):
 
     def again(x, found):
         y = run_again(x, found)
-        counts.extend([] if y is None else [len(found.parameters)])
+        as_one = isinstance(y, torch.Tensor) and (y.grad_fn is None or y.grad_fn.name() == "ChainBackward")
+        counts.extend([len(found.parameters)] if as_one and len(found.parameters) > 1 else [])
         return y
 
     monkeypatch.setattr(chains, "run_chain", lambda x, w, of: counts.append(len(w) // 2) or run(x, w, of))

@@ -2,6 +2,8 @@
 // second_by_layers of python/fusegrad/ops/chain.py has them.
 #pragma once
 
+#include <ATen/ops/zeros_like.h>
+
 #include "layer.h"
 
 namespace fusegrad {
@@ -107,6 +109,10 @@ struct ChainBackwardRule {
       c_t = mm(rows(c_tz), layers.w(i), false, false).reshape(h.sizes());
     }
     if (needed[1]) found[1] = c;
+    for (size_t i = 0; i < found.size();
+         i++) {  // compiled autograd adds up what comes of both nodes, and takes no None
+      if (needed[i] && !found[i].defined()) found[i] = at::zeros_like(saved[i]);
+    }
     return found;
   }
 };

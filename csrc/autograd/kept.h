@@ -18,7 +18,7 @@ inline PyObject* parameter(PyObject* parameters, Py_ssize_t i) {
 // they are no chain.
 inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 5 && PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) >= 6,
+  TORCH_CHECK_TYPE(count == 5 && PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) >= 7,
                    "kept_chain: not its arguments");
   const auto part = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[1], i); };
   const bool same = are_values(part(0), part(1)) && hold(part(2));
@@ -28,12 +28,13 @@ inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) 
   const auto weight = [&](Py_ssize_t i) { return parameter(PyTuple_GET_ITEM(parameters, i / 2), i % 2); };
   Given given;
   if (!given.read(args[0], 2 * PyTuple_GET_SIZE(parameters), weight, Limits(args + 2))) Py_RETURN_NONE;
+  const bool as_one = given.fits_chain && PyTuple_GET_SIZE(parameters) > 1;
+  if (!as_one && part(6) != Py_True) Py_RETURN_NONE;
   const std::string acts = text_of(part(4));
   const int64_t saves_input = PyLong_AsLongLong(part(5));
   at::Tensor y;
   {
     const pybind11::gil_scoped_release no_gil;
-    const bool as_one = given.fits_chain && PyTuple_GET_SIZE(parameters) > 1;
     y = as_one ? given.run_chain(acts, saves_input) : given.run_layers(acts, saves_input);
   }
   return THPVariable_Wrap(std::move(y));

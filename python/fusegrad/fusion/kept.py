@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 
 from .. import backends
 from ..activations import REGISTRY
@@ -36,6 +35,7 @@ class Found(NamedTuple):
     parameters: tuple[dict, ...]  # of each layer
     acts: str
     saves_input: int  # bits
+    one_by_one: bool  # whether they may run so: else the last is left to what comes after it
     end: int  # where it ends among them
 
 
@@ -95,7 +95,8 @@ def keep(m: nn.Module, modules: Sequence[nn.Module], at: int, end: int, of: Plan
     for cls in {type(module) for module in modules[at:end]}:
         facts += _facts_of_class(cls)
     parameters = tuple(layer.__dict__["_parameters"] for layer in layers)
-    found = Found(place, tuple(modules), tuple(facts), parameters, of.acts, of.saves_input, end)
+    one_by_one = of.names[-1] != "identity" or end == len(modules)
+    found = Found(place, tuple(modules), tuple(facts), parameters, of.acts, of.saves_input, one_by_one, end)
     m.__dict__.setdefault(KEPT, Kept())[at] = found
 
 
@@ -133,7 +134,7 @@ def _facts_of_activated(layers: Sequence[nn.Module], act: Any) -> tuple:
 
 
 def activated(x: Any, act: Any, layer: Any) -> Tensor | None:
-    """act(layer(x)), as they were found before, if nothing has changed; else None."""
+    """act(layer(x)), as they were found before, if nothing has changed; else None. Not under a compiler."""
     found = _found(layer, act)
     return None if type(found) is not Activated else kept_layer(x, act, found)
 
@@ -145,7 +146,7 @@ def gated(x: Any, act: Any, gate: Any, up: Any) -> Tensor | None:
 
 
 def _found(layer: Any, act: Any) -> Activated | Gated | None:
-    if type(layer) is not Linear or is_compiling():
+    if type(layer) is not Linear:
         return None
     held = layer.__dict__
     found: Any = None if (kept := held.get(KEPT)) is None else kept.get(id(act))

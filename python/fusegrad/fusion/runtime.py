@@ -148,6 +148,8 @@ def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
 
 def activated(act: Any, f: Any, x: Any) -> Any:
     """act(f(x)), of an activation and a layer; at once where they are as they were found before."""
+    if is_compiling():
+        return apply(act, later(f, x))
     y = kept.activated(x, act, f)
     if y is None:
         keep_activated(act, f, x)
@@ -157,9 +159,10 @@ def activated(act: Any, f: Any, x: Any) -> Any:
 
 def activated_times(act: Any, f: Any, x: Any, g: Any, input: Any) -> Any:
     """act(f(x)) * g(input), the same of a gate: two layers, of one input."""
-    y = kept.gated(x, act, f, g) if x is input else None
+    at_once = x is input and not is_compiling()
+    y = kept.gated(x, act, f, g) if at_once else None
     if y is None:
-        if x is input:
+        if at_once:
             keep_gated(act, f, g, x)
         left = settled(later(act, later(f, x)), g)
         y = now(later(mul, left, later(g, input)))

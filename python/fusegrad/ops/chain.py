@@ -105,7 +105,8 @@ def _rule_of_backward(ctx, *along: Tensor | None) -> Sequence[Tensor | None]:
     """The same for the node of the gradients (csrc/autograd/chain_second.h)."""
     gy, x, *kept = ctx.saved_tensors
     weights = kept[: len(along) - 1]
-    return _of_gradients(_plan_of(ctx.acts, weights), along, ctx.wanted, gy, x, weights)
+    found = _of_gradients(_plan_of(ctx.acts, weights), along, ctx.wanted, gy, x, weights)
+    return _with_zeros(found, ctx.wanted, gy, x, weights)  # which compiled autograd does not tell from eager mode
 
 
 RULES["chain"], RULES["chain_backward"] = _rule, _rule_of_backward
@@ -146,10 +147,13 @@ class ChainBackward:
 
 def _of_gradients(of: Plan, along, needed: Sequence[bool], gy, x, weights) -> list[Tensor | None]:
     found = second_by_layers(gy, x, weights, of, along, needed)
-    if is_compiling():  # compiled autograd adds up what comes of both nodes, and takes no None
-        given = zip((gy, x, *weights), needed, found, strict=True)
-        found = [torch.zeros_like(t) if n and g is None else g for t, n, g in given]
-    return found
+    return _with_zeros(found, needed, gy, x, weights) if is_compiling() else found
+
+
+def _with_zeros(found, needed: Sequence[bool], gy, x, weights) -> list[Tensor | None]:
+    """Compiled autograd adds up what comes of both nodes, and takes no None."""
+    given = zip((gy, x, *weights), needed, found, strict=True)
+    return [torch.zeros_like(t) if n and g is None else g for t, n, g in given]
 
 
 def _gradients(of: Plan, needed: Sequence[bool], saved, y, gy, x, weights) -> list[Tensor | None]:
