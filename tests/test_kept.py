@@ -61,6 +61,7 @@ def test_it_is_not_looked_for_where_layers_are_best_one_by_one(again, monkeypatc
     m(X)
     monkeypatch.setattr(chains, "chain_from", lambda *of: pytest.fail("looked for"))
     close(m(X), net()(X))
+    assert m(X).grad_fn.name() == "LinearBackward"
     monkeypatch.setattr(routing, "CHAIN_WIDTH", 8)
     assert m(X).grad_fn.name() == "ChainBackward"
 
@@ -223,7 +224,8 @@ def test_one_layer_is_kept(again):
     assert again == [True] * 8
 
 
-def test_wide_layers_are_kept(again):
+def test_wide_layers_are_kept(again, monkeypatch):
+    monkeypatch.setattr(routing, "CHAIN_LARGEST", 0)
     theirs = nn.Sequential(nn.Linear(3, 600), nn.Tanh(), nn.Linear(600, 2)).double()
     m = fg.fuse(copy.deepcopy(theirs))
     close(m(X), theirs(X))

@@ -61,8 +61,8 @@ struct ChainRule {
   }
 };
 
-// Of what is a chain: how wide its layers are, or how many their multiplications, at most; and whether an x that
-// requires a gradient has one.
+// Of what a chain serves: how wide its layers are, or how many their multiplications, at most; and whether it serves an
+// x that requires a gradient.
 struct Limits {
   int64_t width = 0, largest = 0;
   bool derived = false;
@@ -71,25 +71,24 @@ struct Limits {
       : width(PyLong_AsLongLong(args[0])), largest(PyLong_AsLongLong(args[1])), derived(args[2] == Py_True) {}
 };
 
-// What layers w_1, b_1, ... are given, if that is plain and fits: of a chain, or of layers one by one.
+// What layers w_1, b_1, ... are given, if that is plain and fits: of a chain, or, not in 16 bits, of layers one by one.
 struct Given {
   variable_list saved;  // with room for what the layers save, and y
-  bool differentiable, fits_chain;
+  bool differentiable, is_wide, fits_chain;
 
   // `weight(i)` is a borrowed reference, or nullptr.
   template <class Weight> bool read(PyObject* given, Py_ssize_t count, Weight weight, const Limits& limits) {
     if (!is_plain_eager() || !is_plain(given)) return false;
     const at::Tensor& x = THPVariable_Unpack(given);
     const at::ScalarType type = x.scalar_type();
-    const bool is_wide = type == at::kFloat || type == at::kDouble;
-    if (x.dim() == 0 || x.size(-1) == 0 || (!is_wide && type != at::kBFloat16 && type != at::kHalf)) return false;
+    is_wide = type == at::kFloat || type == at::kDouble;
+    if (x.dim() == 0 || x.numel() == 0 || (!is_wide && type != at::kBFloat16 && type != at::kHalf)) return false;
     const bool grad_mode = at::GradMode::is_enabled();
     int64_t k = x.size(-1);
     differentiable = grad_mode && x.requires_grad();
-    const double rows = double(x.numel() / k);
-    double multiplied = 0;
+    fits_chain = limits.derived || !differentiable;
     bool narrow = is_wide;
-    fits_chain = x.numel() > 0 && (limits.derived || !differentiable);
+    double multiplied = 0;
     saved.resize(kWeights + count);
     saved[kX] = x;
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -102,12 +101,12 @@ struct Given {
       if (!is_bias) {
         k = t.size(0);
         narrow = narrow && k <= limits.width;
-        multiplied += rows * double(t.numel());
+        multiplied += double(t.numel());
       }
       differentiable = differentiable || (grad_mode && t.requires_grad());
     }
-    fits_chain = fits_chain && (narrow || multiplied <= double(limits.largest));
-    return is_wide || fits_chain;  // layers of 16 bits are Python's
+    fits_chain = fits_chain && (narrow || multiplied * double(x.numel() / x.size(-1)) <= double(limits.largest));
+    return true;
   }
 
   at::Tensor run_chain(const std::string& acts, int64_t saves_input) {

@@ -127,10 +127,10 @@ def chain_in_one_call(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> 
     return backends.node.chain(x, tuple(weights), of.acts, of.saves_input, *limits)
 
 
-def kept_chain(x: Tensor, found: tuple) -> Tensor | None:
+def kept_chain(x: Tensor, found: tuple) -> Tensor | Literal[False] | None:
     """The same of layers that were found before (fusion/kept.py), if nothing has changed; not under a compiler.
 
-    Where no chain serves them, they run one by one.
+    Where no chain serves them they run one by one, in 32 and 64 bits; in 16 bits that is left, by False.
     """
     if backends.node is None:
         return None

@@ -26,7 +26,7 @@ def run(m: nn.Module, modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple
     """What the modules of a Sequential make of x, from `at` on, as one op, or None; and up to where that was tried."""
     if at > 0:  # else that was tried
         y, end = run_again(m, at, x)
-        if y is not None:
+        if end > at:
             return y, end
     seen = is_ops_mode_on()
     if not (seen or may_be_layers(x) or may_be_a_chain(x)) or not _may_be_chains():
@@ -70,11 +70,14 @@ def _plan(
 
 
 def run_again(m: nn.Module, at: int, x: Tensor) -> tuple[Tensor | None, int]:
-    """The same of a chain that was found there before, and has not changed; where there is none, None and `at`."""
+    """The same of a chain that was found there before, and has not changed; where there is none, None and `at`.
+
+    None and the end where its layers are best made one by one.
+    """
     found = None if is_compiling() or (of := m.__dict__.get(KEPT)) is None else of.get(at)
     if found is None or (y := kept_chain(x, found)) is None:
         return None, at
-    return y, found.end
+    return None if y is False else y, found.end
 
 
 def keep_activated(act: Any, layer: Any, x: Any) -> None:

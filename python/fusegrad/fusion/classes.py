@@ -116,11 +116,12 @@ class _Wrapped:
 
 def sequential_forward(self: nn.Sequential, input):
     """The forward of torch.nn.Sequential, with each layer noted, and applied by what follows it; chains as one op."""
-    y, done = chains.run_again(self, 0, input)
-    if y is not None and done == len(children(self)):
+    y, tried = chains.run_again(self, 0, input)
+    if y is not None and tried == len(children(self)):
         return y
-    input = input if y is None else y
-    modules, tried = list(self), done  # up to where a chain was looked for, and found
+    modules, done = list(self), 0  # up to where a chain has run; `tried`: up to where one was looked for
+    if y is not None:
+        input, done = y, tried
     for at, module in enumerate(modules):
         if at < done:
             continue
