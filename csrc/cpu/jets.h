@@ -51,19 +51,33 @@ template <class A, bool kSaved, class V> inline Jet<V> jet(V s, P<V> param) {
   }
 }
 
+// A pass, of numbers of one type; a copy, to be in registers: `out` could change what a reference to the pass refers
+// to.
+template <class S> struct PassOf {
+  int64_t n, step, last;  // `last` is where l lies
+  S param;
+  const S* in;
+  S *out, *saved, *c;
+
+  PassOf(const StreamsPass& by, double param)
+      : n(by.n),
+        step(by.step),
+        last((by.r + 1) * by.step),
+        param(S(param)),
+        in(static_cast<const S*>(by.in)),
+        out(static_cast<S*>(by.out)),
+        saved(static_cast<S*>(by.saved)),
+        c(static_cast<S*>(by.cotangents)) {}
+};
+
 // Both vectors of a panel's feature at a time: streams lie at distances that may meet in few lines of L1.
 constexpr int kBoth = 2;
 
 // y = act(z), t_i = act'(z) tz_i, l = act'(z) lz + act''(z) sum_i tz_i^2.
-template <class A, class V> __attribute__((flatten)) void streams_forward(const StreamsPass& pass, double param_) {
-  using S = ScalarOf<V>;
+template <class A, class V> __attribute__((flatten)) void streams_forward(const StreamsPass& pass, double given) {
   constexpr int n = kLanes<V>;
-  const StreamsPass by = pass;
-  const S param = S(param_);
-  const int64_t step = by.step, last = (by.r + 1) * step;
-  const S* in = static_cast<const S*>(by.in);
-  S *out = static_cast<S*>(by.out), *saved = static_cast<S*>(by.saved);
-  for (int64_t i = 0; i < by.n; i += kBoth * n, in += kBoth * n, out += kBoth * n) {
+  auto [size, step, last, param, in, out, saved, _] = PassOf<ScalarOf<V>>(pass, given);
+  for (int64_t i = 0; i < size; i += kBoth * n, in += kBoth * n, out += kBoth * n) {
     Jet<V> of[kBoth];
     V squares[kBoth] = {};
 #pragma GCC unroll 2
@@ -91,15 +105,10 @@ template <class A, class V> __attribute__((flatten)) void streams_forward(const 
 //     act' c + act'' (sum_i c_i tz_i + c_l lz) + act''' c_l sum_i tz_i^2,   act' c_i + 2 act'' c_l tz_i,   act' c_l
 //
 // and y, t_i, l are made again, if there is a place for them.
-template <class A, class V> __attribute__((flatten)) void streams_backward(const StreamsPass& pass, double param_) {
-  using S = ScalarOf<V>;
+template <class A, class V> __attribute__((flatten)) void streams_backward(const StreamsPass& pass, double given) {
   constexpr int n = kLanes<V>;
-  const StreamsPass by = pass;
-  const S param = S(param_);
-  const int64_t step = by.step, last = (by.r + 1) * step;
-  const S* in = static_cast<const S*>(by.in);
-  S *c = static_cast<S*>(by.cotangents), *out = static_cast<S*>(by.out);
-  for (int64_t i = 0; i < by.n; i += kBoth * n, in += kBoth * n, c += kBoth * n) {
+  auto [size, step, last, param, in, out, _, c] = PassOf<ScalarOf<V>>(pass, given);
+  for (int64_t i = 0; i < size; i += kBoth * n, in += kBoth * n, c += kBoth * n) {
     Jet<V> of[kBoth];
     V along[kBoth], twice[kBoth], squares[kBoth] = {};
 #pragma GCC unroll 2
