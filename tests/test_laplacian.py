@@ -68,6 +68,49 @@ def test_directions():
     close(fg.laplacian(net, x, directions=heat).laplacian, hessian[..., 0, 0] + hessian[..., 1, 1])
 
 
+@pytest.mark.parametrize("name", ("tanh", "ModifiedMLP", "a model that no rule follows"))
+@fused
+def test_drift(name, fused):
+    """A term of the first order beside the Laplacian, and gradients in all that it depends on."""
+    net = nothing_known if name.startswith("a model") else model(name, fused)
+    x, alike, own = points(20, 3).requires_grad_(), points(3).requires_grad_(), points(20, 3).requires_grad_()
+    y, jacobian, hessian = nested.hessians(net, x)
+    on = [x, *(net.parameters() if isinstance(net, nn.Module) else ())]
+    unused = {"allow_unused": True, "materialize_grads": True}
+    for b in (alike, own):
+        for s in (None, points(3, 2), points(20, 3, 2)):
+            r = fg.laplacian(net, x, drift=b, directions=s)
+            full = torch.eye(3, dtype=x.dtype) if s is None else s
+            truth = torch.einsum("bnij,bir,bjr->bn", hessian, *[full.expand(20, 3, -1)] * 2)
+            truth = truth + torch.einsum("bni,bi->bn", jacobian, b.expand(20, 3))
+            close(r.value, y)
+            close(r.jacobian, jacobian @ full)
+            close(r.laplacian, truth)
+            for mine, true in zip(
+                torch.autograd.grad(r.laplacian.sin().sum(), [b, *on], **unused),
+                torch.autograd.grad(truth.sin().sum(), [b, *on], retain_graph=True, **unused),
+                strict=True,
+            ):
+                assert_close(mine, true, rtol=1e-8, atol=1e-8)
+    with torch.no_grad():
+        close(fg.laplacian(net, x, drift=b, samples=2).value, y)
+
+
+def nothing_known(x):
+    return Cubes.apply(x).sum(-1, keepdim=True) * x
+
+
+class Cubes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        return 3 * ctx.saved_tensors[0] ** 2 * g
+
+
 @pytest.mark.parametrize("distribution", ("rademacher", "normal", "sparse"))
 def test_samples_are_right_on_average(distribution):
     net, x = model("tanh"), points(2, 3)

@@ -269,6 +269,13 @@ def test_errors():
         fg.laplacian(net, x, directions=torch.eye(4).double())
     with pytest.raises(TypeError, match="same dtype"):
         fg.laplacian(net, x, directions=torch.eye(3))
+    with pytest.raises(TypeError, match="drift must be a tensor"):
+        fg.laplacian(net, x, drift=1.0)
+    with pytest.raises(TypeError, match=r"drift is of torch\.float32"):
+        fg.laplacian(net, x, drift=torch.ones(3))
+    for b in (torch.ones(4).double(), torch.ones(3, 4).double(), torch.tensor(1.0).double()):
+        with pytest.raises(ValueError, match=r"drift has shape .*need \(d\), or the shape of x"):
+            fg.laplacian(net, x, drift=b)
     with pytest.raises(ValueError, match="positive"):
         fg.laplacian(net, x, samples=0)
     with pytest.raises(ValueError, match="rademacher"):

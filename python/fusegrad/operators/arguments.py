@@ -45,13 +45,13 @@ def along_axes(x: Tensor) -> Tensor:
     return torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, *(1,) * (x.dim() - 1), d)
 
 
-def along_columns(op: str, x: Tensor, directions: Any) -> Tensor:
+def along_columns(op: str, x: Tensor, directions: Any, name: str = "directions") -> Tensor:
     """Those of the columns of directions, (d, r) or (..., d, r), as (r, ..., d)."""
     if not isinstance(directions, Tensor):
         raise TypeError(f"{op}: directions must be a tensor, got {type(directions).__name__}")
     if directions.dtype != x.dtype or directions.device != x.device:
         raise TypeError(
-            f"{op}: directions are {directions.dtype} on {directions.device}, x is {x.dtype} on {x.device}; "
+            f"{op}: {name} is of {directions.dtype} on {directions.device}, x is {x.dtype} on {x.device}; "
             "need the same dtype and device"
         )
     alike, own = directions.shape[:-1] == x.shape[-1:], directions.shape[:-1] == x.shape
@@ -64,13 +64,22 @@ def along_columns(op: str, x: Tensor, directions: Any) -> Tensor:
     return s.reshape(s.shape[0], *(1,) * (x.dim() - 1), x.shape[-1]) if alike else s
 
 
+def drift_of(op: str, x: Tensor, b: Any) -> Tensor:
+    """b, (d) or (..., d), as (1, ..., d): a second derivative of x that is summed over the directions."""
+    return _one(op, "drift", x, b)
+
+
 def along_one(op: str, x: Tensor, v: Any) -> Tensor:
     """That of v, (d) or (..., d), as (1, ..., d)."""
+    return _one(op, "v", x, v)
+
+
+def _one(op: str, name: str, x: Tensor, v: Any) -> Tensor:
     if not isinstance(v, Tensor):
-        raise TypeError(f"{op}: v must be a tensor, got {type(v).__name__}")
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(v).__name__}")
     if v.dim() == 0 or v.shape not in (x.shape[-1:], x.shape):
-        raise ValueError(f"{op}: v has shape {sizes(v)}, x has shape {sizes(x)}; need (d), or the shape of x")
-    return along_columns(op, x, v.unsqueeze(-1))
+        raise ValueError(f"{op}: {name} has shape {sizes(v)}, x has shape {sizes(x)}; need (d), or the shape of x")
+    return along_columns(op, x, v.unsqueeze(-1), name)
 
 
 DISTRIBUTIONS = "rademacher", "normal", "sparse"

@@ -20,9 +20,14 @@ from .run import ByNested, Refused, Run
 from .streams import Rules, Streams
 
 
-def evaluate(op: str, model: Model, x: Tensor, directions: Tensor, rules: Rules) -> tuple[Tensor, Streams]:
-    """What the model makes of x (..., d), and its streams along the directions (R, ..., d)."""
-    seed = (directions, *(None,) * (rules.order - 1))
+def evaluate(
+    op: str, model: Model, x: Tensor, directions: Tensor, rules: Rules, second: Tensor | None = None
+) -> tuple[Tensor, Streams]:
+    """What the model makes of x (..., d), and its streams along the directions (R, ..., d).
+
+    `second` is the second derivative of x itself, if it has one.
+    """
+    seed = (directions, second, *(None,) * (rules.order - 2)) if rules.order > 1 else (directions,)
     if (chain := chain_of(model, x)) is not None and not is_ops_mode_on():
         return layers(rules, x.view_as(x), seed, chain)
     return call_untraced(_evaluate, op, model, x, seed, rules)

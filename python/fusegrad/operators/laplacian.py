@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .arguments import Model, along_axes, along_columns, at_random, check_point
+from .arguments import Model, along_axes, along_columns, at_random, check_point, drift_of
 from .evaluate import evaluate
 from .streams import Rules, whole
 
@@ -23,6 +23,7 @@ def laplacian(
     x: Tensor,  # (..., d)
     *,
     directions: Tensor | None = None,  # (d, r) or (..., d, r)
+    drift: Tensor | None = None,  # (d) or (..., d)
     samples: int | None = None,
     distribution: str = "rademacher",
     generator: torch.Generator | None = None,
@@ -32,6 +33,9 @@ def laplacian(
     Δy = Σ_i ∂²y/∂x_i². With directions S it is Σ_ij (S Sᵀ)_ij ∂²y/∂x_i∂x_j, and the first derivatives are those along
     the columns of S. A layer costs one product of r + 2 times its rows; nested autograd costs 2 + 2 r of them.
 
+    With a drift b it is that plus b · ∇y, at no further product: as in Fokker-Planck and advection-diffusion equations,
+    and in the heat equation, u_xx + u_yy - u_t, of directions x and y and a drift against t.
+
     The model is any function of points, of each for itself: it runs once, with tensors that carry their derivatives.
     The result can be differentiated again, in the parameters and in x, in all modes of PyTorch.
 
@@ -39,6 +43,7 @@ def laplacian(
         model: a torch.nn.Module or a function, (..., d) -> (..., n) or (...).
         x: points, (..., d).
         directions: columns s, the same for all points (d, r), or of each point its own (..., d, r).
+        drift: vector of the first-order term, the same for all points (d), or of each point its own (..., d).
         samples: estimate the Laplacian by so many random directions for each point, for large d (Hutchinson). It is
             exact on average; the error falls as 1/√samples.
         distribution: of these: "rademacher" (±1 in each coordinate), "normal", or "sparse" (one axis each).
@@ -46,7 +51,7 @@ def laplacian(
 
     Returns:
         value (..., n), the model's; jacobian (..., n, d): of each value its derivatives along the axes, or (..., n, r)
-        along the directions, which for samples are divided by √samples; laplacian (..., n).
+        along the directions, which for samples are divided by √samples; laplacian (..., n), with the drift's term.
 
     Raises:
         TypeError: x is no floating-point tensor, or the model returns none, or complex numbers.
@@ -70,7 +75,8 @@ def laplacian(
         s = along_columns("laplacian", x, directions)
     else:
         s = along_axes(x)
-    y, (first, second) = evaluate("laplacian", model, x, s, Rules(2, s.shape[0], summed=True))
+    b = None if drift is None else drift_of("laplacian", x, drift)
+    y, (first, second) = evaluate("laplacian", model, x, s, Rules(2, s.shape[0], summed=True), b)
     return Laplacian(y, last(first, y, s.shape[0]), sum_of(second, y))
 
 
