@@ -50,9 +50,9 @@ def verdict(results: list[Result]) -> str:
     """What is slower than stock beyond noise, the worst first, and geometric means."""
     ours = sorted((r for r in results if r.provider == "fusegrad"), key=lambda r: r.ratio)
     below = [f"  {r.ratio:.3f}  {r.case}, {r.dtype}" for r in ours if r.ratio < NOT_SLOWER]
-    groups = {(kind, r.dtype): [] for r in ours for kind in (r.case.split()[0],)}
+    groups: dict[tuple[str, str], list[float]] = {}
     for r in ours:
-        groups[r.case.split()[0], r.dtype].append(r.ratio)
+        groups.setdefault((r.case.split()[0], r.dtype), []).append(r.ratio)
     said = f"fusegrad against stock: {len(below)} of {len(ours)} cases below {NOT_SLOWER}"
     means = [f"  {_mean(found):.2f}  {kind}, {dtype} ({len(found)})" for (kind, dtype), found in sorted(groups.items())]
     whole = f"geometric mean {_mean([r.ratio for r in ours]):.2f}, of each kind:"
@@ -79,7 +79,8 @@ def _case(draw: random.Random, kind: str, device: str) -> Case:
             break
     if kind in ("infer", "train"):
         return network(kind, rows, tuple(widths), act, dtype, device)
-    return layer(kind != "forward", (rows, *widths), act, dtype, device, leave_out=RIVALS)
+    k, n = widths
+    return layer(kind != "forward", (rows, k, n), act, dtype, device, leave_out=RIVALS)
 
 
 def _size(draw: random.Random) -> int:

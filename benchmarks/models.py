@@ -130,8 +130,8 @@ def _row(case: zoo.Model, smoke: bool, tell: Callable[[str], None]) -> Row:
     fused = zoo.make(case, case.small, torch.float32, fg.fuse)
     whys = dict.fromkeys(row.why for row in fg.explain(fused) if not row.fused_with)
     with_ = _fused(case, fused)
-    of = case.library, zoo.version(case.library), case.name, zoo.linears(case, fused), case.followed, with_
-    row = Row(*of, "; ".join(whys), *_NOT_TIMED)
+    names = case.library, zoo.version(case.library), case.name, zoo.linears(case, fused), case.followed, with_
+    row = Row(*names, "; ".join(whys), *_NOT_TIMED)
     budget = Budget(2, 0.1, {}) if smoke else Budget(ROUNDS, SECONDS, {}, _is_decided)
     if not case.timed:
         return row
