@@ -18,6 +18,13 @@ inline int threads_for(const Gemm& g) {
 // Whether the numbers of each sum lie next to each other.
 inline bool is_along_k(const Gemm& g) { return g.a.column_stride == 1 && g.b.row_stride == 1; }
 
+// Whether sums are so short that it takes longer to add up the lanes of dot products than to pack (a Zen 3,
+// 2026-11-26).
+template <class T> bool are_short(const Gemm& g) {
+  if (!Product<T>::kDirect || g.k == 0) return false;
+  return g.k < (g.m < 3 || g.n <= kSkinnyColumns ? kLanes<VectorFor<T>> : 64);
+}
+
 // Calls f with a value of a type that is multiplied here.
 template <class F> void with_type_of_product(Type t, const F& f) {
 #if defined(FUSEGRAD_AVX512_BF16)
@@ -38,7 +45,8 @@ void gemm(const Gemm& given) {
   with_type_of_product(g.type, [&](auto t) {
     using T = decltype(t);
     using S = ScalarFor<T>;
-    if (g.k == 0 || (is_along_k(g) && g.split == 0 && (g.m <= kRowsOfDots<T> || g.n <= kSkinnyColumns))) {
+    const bool are_few = g.m <= kRowsOfDots<T> || g.n <= kSkinnyColumns;
+    if (g.k == 0 || (are_few && !are_short<T>(g) && is_along_k(g) && g.split == 0)) {
       DotProduct<T>{{g, 0, g.m, nullptr}}.run(count);
       return;
     }
