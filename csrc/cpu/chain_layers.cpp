@@ -12,7 +12,8 @@ namespace {
 constexpr int64_t kFewRows = 8, kFewForWeights = 127, kLongToPack = 97, kNeedsFewer = 257, kWide = 513;
 // of a first layer, whose x takes longer to turn into panels than dot products of its rows
 constexpr int64_t kFewColumns = 3, kLongSums = 64;
-constexpr int64_t kGrain = 1 << 14;  // numbers for which a thread is worth while
+constexpr int64_t kManyResults = 48;  // beyond those for which a last layer's panels, which are turned back, pay
+constexpr int64_t kGrain = 1 << 14;   // numbers for which a thread is worth while
 
 int64_t widest_of(const Chain& g) {
   int64_t widest = 0;
@@ -55,7 +56,8 @@ Operand turned(const Operand& o) { return {o.data, o.column_stride, o.row_stride
 bool is_by_layers(const Chain& g) {
   const int64_t widest = widest_of(g), panel = kernels().panel_bytes / size_of(g.type);
   if (g.m <= kFewRows || widest >= kWide || size_of(g.type) == 2) return true;
-  if (g.layers[0].n <= kFewColumns && g.layers[0].k >= kLongSums) return true;
+  const ChainLayer &first = g.layers[0], &last = g.layers[g.count - 1];
+  if ((first.n <= kFewColumns && first.k >= kLongSums) || last.n >= kManyResults + 2 * last.k) return true;
   if (widest < kLongToPack || g.m > kFewForWeights) return false;
   const int64_t rows = (g.m + panel - 1) / panel * panel;  // with those that a panel lacks
   return widest >= kNeedsFewer || 16 * g.m < 15 * rows;
