@@ -109,8 +109,8 @@ struct ChainBackwardRule {
       c_t = mm(rows(c_tz), layers.w(i), false, false).reshape(h.sizes());
     }
     if (needed[1]) found[1] = c;
-    for (size_t i = 0; i < found.size();
-         i++) {  // compiled autograd adds up what comes of both nodes, and takes no None
+    // compiled autograd adds up what comes of both nodes, and takes no None
+    for (size_t i = 0; i < found.size(); i++) {
       if (needed[i] && !found[i].defined()) found[i] = at::zeros_like(saved[i]);
     }
     return found;

@@ -15,8 +15,7 @@ inline PyObject* parameter(PyObject* parameters, Py_ssize_t i) {
 
 // kept_chain(x, (modules of a Sequential, those that they were, facts, _parameters of each layer, acts, saves_input,
 // ...), width, largest, derived): the same of layers that were found before, if nothing has changed: one by one where
-// they are no chain; in 16 bits, and where they may not, that is left to
-// Python, by False.
+// they are no chain; where they may not, as in 16 bits, that is left to Python, by False.
 inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 5 && PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) >= 7,
