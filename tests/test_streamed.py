@@ -15,6 +15,7 @@ from fusegrad.operators import streamed
 from fusegrad.operators.rules_layers import one_by_one
 from fusegrad.operators.streamed import Layer
 from fusegrad.operators.streams import Rules
+from fusegrad.ops.chain import MOST_LAYERS
 from fusegrad.ops.chain_streams import STREAMS
 
 from cases import DEVICE
@@ -296,3 +297,14 @@ def test_keeps_less_than_nested():
         fg.laplacian(net, x).laplacian  # noqa: B018
     weights = {p.data_ptr() for p in net.parameters()}
     assert sum(t.numel() for at, t in kept.items() if at not in weights) <= 100 * (2 * 5 * 50 + 3) + 9
+
+
+@pytest.mark.parametrize("more", (0, 1))
+def test_as_many_layers_as_a_chain_has_and_one_more(served, more):
+    model = nn.Sequential(*(part for _ in range(MOST_LAYERS + more) for part in (nn.Linear(2, 2), nn.Tanh()))).double()
+    x = torch.randn(5, 2, dtype=torch.double, requires_grad=True)
+    fg.laplacian(model, x).laplacian.sum().backward()
+    assert bool(served) == (more == 0)
+    first, last = model[0].weight.grad, model[-2].bias.grad
+    wanted = torch.autograd.grad(fg.hessian_diagonal(model, x).sum(), [model[0].weight, model[-2].bias])
+    assert_close([first, last], [*wanted])

@@ -117,7 +117,8 @@ struct ChainLayer {
   void *gw = nullptr, *gb = nullptr;  // (n, k), rows adjacent, and (n); nullptr if not needed
 };
 
-constexpr int kMostLayers = 31;  // of a chain
+// Of a chain: a bit for each gradient of one with streams, and for those of x, t and l, makes 63.
+constexpr int kMostLayers = 30;
 
 // Layers of which each is the input of the next, all float32 or all float64; by layers (layers.h) of any type.
 //

@@ -19,7 +19,7 @@ from ..internals.function import below_autograd, single_level
 from .chain_by_layers import Plan, backward_by_layers, layers_of, plan, second_by_layers
 from .op import RULES, library
 
-MOST_LAYERS = 31  # kMostLayers of csrc/cpu/kernels.h
+MOST_LAYERS = 30  # kMostLayers of csrc/cpu/kernels.h
 
 library.define(
     "chain(Tensor x, Tensor?[] weights, str acts, bool save) -> (Tensor y, Tensor saved)",
