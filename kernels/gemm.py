@@ -185,7 +185,7 @@ def tile_of_act(family: str, dtype: torch.dtype, act: str) -> Config:
 LIMITED_SLOPES = {
     "sm_80": {"softplus", "shifted_softplus", "logsigmoid", "tanhshrink"},
     "sm_100": {"sigmoid", "tanh"},
-    "sm_120": {"gelu_tanh", "sin"},
+    "sm_120": {"gelu", "gelu_tanh", "sin"},
 }
 
 
