@@ -159,12 +159,7 @@ inline PyObject* act_of(PyObject*, PyObject* const* args, Py_ssize_t count) {
   const long which = PyLong_AsLong(PyTuple_GET_ITEM(known, 2));
   const bool is_short = z.numel() <= PyLong_AsLongLong(args[3 + which]);
   const Stock stock = is_short && (which > 0 || is_differentiable(z)) ? stock_of(a.name) : nullptr;
-  at::Tensor y;
-  {
-    const pybind11::gil_scoped_release no_gil;
-    y = stock ? stock(z, a.param) : act(z, {}, a, 0, saves_output);
-  }
-  return THPVariable_Wrap(std::move(y));
+  return without_gil([&] { return stock ? stock(z, a.param) : act(z, {}, a, 0, saves_output); });
   END_HANDLE_TH_ERRORS
 }
 

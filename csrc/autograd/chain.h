@@ -152,12 +152,7 @@ inline PyObject* chain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   if (!given.read(args[0], PyTuple_GET_SIZE(args[1]), weight, Limits(args + 4)) || !given.fits_chain) Py_RETURN_NONE;
   const std::string acts = text_of(args[2]);
   const int64_t saves_input = PyLong_AsLongLong(args[3]);
-  at::Tensor y;
-  {
-    const pybind11::gil_scoped_release no_gil;
-    y = given.run_chain(acts, saves_input);
-  }
-  return THPVariable_Wrap(std::move(y));
+  return without_gil([&] { return given.run_chain(acts, saves_input); });
   END_HANDLE_TH_ERRORS
 }
 

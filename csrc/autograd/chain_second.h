@@ -1,5 +1,5 @@
 // The gradients of a chain as functions of gy, x, w_1, b_1, ..., with their node: what its second derivatives are, as
-// second_by_layers of python/fusegrad/ops/chain.py has them.
+// second_by_layers of python/fusegrad/ops/chain_by_layers.py has them.
 #pragma once
 
 #include <ATen/ops/zeros_like.h>

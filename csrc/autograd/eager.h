@@ -61,6 +61,16 @@ inline PyObject* to_python(const at::Tensor& t) {
   Py_RETURN_NONE;
 }
 
+// A tensor that is made while other threads of Python run.
+template <class Make> PyObject* without_gil(const Make& make) {
+  at::Tensor made;
+  {
+    const pybind11::gil_scoped_release no_gil;
+    made = make();
+  }
+  return THPVariable_Wrap(std::move(made));
+}
+
 inline PyObject* to_bool(bool value) { return PyBool_FromLong(value); }
 
 inline std::optional<at::Tensor> if_any(const at::Tensor& t) {

@@ -52,12 +52,7 @@ inline PyObject* gated(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (!unpack(args[i], given[i]) || (i < 3 && !given[i].defined())) Py_RETURN_NONE;
   }
   const Activation a(args[5], args[6]);
-  at::Tensor y;
-  {
-    const pybind11::gil_scoped_release no_gil;
-    y = run_gated(given, a);
-  }
-  return THPVariable_Wrap(std::move(y));
+  return without_gil([&] { return run_gated(given, a); });
   END_HANDLE_TH_ERRORS
 }
 

@@ -32,12 +32,7 @@ inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) 
   if (!as_one && (!given.is_wide || part(6) != Py_True)) Py_RETURN_FALSE;
   const std::string acts = text_of(part(4));
   const int64_t saves_input = PyLong_AsLongLong(part(5));
-  at::Tensor y;
-  {
-    const pybind11::gil_scoped_release no_gil;
-    y = as_one ? given.run_chain(acts, saves_input) : given.run_layers(acts, saves_input);
-  }
-  return THPVariable_Wrap(std::move(y));
+  return without_gil([&] { return as_one ? given.run_chain(acts, saves_input) : given.run_layers(acts, saves_input); });
   END_HANDLE_TH_ERRORS
 }
 
@@ -57,13 +52,8 @@ inline PyObject* kept_layer(PyObject*, PyObject* const* args, Py_ssize_t count) 
   if (!given.read(args[0], 2, weight, {}) || !given.is_wide) Py_RETURN_NONE;
   const Activation a(part(3), part(4));
   const bool saves_input = part(5) == Py_True;
-  at::Tensor y;
-  {
-    const pybind11::gil_scoped_release no_gil;
-    const variable_list& of = given.saved;
-    y = linear_act(of[kX], of[kWeights], of[kWeights + 1], a, saves_input).first;
-  }
-  return THPVariable_Wrap(std::move(y));
+  const variable_list& of = given.saved;
+  return without_gil([&] { return linear_act(of[kX], of[kWeights], of[kWeights + 1], a, saves_input).first; });
   END_HANDLE_TH_ERRORS
 }
 
@@ -86,12 +76,7 @@ inline PyObject* kept_gated(PyObject*, PyObject* const* args, Py_ssize_t count) 
                             up.saved[kWeights + 1]};
   if (given[1].size(0) != given[2].size(0)) Py_RETURN_NONE;
   const Activation a(part(5), part(6));
-  at::Tensor y;
-  {
-    const pybind11::gil_scoped_release no_gil;
-    y = run_gated(given, a);
-  }
-  return THPVariable_Wrap(std::move(y));
+  return without_gil([&] { return run_gated(given, a); });
   END_HANDLE_TH_ERRORS
 }
 

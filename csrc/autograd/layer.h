@@ -159,15 +159,11 @@ inline Three layer_backward(const std::array<bool, 3>& needed, const at::Tensor&
 inline PyObject* layer(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 6, "layer: not its arguments");
-  at::Tensor x, w, b, y;
+  at::Tensor x, w, b;
   if (!is_plain_eager() || !unpack(args[0], x) || !unpack(args[1], w) || !unpack(args[2], b)) Py_RETURN_NONE;
   if (!x.defined() || !w.defined()) Py_RETURN_NONE;
   const Activation a(args[3], args[4]);
-  {
-    const pybind11::gil_scoped_release no_gil;
-    y = linear_act(x, w, b, a, args[5] == Py_True).first;
-  }
-  return THPVariable_Wrap(std::move(y));
+  return without_gil([&] { return linear_act(x, w, b, a, args[5] == Py_True).first; });
   END_HANDLE_TH_ERRORS
 }
 

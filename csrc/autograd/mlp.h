@@ -58,20 +58,13 @@ inline PyObject* mlp(PyObject*, PyObject* const* args, Py_ssize_t count) {
   const Activation a(args[2], args[3]);
   const bool saves_input = args[4] == Py_True;
   const int64_t small = PyLong_AsLongLong(args[8]);
-  at::Tensor y;
-  {
-    const pybind11::gil_scoped_release no_gil;
+  return without_gil([&] {
     const variable_list inputs(given.saved.begin() + kX, given.saved.end());
     const at::Tensor &x = inputs[0], &w1 = inputs[1];
-    if (given.fits_chain) {
-      y = given.run_chain(a.text() + ",identity 0.0", saves_input);
-    } else if (given.differentiable && x.numel() / w1.size(1) * w1.size(0) > small) {
-      y = run_mlp(inputs, a, saves_input);
-    } else {
-      y = linear(linear_act(x, w1, inputs[2], a, saves_input).first, inputs[3], inputs[4]);
-    }
-  }
-  return THPVariable_Wrap(std::move(y));
+    if (given.fits_chain) return given.run_chain(a.text() + ",identity 0.0", saves_input);
+    if (given.differentiable && x.numel() / w1.size(1) * w1.size(0) > small) return run_mlp(inputs, a, saves_input);
+    return linear(linear_act(x, w1, inputs[2], a, saves_input).first, inputs[3], inputs[4]);
+  });
   END_HANDLE_TH_ERRORS
 }
 
