@@ -8,6 +8,7 @@ from torch.autograd import grad
 import fusegrad as fg
 from fusegrad import backends, routing
 from fusegrad.activations import REGISTRY
+from fusegrad.ops.operands import DTYPES
 
 pytestmark = pytest.mark.skipif(backends.node is None, reason="no C++ nodes")
 
@@ -17,7 +18,7 @@ def is_in_cpp(fn):
 
 
 @pytest.mark.parametrize("x_needs_one", (False, True), ids=("weights", "input"))
-@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_small_layers_take_the_node(dtype, x_needs_one, monkeypatch):
     for name, value in SMALL.items():
         monkeypatch.setattr(routing, name, value)

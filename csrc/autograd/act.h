@@ -153,7 +153,7 @@ inline PyObject* act_of(PyObject*, PyObject* const* args, Py_ssize_t count) {
   if (!is_plain_eager() || !is_plain(args[0]) || !PyUnicode_CheckExact(args[1])) Py_RETURN_NONE;
   PyObject* known = PyDict_GetItemWithError(activations, args[1]);
   const at::Tensor& z = THPVariable_Unpack(args[0]);
-  if (known == nullptr || (z.scalar_type() != at::kFloat && z.scalar_type() != at::kDouble)) Py_RETURN_NONE;
+  if (known == nullptr || !is_served(z.scalar_type())) Py_RETURN_NONE;
   const Activation a(args[1], args[2] == Py_None ? PyTuple_GET_ITEM(known, 0) : args[2]);
   const bool saves_output = PyTuple_GET_ITEM(known, 1) == Py_True;
   const long which = PyLong_AsLong(PyTuple_GET_ITEM(known, 2));

@@ -71,23 +71,22 @@ struct Limits {
       : width(PyLong_AsLongLong(args[0])), largest(PyLong_AsLongLong(args[1])), derived(args[2] == Py_True) {}
 };
 
-// What layers w_1, b_1, ... are given, if that is plain and fits: of a chain, or, not in 16 bits, of layers one by one.
+// What layers w_1, b_1, ... are given, if that is plain and fits: of a chain, or of layers one by one.
 struct Given {
   variable_list saved;  // with room for what the layers save, and y
-  bool differentiable, is_wide, fits_chain;
+  bool differentiable, fits_chain;
 
   // `weight(i)` is a borrowed reference, or nullptr.
   template <class Weight> bool read(PyObject* given, Py_ssize_t count, Weight weight, const Limits& limits) {
     if (!is_plain_eager() || !is_plain(given)) return false;
     const at::Tensor& x = THPVariable_Unpack(given);
     const at::ScalarType type = x.scalar_type();
-    is_wide = type == at::kFloat || type == at::kDouble;
-    if (x.dim() == 0 || x.numel() == 0 || (!is_wide && type != at::kBFloat16 && type != at::kHalf)) return false;
+    if (x.dim() == 0 || x.numel() == 0 || !is_served(type)) return false;
     const bool grad_mode = at::GradMode::is_enabled();
     int64_t k = x.size(-1);
     differentiable = grad_mode && x.requires_grad();
     fits_chain = limits.derived || !differentiable;
-    bool narrow = is_wide;
+    bool narrow = type == at::kFloat || type == at::kDouble;
     double multiplied = 0;
     saved.resize(kWeights + count);
     saved[kX] = x;

@@ -15,7 +15,7 @@ inline PyObject* parameter(PyObject* parameters, Py_ssize_t i) {
 
 // kept_chain(x, (modules of a Sequential, those that they were, facts, _parameters of each layer, acts, saves_input,
 // ...), width, largest, derived): the same of layers that were found before, if nothing has changed: one by one where
-// they are no chain; where they may not, as in 16 bits, that is left to Python, by False.
+// they are no chain; where they may not, that is left to Python, by False.
 inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 5 && PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) >= 7,
@@ -29,7 +29,7 @@ inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) 
   Given given;
   if (!given.read(args[0], 2 * PyTuple_GET_SIZE(parameters), weight, Limits(args + 2))) Py_RETURN_NONE;
   const bool as_one = given.fits_chain && PyTuple_GET_SIZE(parameters) > 1;
-  if (!as_one && (!given.is_wide || part(6) != Py_True)) Py_RETURN_FALSE;
+  if (!as_one && part(6) != Py_True) Py_RETURN_FALSE;
   const std::string acts = text_of(part(4));
   const int64_t saves_input = PyLong_AsLongLong(part(5));
   return without_gil([&] { return as_one ? given.run_chain(acts, saves_input) : given.run_layers(acts, saves_input); });
@@ -49,7 +49,7 @@ inline PyObject* kept_layer(PyObject*, PyObject* const* args, Py_ssize_t count) 
   if (!same) Py_RETURN_NONE;
   const auto weight = [&](Py_ssize_t i) { return parameter(part(2), i); };
   Given given;
-  if (!given.read(args[0], 2, weight, {}) || !given.is_wide) Py_RETURN_NONE;
+  if (!given.read(args[0], 2, weight, {})) Py_RETURN_NONE;
   const Activation a(part(3), part(4));
   const bool saves_input = part(5) == Py_True;
   const variable_list& of = given.saved;
@@ -71,7 +71,7 @@ inline PyObject* kept_gated(PyObject*, PyObject* const* args, Py_ssize_t count) 
   Given gate, up;
   const auto of_gate = [&](Py_ssize_t i) { return parameter(part(3), i); };
   const auto of_up = [&](Py_ssize_t i) { return parameter(part(4), i); };
-  if (!gate.read(args[0], 2, of_gate, {}) || !up.read(args[0], 2, of_up, {}) || !gate.is_wide) Py_RETURN_NONE;
+  if (!gate.read(args[0], 2, of_gate, {}) || !up.read(args[0], 2, of_up, {})) Py_RETURN_NONE;
   const variable_list given{gate.saved[kX], gate.saved[kWeights], up.saved[kWeights], gate.saved[kWeights + 1],
                             up.saved[kWeights + 1]};
   if (given[1].size(0) != given[2].size(0)) Py_RETURN_NONE;

@@ -54,7 +54,7 @@ inline PyObject* mlp(PyObject*, PyObject* const* args, Py_ssize_t count) {
   TORCH_CHECK_TYPE(count == 9 && PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) == 4, "mlp: not its arguments");
   Given given;
   const auto weight = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[1], i); };
-  if (!given.read(args[0], 4, weight, Limits(args + 5)) || !given.is_wide) Py_RETURN_NONE;
+  if (!given.read(args[0], 4, weight, Limits(args + 5))) Py_RETURN_NONE;
   const Activation a(args[2], args[3]);
   const bool saves_input = args[4] == Py_True;
   const int64_t small = PyLong_AsLongLong(args[8]);

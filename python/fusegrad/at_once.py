@@ -1,24 +1,24 @@
 """What C++ runs in one call, with its node of autograd, where it finds that the call is plain: for all else, None.
 
-It is asked before the route of a call is, which in Python takes longer than a small layer. In 32 and 64 bits it is
-faster than stock torch at all sizes (routing.py has what is measured).
+It is asked before the route of a call is, which in Python takes longer than a small layer. It is faster than stock
+torch at all sizes (`bench grid`).
 """
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, float32, float64, strided
+from torch import Tensor, strided
 from torch.compiler import is_compiling, is_dynamo_compiling
 
 from . import backends, routing
 from .activations import REGISTRY, Activation
 from .internals.call import in_plain_eager, linear_is_replaced, requires_grad
 from .ops.chain import Plan
+from .ops.operands import DTYPES
 from .routing import AS_FAST_IN_STOCK, PIECEWISE, fits_layer, have_kernels
 
 _PLAIN = Tensor, torch.nn.Parameter
-_DTYPES = float32, float64
 
 
 def layer_in_one_call(
@@ -44,7 +44,7 @@ def may_be_layers(x: Any) -> bool:
         backends.node is not None
         and backends.CHAINS
         and type(x) in _PLAIN
-        and x.dtype in _DTYPES
+        and x.dtype in DTYPES
         and x.is_cpu
         and in_plain_eager(x)
     )
@@ -66,7 +66,7 @@ def _at_once(x: Any, a: Activation) -> bool:
         backends.node is not None
         and not is_dynamo_compiling()
         and type(x) in _PLAIN
-        and x.dtype in _DTYPES
+        and x.dtype in DTYPES
         and a.name in backends.KNOWN
     )
 
@@ -107,7 +107,7 @@ def mlp_at_once(x: Any, w1: Any, b1: Any, w2: Any, b2: Any, a: Activation, param
 
 def route_at_once(x: Any, w: Any, b: Any) -> Literal["function", "kernel"] | None:
     """That of a layer which C++ runs at once, with its activation, if that is what comes next; None for all others."""
-    if backends.node is None or not backends.CHAINS or type(x) not in _PLAIN or x.dtype not in _DTYPES:
+    if backends.node is None or not backends.CHAINS or type(x) not in _PLAIN or x.dtype not in DTYPES:
         return None
     if linear_is_replaced() or w is None or not in_plain_eager(x, w, b):
         return None
@@ -130,7 +130,7 @@ def chain_in_one_call(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> 
 def kept_chain(x: Tensor, found: tuple) -> Tensor | Literal[False] | None:
     """The same of layers that were found before (fusion/kept.py), if nothing has changed; not under a compiler.
 
-    Where no chain serves them they run one by one, in 32 and 64 bits; in 16 bits that is left, by False.
+    Where no chain serves them they run one by one, unless what follows reads the last; that is left, by False.
     """
     if backends.node is None:
         return None

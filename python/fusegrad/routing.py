@@ -276,7 +276,7 @@ def stock_rows(w: Tensor, act: str) -> int:
     """How many rows of x stock torch multiplies by w, where a gradient is needed, as fast as the ops."""
     if backends.extension is None or not w.is_cpu or w.numel() == 0 or w.dim() != 2:
         return 0
-    if backends.node is not None and w.dtype in _AS_FAST and act in backends.KNOWN:
+    if backends.node is not None and w.dtype in DTYPES and act in backends.KNOWN:
         return 0
     small = SMALL_LAYER if w.dtype in _AS_FAST else min(SMALL_LAYER, SMALL_IN_16_BITS)
     return max(0, small // (w.shape[0] * (w.shape[1] + _counts_for(act))))
