@@ -95,6 +95,27 @@ template <class T> inline void store_as(T* to, F32 v) {
 }
 
 // The first n < lanes of a vector; the rest is 0.
+#if FUSEGRAD_VECTOR_BYTES == 64 && defined(FUSEGRAD_F16C)
+#define FUSEGRAD_MASKS  // an instruction does it
+inline F32 load_some(const float* from, int64_t n) {
+  return bits<F32>(_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), from));
+}
+inline F64 load_some(const double* from, int64_t n) {
+  return bits<F64>(_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), from));
+}
+template <class T> inline F32 load_some(const T* from, int64_t n) {
+  return widen(bits<U16>(_mm256_maskz_loadu_epi16(__mmask16((1u << n) - 1), from)), T{});
+}
+inline void store_some(float* to, F32 v, int64_t n) {
+  _mm512_mask_storeu_ps(to, __mmask16((1u << n) - 1), bits<__m512>(v));
+}
+inline void store_some(double* to, F64 v, int64_t n) {
+  _mm512_mask_storeu_pd(to, __mmask8((1u << n) - 1), bits<__m512d>(v));
+}
+template <class T> inline void store_some(T* to, F32 v, int64_t n) {
+  _mm256_mask_storeu_epi16(to, __mmask16((1u << n) - 1), bits<__m256i>(narrow(v, T{})));
+}
+#else
 template <class T> inline VectorFor<T> load_some(const T* from, int64_t n) {
   T buffer[kLanes<VectorFor<T>>] = {};
   __builtin_memcpy(buffer, from, n * sizeof(T));
@@ -105,6 +126,7 @@ template <class T> inline void store_some(T* to, VectorFor<T> v, int64_t n) {
   store_as(buffer, v);
   __builtin_memcpy(to, buffer, n * sizeof(T));
 }
+#endif
 
 inline float to_scalar(float x) { return x; }
 inline double to_scalar(double x) { return x; }

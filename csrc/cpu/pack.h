@@ -82,6 +82,8 @@ template <> struct Packed<BFloat16> {
 };
 #endif
 
+constexpr int64_t kWorthASquare = 3;  // numbers of a row that are left: fewer are taken one by one
+
 // W rows of k numbers, as words; zeros for those past the `count` that there are. `row_stride` leads from row to row,
 // `k_stride` from one number of a row to the next. Writes up to a vector past the end of the panel.
 template <int W, class T> void pack_panel(const T* from, int64_t row_stride, int64_t k_stride, int64_t count, int64_t k,
@@ -113,6 +115,22 @@ template <int W, class T> void pack_panel(const T* from, int64_t row_stride, int
         for (int i = 0; i < n; i++) put((done + i) * W + group * n, rows[i]);
       }
     }
+#if defined(FUSEGRAD_MASKS)
+    if constexpr (kEach == 1) {
+      const int64_t rest = k - done;
+      for (int group = kVectors - 1; rest >= kWorthASquare && group >= 0; group--) {
+        V rows[n];
+#pragma GCC unroll 16
+        for (int i = 0; i < n; i++) {
+          const int row = group * n + i;
+          rows[i] = row < count ? load_some(from + row * row_stride + done, rest) : V{};
+        }
+        transpose<n / 2>(rows);
+        for (int i = 0; i < rest; i++) put((done + i) * W + group * n, rows[i]);
+      }
+      if (rest >= kWorthASquare) return;
+    }
+#endif
   }
   for (; done < words; done++) {
     for (int i = 0; i < W; i++)

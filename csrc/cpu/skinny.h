@@ -6,7 +6,11 @@
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
-constexpr int64_t kSkinnyRows = 8, kSkinnyColumns = 3, kSkinnySteps = 2;  // of c, of c, and of k: measured on a Zen 3
+constexpr int64_t kSkinnyRows = 8, kSkinnySteps = 2;  // of c, and of k: measured on a Zen 3
+// Columns of c for which dots are the fastest, at most, and k for each: adding up lanes takes as long whatever k is
+// (a Zen 4, 2026-11-26).
+constexpr int64_t kSkinnyColumns = FUSEGRAD_VECTOR_BYTES == 64 ? 32 : 3,
+                  kSumsForColumn = FUSEGRAD_VECTOR_BYTES == 64 ? 12 : 0;
 
 // --- few rows: y = x w^T is bound by reading w, once, in its own order ---------------------------------------------
 
@@ -114,6 +118,11 @@ template <class T> struct DotProduct {
     for (; r + kDotRows <= count; r += kDotRows) tile<kDotRows, kColumns>(i + r, j, to + r * kNR<V>);
     for (; r < count; r++) tile<1, kColumns>(i + r, j, to + r * kNR<V>);
   }
+  // The columns that are left: fewer than a tile has.
+  template <int kColumns> void rest(int64_t columns, int64_t i, int64_t count, int64_t j, S* to) const {
+    if (columns == kColumns) return rows<kColumns>(i, count, j, to);
+    if constexpr (kColumns > 1) rest<kColumns - 1>(columns, i, count, j, to);
+  }
   const T* a(int64_t i) const { return static_cast<const T*>(whole.g.a.data) + i * whole.g.a.row_stride; }
 
   // a b + bias, of rows that are kNR apart.
@@ -121,7 +130,7 @@ template <class T> struct DotProduct {
     if (columns < kNR<V>) __builtin_memset(sums, 0, count * kNR<V> * sizeof(S));  // the activation sees it all
     int64_t q = 0;
     for (; q + kDotColumns <= columns; q += kDotColumns) rows<kDotColumns>(i, count, j + q, sums + q);
-    for (; q < columns; q++) rows<1>(i, count, j + q, sums + q);
+    rest<kDotColumns - 1>(columns - q, i, count, j + q, sums + q);
     S room[kNR<V>];
     const S* bias = whole.bias_of(j, columns, room);
     for (int64_t r = 0; bias && r < count; r++) whole.add_row(sums + r * kNR<V>, bias, columns);

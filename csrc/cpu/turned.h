@@ -1,5 +1,6 @@
-// y = x w^T of few rows, as y^T = w x^T: a tile has kMR rows of w, which are read in place, and a panel of rows of x,
-// which are packed once a call. To pack w, as blocked.h does, costs 5 to 9 % of 128 rows and more of fewer.
+// y = x w^T as y^T = w x^T: a tile has kMR rows of w, which are read in place, and a panel of rows of x, which are
+// packed. For few rows, since to pack w, as blocked.h does, costs 5 to 9 % of 128 rows and more of fewer; and for few
+// columns, which would leave lanes of vectors empty that rows fill.
 #pragma once
 
 #include "blocked.h"
@@ -10,9 +11,17 @@ namespace FUSEGRAD_ISA {
 constexpr int64_t kBytesOfRows = 128;          // that are turned: a column of c, at most (measured on a Zen 3)
 constexpr int64_t kBytesOfTurned = 256 << 10;  // of w, at a time: they stay in L2
 
+constexpr int64_t kBytesOfPanels = 16 << 10;  // of rows, at a time, where they are many: they stay in L1
+constexpr int64_t kNarrow = 64, kManyRows = 128;
+
 // Whether rows are as few as that, and fill vectors to seven eighths.
 template <class V> bool is_turned(int64_t rows) {
   return rows * int64_t(sizeof(ScalarOf<V>)) <= kBytesOfRows && 7 * round_up(rows, kLanes<V>) <= 8 * rows;
+}
+
+// Whether rows are many, and columns so few that they fill vectors to less than seven eighths (a Zen 4, 2026-11-26).
+template <class V> bool is_narrow(const Gemm& g) {
+  return g.split == 0 && g.m > kManyRows && g.n <= kNarrow && 8 * g.n <= 7 * round_up(g.n, kLanes<V>);
 }
 
 // to = a b + bias or to += a b + bias, of kRows rows of a, lda apart, and a panel of b; a bias of rows. Of the rows
@@ -90,8 +99,13 @@ void write_turned(const S* from, int64_t rows, int64_t columns, T* to, int64_t l
 #pragma GCC unroll 16
       for (int64_t q = 0; q < side; q++) square[q] = q < width ? load<V>(from + (i + q) * kNR<V> + r) : V{};
       transpose<side / 2>(square);
-      for (int64_t q = 0; q < least(side, rows - r); q++)
-        __builtin_memcpy(to + (r + q) * ld + i, square + q, width * sizeof(S));
+      for (int64_t q = 0; q < least(side, rows - r); q++) {
+        T* row = to + (r + q) * ld + i;
+        if (width == side)
+          store_as(row, square[q]);
+        else
+          store_some(row, square[q], width);
+      }
     }
   }
 }
@@ -140,7 +154,7 @@ template <class T> struct TurnedProduct {
       for (int64_t i = i0; i < i0 + n; i += height) {
         const int64_t count = least(height, i0 + n - i);
         for (int64_t r = 0; g.bias && r < count; r++)
-          biases[r] = static_cast<const T*>(g.bias)[(i + r) * g.bias_stride];
+          biases[r] = to_scalar(static_cast<const T*>(g.bias)[(i + r) * g.bias_stride]);
         for (int64_t panel = 0; panel < panels(); panel++) {
           S* to = kc < g.k ? static_cast<S*>(waiting.data) + (panel * n + i - i0) * kPanel : tile;
           sums(i, count, panel, p, end, x + panel * kPanel * g.k, g.bias ? biases : nullptr, to);
@@ -148,6 +162,35 @@ template <class T> struct TurnedProduct {
         }
       }
     }
+  }
+
+  // Of many rows, some panels at a time, and few of w, of which each thread has a copy: it may lie in any way.
+  void run_by_rows(int count) const {
+    const int64_t bytes = kPanel * g.k * int64_t(sizeof(S)),
+                  group = bytes < kBytesOfPanels ? kBytesOfPanels / bytes : 1;
+    share(count, ceil_div(panels(), group), [&](int64_t task, int64_t end) {
+      const Scratch of_w(kSlotOfA, g.n * g.k * int64_t(sizeof(S))),
+          of_x(kSlotOfB, (group * kPanel * g.k + kPanel) * int64_t(sizeof(S)));
+      S *w = static_cast<S*>(of_w.data), *packed = static_cast<S*>(of_x.data);
+      for (int64_t i = 0; i < g.n; i++) {
+        const T* from = static_cast<const T*>(g.b.data) + i * g.b.column_stride;
+        if (g.b.row_stride == 1)
+          widen_row(from, w + i * g.k, g.k);
+        else
+          for (int64_t p = 0; p < g.k; p++) w[i * g.k + p] = to_scalar(from[p * g.b.row_stride]);
+      }
+      for (; task < end; task++) {
+        const int64_t first = task * group * kPanel;
+        Gemm piece = g;
+        piece.m = least(group * kPanel, g.m - first);
+        piece.b = {w, 1, g.k};
+        piece.c = static_cast<T*>(g.c) + first * g.n;
+        if (g.saved) piece.saved = static_cast<T*>(g.saved) + first * g.n;
+        const T* x = static_cast<const T*>(g.a.data) + first * g.a.row_stride;
+        pack<kPanel>(x, g.a.row_stride, g.a.column_stride, piece.m, g.k, packed);
+        TurnedProduct{piece}.part(0, g.n, packed);
+      }
+    });
   }
 
   void run(int count) const {
