@@ -14,6 +14,7 @@ constexpr int kMR = FUSEGRAD_VECTOR_BYTES == 64 ? 14 : 6;
 constexpr int64_t kMC = FUSEGRAD_VECTOR_BYTES == 64 ? 168 : 144;
 constexpr int64_t kBytesOfK = FUSEGRAD_VECTOR_BYTES == 64 ? 1536 : 2048;  // at most, of a block
 constexpr int64_t kBytesOfB = 1 << 20;                                    // packed at a time, by each thread
+constexpr int64_t kShortSums = 96, kBytesOfC = 128 << 10;                 // (a Zen 4, 2026-11-26)
 constexpr int64_t kPackingCost = 8;  // of a number, in multiplications: for the choice of the parts
 // Words that are added one after another. MKL's error is that of some 90; with 512 ours is 2.4 times as large.
 constexpr int64_t kChain = 192;
@@ -247,9 +248,17 @@ template <class T> struct Product {
   // Blocks of k are all of about one size.
   static int64_t block_of_k(int64_t k) { return round_up(ceil_div(k, ceil_div(k, kKC<T>)), P::kNumbers); }
 
+  // Where sums are short, what takes time is to write c: so few rows at a time that what a panel of columns begins, a
+  // line or a page, is still in cache when the next goes on.
+  int64_t rows_of_block(int64_t columns) const {
+    if (g.k > kShortSums) return kMC;
+    return least(kMC, round_up(ceil_div(kBytesOfC / int64_t(sizeof(S)), columns), kMR));
+  }
+
   // Rows [i, i + m) and columns [j, j + n) of c, by this thread.
   void part(int64_t i0, int64_t m, int64_t j0, int64_t n) const {
-    const int64_t mc = round_up(ceil_div(m, ceil_div(m, kMC)), kMR), nc = kBytesOfB / kBytesOfK / kNR<V> * kNR<V>;
+    const int64_t mc = round_up(ceil_div(m, ceil_div(m, rows_of_block(n))), kMR),
+                  nc = kBytesOfB / kBytesOfK / kNR<V> * kNR<V>;
     const int64_t kc = block_of_k(end_of_b(g, 0));
     const bool reused = mc < m;  // else a panel of b is packed just before use, and stays in L1
     for (int64_t j = j0; j < j0 + n; j += nc) {
