@@ -130,7 +130,12 @@ template <class T> inline void store_some(T* to, VectorFor<T> v, int64_t n) {
 
 inline float to_scalar(float x) { return x; }
 inline double to_scalar(double x) { return x; }
-template <class T> inline float to_scalar(T x) { return load_some(&x, 1)[0]; }
+inline float to_scalar(BFloat16 x) { return bits<float>(uint32_t(x.bits) << 16); }
+#if defined(FUSEGRAD_F16C)
+inline float to_scalar(Half x) { return _cvtsh_ss(x.bits); }
+#else
+inline float to_scalar(Half x) { return load_some(&x, 1)[0]; }
+#endif
 
 template <class T> void widen_row(const T* from, ScalarFor<T>* to, int64_t n) {
   using V = VectorFor<T>;

@@ -144,11 +144,30 @@ inline void differentiate(Type type, Derivative f, const DerivativeArgs& args, d
   });
 }
 
+// sum += the rows of a block in L1, `ld` apart: each sum is in a register meanwhile.
+template <class T> void add_rows(const T* rows, int64_t count, int64_t ld, int64_t n, ScalarFor<T>* sum) {
+  using V = VectorFor<T>;
+  int64_t k = 0;
+  for (; k + kLanes<V> <= n; k += kLanes<V>) {
+    V total = load<V>(sum + k);
+    for (int64_t r = 0; r < count; r++) total += load_as(rows + r * ld + k);
+    store<V>(sum + k, total);
+  }
+#if defined(FUSEGRAD_MASKS)
+  if (k == n) return;
+  V total = load_some(sum + k, n - k);
+  for (int64_t r = 0; r < count; r++) total += load_some(rows + r * ld + k, n - k);
+  store_some(sum + k, total, n - k);
+#else
+  for (; k < n; k++)
+    for (int64_t r = 0; r < count; r++) sum[k] += to_scalar(rows[r * ld + k]);
+#endif
+}
+
 // The sums are made by blocks of columns that stay in L1. What is summed is gz as it is stored.
 inline void gz_and_sum(Type type, Elementwise f, const ElementwiseArgs& args, void* sum_, double param) {
   with_type(type, [&](auto t) {
     using T = decltype(t);
-    using V = VectorFor<T>;
     using S = ScalarFor<T>;
     const int64_t m = args.rows, n = args.n, in_block = n < kBlock ? kBlock / n : 1;
     const bool adjacent = args.s_row == n && args.g_row == n && args.out_row == n;
@@ -158,21 +177,18 @@ inline void gz_and_sum(Type type, Elementwise f, const ElementwiseArgs& args, vo
     for (int64_t j = 0; j < n; j += kBlock) {
       const int64_t size = n - j < kBlock ? n - j : kBlock;
       for (int64_t k = 0; sum && k < size; k++) sum[j + k] = 0;
-      for (int64_t i = 0; i < m; i++) {
-        if (f && i % in_block == 0) {
-          ElementwiseArgs block = rows_of(args, i, m - i < in_block ? m - i : in_block, sizeof(T));
+      for (int64_t i = 0; i < m; i += in_block) {
+        const int64_t rows = m - i < in_block ? m - i : in_block;
+        if (f) {
+          ElementwiseArgs block = rows_of(args, i, rows, sizeof(T));
           block.s = static_cast<const T*>(block.s) + j;
           block.g = static_cast<const T*>(block.g) + j;
           block.out = static_cast<T*>(block.out) + j;
           block.n = size;
-          if (adjacent && block.rows > 1) block = {1, block.rows * n, block.s, 0, block.g, 0, block.out, 0};
+          if (adjacent && rows > 1) block = {1, rows * n, block.s, 0, block.g, 0, block.out, 0};
           act(type, f, block, param);
         }
-        if (!sum) continue;
-        const T* from = stored + i * stored_row + j;
-        int64_t k = 0;
-        for (; k + kLanes<V> <= size; k += kLanes<V>) store<V>(sum + j + k, load<V>(sum + j + k) + load_as(from + k));
-        for (; k < size; k++) sum[j + k] += to_scalar(from[k]);
+        if (sum) add_rows(stored + i * stored_row + j, rows, stored_row, size, sum + j);
       }
     }
   });

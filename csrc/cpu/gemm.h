@@ -57,15 +57,15 @@ void gemm(const Gemm& given) {
         return;
       }
     }
+    const bool plain = !g.bias && !g.activation && !g.saved;
+    const bool adjacent = g.b.column_stride == 1 && (g.split == 0 || g.rest.column_stride == 1);
+    if (plain && adjacent && (g.m <= kFewRows<T> || g.k <= kSkinnySteps)) {
+      RowProduct<T>{g}.run(count);
+      return;
+    }
     if constexpr (Product<T>::kDirect) {
       if (g.b.row_stride == 1 && g.split == 0 && is_turned<VectorFor<T>>(g.m)) {
         TurnedProduct<T>{g}.run(count);
-        return;
-      }
-      const bool plain = !g.bias && !g.activation && !g.saved;
-      const bool adjacent = g.b.column_stride == 1 && (g.split == 0 || g.rest.column_stride == 1);
-      if (plain && adjacent && (g.m <= kSkinnyRows || g.k <= kSkinnySteps)) {
-        RowProduct<T>{g}.run(count);
         return;
       }
       Product<T>{g, 0, g.m, static_cast<S*>(g.c)}.run(count);

@@ -151,13 +151,15 @@ template <class T> struct DotProduct {
 constexpr int kSteps = 8;                   // rows of b at a time
 constexpr int64_t kRowChain = 96 * kSteps;  // rows of b that are added to one another before they are to the rest
 constexpr int64_t kRowBlock = 2048;         // columns of c, that stay in L1
+// Rows of c, at most: where an instruction multiplies pairs, packing pays sooner.
+template <class T> constexpr int64_t kFewRows = Packed<T>::kNumbers == 1 ? kSkinnyRows : 3;
 
 // to = factors b or to += factors b, of n columns.
-template <int kCount, class V> inline void combine(const ScalarOf<V>* factors, int64_t stride, const ScalarOf<V>* b,
-                                                   int64_t b_row, int64_t n, ScalarOf<V>* to, bool add) {
+template <int kCount, class T, class V = VectorFor<T>, class S = ScalarOf<V>>
+inline void combine(const T* factors, int64_t stride, const T* b, int64_t b_row, int64_t n, S* to, bool add) {
   V factor[kCount];
 #pragma GCC unroll 8
-  for (int i = 0; i < kCount; i++) factor[i] = all<V>(factors[i * stride]);
+  for (int i = 0; i < kCount; i++) factor[i] = all<V>(to_scalar(factors[i * stride]));
   const auto sum = [&](int64_t j, auto&& read, V from) __attribute__((always_inline)) {
     V s = factor[0] * read(b + j);
 #pragma GCC unroll 8
@@ -166,33 +168,48 @@ template <int kCount, class V> inline void combine(const ScalarOf<V>* factors, i
   };
   int64_t j = 0;
   for (; j + kLanes<V> <= n; j += kLanes<V>)
-    store<V>(to + j,
-             sum(j, [&](const ScalarOf<V>* p) __attribute__((always_inline)) { return load<V>(p); }, load<V>(to + j)));
+    store<V>(to + j, sum(j, [&](const T* p) __attribute__((always_inline)) { return load_as(p); }, load<V>(to + j)));
   if (j < n) {
-    const auto rest = [&](const ScalarOf<V>* p) __attribute__((always_inline)) { return load_some(p, n - j); };
+    const auto rest = [&](const T* p) __attribute__((always_inline)) { return load_some(p, n - j); };
     store_some(to + j, sum(j, rest, load_some(to + j, n - j)), n - j);
   }
 }
 
 template <class T> struct RowProduct {
   using V = VectorFor<T>;
+  using S = ScalarOf<V>;
   const Gemm& g;
 
   void block(int64_t i, int64_t rows, int64_t j, int64_t columns) const {
     T* c = static_cast<T*>(g.c) + i * g.n + j;
+    if constexpr (Product<T>::kDirect) {
+      add_up(i, rows, j, columns, c, g.n);
+    } else {
+      const Scratch sums(kSlotOfPartial, least(rows, kSkinnyRows) * columns * int64_t(sizeof(S)));
+      S* to = static_cast<S*>(sums.data);
+      for (int64_t r = 0; r < rows; r += kSkinnyRows) {  // so many at a time, to stay in cache
+        const int64_t some = least(kSkinnyRows, rows - r);
+        add_up(i + r, some, j, columns, to, columns);
+        for (int64_t q = 0; q < some; q++) narrow_row(to + q * columns, c + (r + q) * g.n, columns);
+      }
+    }
+  }
+
+  // to = a b, by chains of kRowChain.
+  void add_up(int64_t i, int64_t rows, int64_t j, int64_t columns, S* to, int64_t ld) const {
     int64_t p = least(kRowChain, end_of_b(g, 0));
-    add_up(i, rows, j, columns, 0, p, c, g.n);
+    add_up(i, rows, j, columns, 0, p, to, ld);
     if (p == g.k) return;
-    T* piece = static_cast<T*>(scratch(kSlotOfA, rows * columns * int64_t(sizeof(T))));
+    S* piece = static_cast<S*>(scratch(kSlotOfA, rows * columns * int64_t(sizeof(S))));
     for (int64_t end; p < g.k; p = end) {
       end = least(p + kRowChain, end_of_b(g, p));
       add_up(i, rows, j, columns, p, end, piece, columns);
-      for (int64_t r = 0; r < rows; r++) Product<T>::add_row(c + r * g.n, piece + r * columns, columns);
+      for (int64_t r = 0; r < rows; r++) Product<T>::add_row(to + r * ld, piece + r * columns, columns);
     }
   }
 
   // to = a b over k in [p, end), of rows of b that are in one matrix.
-  void add_up(int64_t i, int64_t rows, int64_t j, int64_t columns, int64_t p, int64_t end, T* to, int64_t ld) const {
+  void add_up(int64_t i, int64_t rows, int64_t j, int64_t columns, int64_t p, int64_t end, S* to, int64_t ld) const {
     const T* a = static_cast<const T*>(g.a.data) + i * g.a.row_stride;
     const Operand from = rows_of_b<T>(g, p);
     const T* b = static_cast<const T*>(from.data) + j;
@@ -205,9 +222,9 @@ template <class T> struct RowProduct {
       p += count;
       b += count * from.row_stride;
     };
-    while (p + kSteps <= end) step(combine<kSteps, V>, kSteps);
-    while (p + 2 <= end) step(combine<2, V>, 2);
-    if (p < end) step(combine<1, V>, 1);
+    while (p + kSteps <= end) step(combine<kSteps, T>, kSteps);
+    while (p + 2 <= end) step(combine<2, T>, 2);
+    if (p < end) step(combine<1, T>, 1);
   }
 
   void run(int count) const {
