@@ -11,10 +11,12 @@ namespace FUSEGRAD_ISA {
 
 // The tile: kMR rows of 2 vectors. Its sums, one row of b and one number of a fill the registers.
 constexpr int kMR = FUSEGRAD_VECTOR_BYTES == 64 ? 14 : 6;
-constexpr int64_t kMC = FUSEGRAD_VECTOR_BYTES == 64 ? 168 : 144;
-constexpr int64_t kBytesOfK = FUSEGRAD_VECTOR_BYTES == 64 ? 1536 : 2048;  // at most, of a block
-constexpr int64_t kBytesOfB = 1 << 20;                                    // packed at a time, by each thread
-constexpr int64_t kShortSums = 96, kBytesOfC = 128 << 10;                 // (a Zen 4, 2026-11-26)
+// Of AVX-512 by what a Zen 4 is fastest with (2026-11-26): c is read and written once for each block of k, which took a
+// tenth of large products in float64 where blocks had 1.5 kB.
+constexpr int64_t kMC = FUSEGRAD_VECTOR_BYTES == 64 ? 84 : 144;
+constexpr int64_t kBytesOfK = FUSEGRAD_VECTOR_BYTES == 64 ? 4096 : 2048;        // at most, of a block
+constexpr int64_t kBytesOfB = FUSEGRAD_VECTOR_BYTES == 64 ? 2 << 20 : 1 << 20;  // packed at a time, by each thread
+constexpr int64_t kShortSums = 96, kBytesOfC = 128 << 10;                       // (a Zen 4, 2026-11-26)
 constexpr int64_t kPackingCost = 8;  // of a number, in multiplications: for the choice of the parts
 // Words that are added one after another. MKL's error is that of some 90; with 512 ours is 2.4 times as large.
 constexpr int64_t kChain = 192;
