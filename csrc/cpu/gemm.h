@@ -57,7 +57,7 @@ void gemm(const Gemm& given) {
         return;
       }
     }
-    const bool plain = !g.bias && !g.activation && !g.saved;
+    const bool plain = !g.activation && !g.saved;
     const bool adjacent = g.b.column_stride == 1 && (g.split == 0 || g.rest.column_stride == 1);
     if (plain && adjacent && (g.m <= kFewRows<T> || g.k <= kSkinnySteps)) {
       RowProduct<T>{g}.run(count);

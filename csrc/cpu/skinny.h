@@ -154,24 +154,26 @@ constexpr int64_t kRowBlock = 2048;         // columns of c, that stay in L1
 // Rows of c, at most: where an instruction multiplies pairs, packing pays sooner.
 template <class T> constexpr int64_t kFewRows = Packed<T>::kNumbers == 1 ? kSkinnyRows : 3;
 
-// to = factors b or to += factors b, of n columns.
+// to = factors b, or start + factors b, of n columns.
 template <int kCount, class T, class V = VectorFor<T>, class S = ScalarOf<V>>
-inline void combine(const T* factors, int64_t stride, const T* b, int64_t b_row, int64_t n, S* to, bool add) {
+inline void combine(const T* factors, int64_t stride, const T* b, int64_t b_row, int64_t n, S* to, const S* start) {
   V factor[kCount];
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; i++) factor[i] = all<V>(to_scalar(factors[i * stride]));
-  const auto sum = [&](int64_t j, auto&& read, V from) __attribute__((always_inline)) {
+  const auto sum = [&](int64_t j, auto&& read) __attribute__((always_inline)) {
     V s = factor[0] * read(b + j);
 #pragma GCC unroll 8
     for (int i = 1; i < kCount; i++) s += factor[i] * read(b + i * b_row + j);
-    return add ? from + s : s;
+    return s;
   };
   int64_t j = 0;
-  for (; j + kLanes<V> <= n; j += kLanes<V>)
-    store<V>(to + j, sum(j, [&](const T* p) __attribute__((always_inline)) { return load_as(p); }, load<V>(to + j)));
+  for (; j + kLanes<V> <= n; j += kLanes<V>) {
+    const V s = sum(j, [&](const T* p) __attribute__((always_inline)) { return load_as(p); });
+    store<V>(to + j, start ? load<V>(start + j) + s : s);
+  }
   if (j < n) {
-    const auto rest = [&](const T* p) __attribute__((always_inline)) { return load_some(p, n - j); };
-    store_some(to + j, sum(j, rest, load_some(to + j, n - j)), n - j);
+    const V s = sum(j, [&](const T* p) __attribute__((always_inline)) { return load_some(p, n - j); });
+    store_some(to + j, start ? load_some(start + j, n - j) + s : s, n - j);
   }
 }
 
@@ -213,11 +215,18 @@ template <class T> struct RowProduct {
     const T* a = static_cast<const T*>(g.a.data) + i * g.a.row_stride;
     const Operand from = rows_of_b<T>(g, p);
     const T* b = static_cast<const T*>(from.data) + j;
+    S bias[kRowBlock];
+    const bool begins = p == 0;
+    for (int64_t q = 0; begins && g.bias && q < columns; q++)
+      bias[q] = to_scalar(static_cast<const T*>(g.bias)[(j + q) * g.bias_stride]);
     bool add = false;
     const auto step = [&](auto kernel, int64_t count) __attribute__((always_inline)) {
       for (int64_t r = 0; r < rows; r++)
         kernel(a + r * g.a.row_stride + p * g.a.column_stride, g.a.column_stride, b, from.row_stride, columns,
-               to + r * ld, add);
+               to + r * ld,
+               add                ? to + r * ld
+               : begins && g.bias ? bias
+                                  : nullptr);
       add = true;
       p += count;
       b += count * from.row_stride;
