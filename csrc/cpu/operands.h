@@ -11,6 +11,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "kernels.h"
 
@@ -78,27 +79,34 @@ inline std::optional<Type> type_of(const Tensor& t) {
   }
 }
 
-// "(2, 4) float32".
-inline std::string described(const Tensor& t) {
+// A tensor in a text, as "(2, 4) float32": words that are put together only where they are said.
+struct Described {
+  const Tensor& t;
+};
+inline Described described(const Tensor& t) { return {t}; }
+inline std::ostream& operator<<(std::ostream& to, Described d) {
   constexpr const char* kNames[] = {"float32", "float64", "bfloat16", "float16"};
-  std::string shape;
-  for (const int64_t size : t.sizes()) shape += (shape.empty() ? "" : ", ") + std::to_string(size);
-  const std::optional<Type> type = type_of(t);
-  return "(" + shape + (t.dim() == 1 ? ",) " : ") ") +
-         (type ? kNames[int(*type)] : torch::headeronly::toString(t.scalar_type()));
+  const char* between = "(";
+  for (const int64_t size : d.t.sizes()) to << std::exchange(between, ", ") << size;
+  const std::optional<Type> type = type_of(d.t);
+  return to << (d.t.dim() == 0   ? "() "
+                : d.t.dim() == 1 ? ",) "
+                                 : ") ")
+            << (type ? kNames[int(*type)] : torch::headeronly::toString(d.t.scalar_type()));
 }
 
 [[noreturn, gnu::cold, gnu::noinline]] inline void refuse(const char* op, const char* need, Operands operands) {
-  std::string says;
-  const char* name = need;
+  std::ostringstream says;
+  says << op;
+  const char *name = need, *between = ": ";
   for (const Tensor* t : operands) {
     const char* shape = std::strchr(name, '(');
-    if (t) says += (says.empty() ? ": " : ", ") + std::string(name, shape) + described(*t);
+    if (t) says << std::exchange(between, ", ") << std::string(name, shape) << described(*t);
     name = std::strchr(shape, ')') + 1;
     name += std::strspn(name, ", ");
   }
-  throw std::runtime_error(op + says + "; need " + need +
-                           ", of one dtype (float32, float64, bfloat16 or float16) and on one device");
+  says << "; need " << need << ", of one dtype (float32, float64, bfloat16 or float16) and on one device";
+  throw std::runtime_error(says.str());
 }
 
 // The type of the operands; an error that shows them all if they are not as needed. They are on the CPU: where one of
