@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusegrad import backends, routing
+from fusegrad import at_once, backends, routing
+from fusegrad.fusion import chains, kept
 
 SMALL = {name: getattr(routing, name) for name in routing.LIMITS}
 
@@ -61,3 +62,35 @@ def nodes(request, monkeypatch):
         monkeypatch.setattr(backends, "node", None)
     elif backends.node is None:
         pytest.skip("no C++ nodes")
+
+
+@pytest.fixture
+def again(monkeypatch):
+    """Whether each chain that was kept ran again."""
+    ran, run = [], chains.kept_chain
+
+    def kept_chain(x, found):
+        y = run(x, found)
+        ran.append(y is not None)
+        return y
+
+    monkeypatch.setattr(chains, "kept_chain", kept_chain)
+    return ran
+
+
+@pytest.fixture
+def by_cpp(monkeypatch):
+    """What ran at once, by C++."""
+    ran = []
+
+    def seen(name, run):
+        def call(*args):
+            y = run(*args)
+            ran.append(name if y is not None else None)
+            return y
+
+        monkeypatch.setattr(kept, name, call)
+
+    seen("kept_layer", at_once.kept_layer)
+    seen("kept_gated", at_once.kept_gated)
+    return ran

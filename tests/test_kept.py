@@ -12,8 +12,8 @@ from torch import nn
 from torch.func import functional_call
 
 import fusegrad as fg
-from fusegrad import at_once, backends, routing
-from fusegrad.fusion import chains, kept
+from fusegrad import backends, routing
+from fusegrad.fusion import chains
 from fusegrad.fusion.kept import KEPT
 
 pytestmark = pytest.mark.skipif(backends.node is None, reason="no C++ nodes")
@@ -24,20 +24,6 @@ X = torch.linspace(-1, 1, 36, dtype=torch.double).reshape(12, 3)
 def net():
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2)).double()
-
-
-@pytest.fixture
-def again(monkeypatch):
-    """Whether each chain that was kept ran again."""
-    ran, run = [], chains.kept_chain
-
-    def kept_chain(x, found):
-        y = run(x, found)
-        ran.append(y is not None)
-        return y
-
-    monkeypatch.setattr(chains, "kept_chain", kept_chain)
-    return ran
 
 
 def called():
@@ -186,24 +172,6 @@ def hand_written():
     return Net().double()
 
 
-@pytest.fixture
-def by_cpp(monkeypatch):
-    """What ran at once, by C++."""
-    ran = []
-
-    def seen(name, run):
-        def call(*args):
-            y = run(*args)
-            ran.append(name if y is not None else None)
-            return y
-
-        monkeypatch.setattr(kept, name, call)
-
-    seen("kept_layer", at_once.kept_layer)
-    seen("kept_gated", at_once.kept_gated)
-    return ran
-
-
 @pytest.mark.parametrize("derived", (False, True), ids=("weights", "input"))
 def test_calls_of_layers_are_found_once(by_cpp, derived):
     m, theirs, x = fg.fuse(hand_written()), hand_written(), X.clone().requires_grad_(derived)
@@ -232,15 +200,15 @@ def test_wide_layers_are_kept(again, monkeypatch):
     assert m(X).grad_fn.name() == "LinearBackward" and again == [True, True]
 
 
-def _hook(m):
+def hook(m):
     m.register_forward_hook(lambda m, args, y: 2 * y)
 
 
 HAND_CHANGES = {
     "slope": lambda m: setattr(m.act, "negative_slope", 0.7),
-    "hook of the layer": lambda m: _hook(m.fc),
-    "hook of the activation": lambda m: _hook(m.act),
-    "hook of the other layer": lambda m: _hook(m.up),
+    "hook of the layer": lambda m: hook(m.fc),
+    "hook of the activation": lambda m: hook(m.act),
+    "hook of the other layer": lambda m: hook(m.up),
     "another layer": lambda m: setattr(m, "fc", nn.Linear(3, 8).double()),
     "another activation": lambda m: setattr(m, "act", nn.ELU()),
     "other layers of a gate": lambda m: setattr(m, "up", nn.Linear(8, 4).double()),
@@ -310,3 +278,11 @@ def test_unfuse_takes_it_from_layers():
     fg.unfuse(m)
     for layer in (m.fc, m.act, m.gate, m.up):
         assert KEPT not in vars(layer)
+
+
+def test_what_changes_on_each_call_is_not_kept_for_ever():
+    m = fg.fuse(hand_written())
+    for k in range(100):
+        m.act.negative_slope = 0.01 * k
+        m(X)
+    assert vars(m.fc)[KEPT].tries == 100

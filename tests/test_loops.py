@@ -22,8 +22,16 @@ SEEN = []  # what hooks and containers of the tests have to tell
 def ran(monkeypatch):
     """How many layers each chain that ran had."""
     counts = []
-    run = chains.run_chain
+    run, run_again = chains.run_chain, chains.kept_chain
+
+    def again(x, found):
+        y = run_again(x, found)
+        as_one = isinstance(y, torch.Tensor) and (y.grad_fn is None or y.grad_fn.name() == "ChainBackward")
+        counts.extend([len(found.parameters)] if as_one and len(found.parameters) > 1 else [])
+        return y
+
     monkeypatch.setattr(chains, "run_chain", lambda x, w, *of: counts.append(len(w) // 2) or run(x, w, *of))
+    monkeypatch.setattr(chains, "kept_chain", again)
     return counts
 
 
@@ -157,6 +165,14 @@ def test_explain_tells_of_the_layers_of_a_chain(forward, chain, monkeypatch):
     assert in_chain(model) == [k < sum(chain) for k in range(4)]
     model.layers[1].register_forward_hook(_hook)
     assert not any(in_chain(model)[:2]) and not any(in_chain(fg.unfuse(model)))
+
+
+def test_activations_that_work_in_place_are_part_of_a_chain(ran):
+    torch.manual_seed(0)
+    layers = nn.Linear(3, 8), nn.ReLU(inplace=True), nn.Linear(8, 5), nn.LeakyReLU(0.2, inplace=True), nn.Linear(5, 2)
+    fused = compare(nn.Sequential(*layers).double())
+    compare(fg.unfuse(fused))
+    assert ran == [3, 3] and type(fused[1]) is nn.ReLU
 
 
 class Written(nn.ModuleList):

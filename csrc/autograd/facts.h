@@ -14,6 +14,7 @@ inline bool holds(PyObject* owner, PyObject* name, PyObject* value) {
   if (PyDict_CheckExact(owner)) {
     found = Py_XNewRef(PyDict_GetItemWithError(owner, name));
   } else if (PyObject_GetOptionalAttr(owner, name, &found) < 0) {
+    PyErr_Clear();  // a variable without a value
     return false;
   }
   const bool same = found == nullptr ? value == absent : value == empty ? PyObject_Size(found) == 0 : found == value;

@@ -44,12 +44,12 @@ inline PyObject* kept_layer(PyObject*, PyObject* const* args, Py_ssize_t count) 
                    "kept_layer: not its arguments");
   const auto part = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[2], i); };
   if (part(0) != args[1]) Py_RETURN_NONE;
-  const bool same = hold(part(1));
-  if (PyErr_Occurred()) return nullptr;
-  if (!same) Py_RETURN_NONE;
   const auto weight = [&](Py_ssize_t i) { return parameter(part(2), i); };
   Given given;
   if (!given.read(args[0], 2, weight, {})) Py_RETURN_NONE;
+  const bool same = hold(part(1));
+  if (PyErr_Occurred()) return nullptr;
+  if (!same) Py_RETURN_NONE;
   const Activation a(part(3), part(4));
   const bool saves_input = part(5) == Py_True;
   const variable_list& of = given.saved;

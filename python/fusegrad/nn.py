@@ -11,7 +11,7 @@ from torch.nn.modules import module as torch_module
 from . import functional
 from .activations import REGISTRY, lookup
 from .at_once import layer_at_once
-from .internals.call import calls_torch
+from .internals.call import calls_torch, is_of_others
 from .internals.module import is_hooked, reads_what_is_stored, stored
 from .internals.stock import as_written, called_as_written, stands_for
 from .ops.operands import DTYPES
@@ -147,6 +147,8 @@ def linear(x: Any, w: Any, b: Any) -> Tensor:
 
 def linear_alone(x: Any, w: Any, b: Any) -> Tensor:
     """The same where no activation is to be fused with it."""
+    if is_of_others(w) and not is_dynamo_compiling():
+        return F.linear(x, w, b)
     try:
         y = layer_at_once(x, w, b, _IDENTITY, 0.0)
     except RuntimeError:

@@ -89,6 +89,37 @@ def norm_before_or_after(self, x):
     return x
 
 
+@written(1, compiled=True)  # torch_geometric's MLP, without a norm
+def identity_between(self, x):
+    x = self.a(x)
+    if self.act is not None and not self.flag:
+        x = self.act(x)
+    if self.norm is not None:
+        x = self.norm(x, 3)
+    else:
+        x = self.same(x)
+    if self.act is not None and self.flag:
+        x = self.act(x)
+    return self.same(x)
+
+
+@written(1)
+def two_identities(self, x):
+    x = self.a(x)
+    x = self.same(x)
+    x = self.same(x)
+    x = self.act(x)
+    return x + x.mean()
+
+
+@written(0, {"a": "followed by Identity, which is no activation of fusegrad"})
+def identity_before_a_residual(self, x):
+    x = self.a(x)
+    x = self.same(x)
+    x = self.act(x) + x
+    return x
+
+
 @written(1)
 def first_of_a_tuple(self, x):
     h = self.a(x)

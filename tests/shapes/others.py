@@ -43,7 +43,7 @@ def identity_at_the_end():
     return nn.Sequential(*(module for act in acts for module in (nn.Linear(D, D), act())))
 
 
-@shape(1, {"fcs.1": "followed by Identity, which is no activation of fusegrad"})  # Denys88/rl_games
+@shape(2)  # Denys88/rl_games
 class dense_concatenation(nn.Module):
     def __init__(self):
         super().__init__()

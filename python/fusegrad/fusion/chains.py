@@ -18,8 +18,12 @@ from ..nn import Linear
 from ..ops.chain import Plan, plan
 from ..routing import may_be_a_chain
 from . import kept
-from .kept import KEPT, OTHERWISE, WEIGHTS, keep
+from .facts import OTHERWISE, WEIGHTS
+from .kept import KEPT, keep
 from .match import match
+from .recognise import Spec
+
+_PARAMETERS = Tensor, nn.Parameter, type(None)
 
 
 def run(m: nn.Module, modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple[Tensor | None, int]:
@@ -50,15 +54,6 @@ def _may_be_chains() -> bool:
     return not is_any_module_hooked() and reads_what_is_stored(Linear)
 
 
-def _as_one_op(
-    x: Tensor, layers: Sequence[nn.Module], names: Sequence[str], params: Sequence[float], seen: bool
-) -> Tensor | None:
-    if len(layers) < 2:
-        return None
-    weights, of = _plan(layers, names, params)
-    return (run_seen if seen else run_chain)(x, weights, of)
-
-
 def _plan(
     layers: Sequence[nn.Module], names: Sequence[str], params: Sequence[float]
 ) -> tuple[list[Tensor | None], Plan]:
@@ -80,15 +75,15 @@ def run_again(m: nn.Module, at: int, x: Tensor) -> tuple[Tensor | None, int]:
     return None if y is False else y, found.end
 
 
-def keep_activated(act: Any, layer: Any, x: Any) -> None:
+def keep_activated(act: Any, layer: Any, x: Any, key: Any, spec: Spec) -> None:
     """Keep that an activation is called after a layer, if both are what their classes say and x is what they take."""
-    if kept.is_known(act) and may_be_layers(x) and _are_links(layer) and isinstance(spec := match(layer, act), tuple):
-        kept.keep_activated(layer, act, spec[0], _parameter(*spec))
+    if may_be_layers(x) and (_are_links(layer) if type(layer) is Linear else _may_be_chains() and _is_plain(layer)):
+        kept.keep_activated(layer, act, key, spec[0], _parameter(*spec))
 
 
 def keep_gated(act: Any, gate: Any, up: Any, x: Any) -> None:
     """The same of a gate: what comes of the one is multiplied with another layer of x."""
-    if kept.is_known(act) and may_be_layers(x) and _are_links(gate, up) and isinstance(spec := match(gate, act), tuple):
+    if may_be_layers(x) and _are_links(gate, up) and isinstance(spec := match(gate, act), tuple):
         kept.keep_gated(gate, up, act, spec[0], _parameter(*spec))
 
 
@@ -104,13 +99,16 @@ def _are_links(*layers: Any) -> bool:
 
 def _is_link(layer: Any) -> bool:
     """Whether this is a Linear that is what its class says."""
-    held = getattr(layer, "__dict__", {})
-    return (
-        type(layer) is Linear
-        and not any(map(held.__contains__, OTHERWISE))
-        and not has_own_hooks(held)
-        and held["_parameters"].keys() >= {*WEIGHTS}
-    )
+    return type(layer) is Linear and _is_plain(layer)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer has no hooks, no forward of its own, and plain weights where its class looks for them."""
+    held = layer.__dict__
+    if any(map(held.__contains__, OTHERWISE)) or has_own_hooks(held):
+        return False
+    parameters = held["_parameters"]
+    return parameters.keys() >= {*WEIGHTS} and all(type(parameters[name]) in _PARAMETERS for name in WEIGHTS)
 
 
 def chain_from(
@@ -149,21 +147,62 @@ def may_turn(layer: Any) -> bool:
     return _is_link(layer) and layer._fusegrad_act is None
 
 
+def _spec_of_turn(layer: Any, act: Any) -> tuple[str | None, float | None] | None:
+    """The activation of a turn that may be one of a chain, (None, None) where there is none; else None."""
+    if not may_turn(layer):
+        return None
+    spec = (None, None) if act is None else match(layer, act)
+    return spec if isinstance(spec, tuple) else None
+
+
 class Turns:
     """Turns of a loop, `x = act(layer(x))`, that were put off: each is the input of the next."""
 
-    def __init__(self, x: Tensor, seen: bool) -> None:
-        self.x, self.seen = x, seen
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
         self.calls: list[tuple[Any, Any]] = []  # layer and activation, None after the loop
         self.names: list[str] = []
         self.params: list[float] = []
+        self.seen = False  # by a mode that knows what chains mean
+        self.before: kept.Turned | None = None  # what was kept, as long as all turns are as they were there
+        self.count = 0  # of these
 
     def add(self, layer: Any, act: Any) -> bool:
         """Puts off a turn, if its layer may be one of a chain."""
-        if not may_turn(layer):
-            return False
-        spec = (None, None) if act is None else match(layer, act)
-        if not isinstance(spec, tuple):
+        if self.before is None and not self.calls:
+            self.before = kept.turned(layer, act)
+            if self.before is None and not self._begins():
+                return False
+        if self.before is not None:
+            turns, count = self.before.turns, self.count
+            if count < len(turns) and turns[count][0] is layer and turns[count][1] is act:
+                self.count = count + 1
+                return True
+            if (count == len(turns) and _spec_of_turn(layer, act) is None) or not self._is_replayed():
+                return False
+        return self._add(layer, act)
+
+    def _begins(self) -> bool:
+        """Whether a chain may come of x."""
+        self.seen = is_ops_mode_on()
+        return (
+            (self.seen or may_be_layers(self.x) or may_be_a_chain(self.x))
+            and _may_be_chains()
+            and as_written(Linear)
+            and called_as_written(Linear)
+        )
+
+    def _is_replayed(self) -> bool:
+        """Puts off again the turns that were as before, where those after them are not; whether all may be."""
+        turns = self.before.turns[: self.count] if self.before else ()
+        self.before, self.count = None, 0
+        may = self._begins() and all(self._add(*turn) for turn in turns)
+        self.calls = [*turns]
+        return may
+
+    def _add(self, layer: Any, act: Any) -> bool:
+        spec = _spec_of_turn(layer, act)
+        if spec is None:
             return False
         self.calls.append((layer, act))
         self.names.append(spec[0] or "identity")
@@ -171,7 +210,22 @@ class Turns:
         return True
 
     def as_one_op(self) -> Tensor | None:
-        return _as_one_op(self.x, [layer for layer, _ in self.calls], self.names, self.params, self.seen)
+        if self.before is not None and self.count == len(self.before.turns):
+            y = kept_chain(self.x, self.before.found)
+            if isinstance(y, Tensor):
+                return y
+        if self.before is not None and not self._is_replayed():
+            return None
+        if len(self.names) < len(self.calls) or not self.calls:
+            return None
+        weights, of = _plan([layer for layer, _ in self.calls], self.names, self.params)
+        if not self.seen and may_be_layers(self.x) and (found := kept.keep_turns(self.calls, of)) is not None:
+            y = kept_chain(self.x, found)
+            if isinstance(y, Tensor):
+                return y
+        if len(self.calls) < 2 or not (self.seen or may_be_a_chain(self.x)):
+            return None
+        return (run_seen if self.seen else run_chain)(self.x, weights, of)
 
 
 # what is gone through without doing anything else
@@ -180,12 +234,7 @@ _CALM = nn.ModuleList, list, tuple, range
 
 def turns(x: Any, over: Any) -> Any:
     """The beginning of a loop over layers that change x, if a chain may come of it; else x."""
-    if type(over) not in _CALM or not isinstance(x, Tensor):
-        return x
-    seen = is_ops_mode_on()
-    if not (seen or may_be_a_chain(x)) or not _may_be_chains():
-        return x
-    return Turns(x, seen) if as_written(Linear) and called_as_written(Linear) else x
+    return Turns(x) if type(over) in _CALM and isinstance(x, Tensor) and not is_compiling() else x
 
 
 def in_chains(modules: Sequence[nn.Module]) -> set[nn.Module]:

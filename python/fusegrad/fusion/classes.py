@@ -19,12 +19,11 @@ from . import chains, runtime, wrapped
 from .code import Unreadable
 from .find import SITES, UNFUSED, Key, is_sequential
 from .kept import KEPT
-from .notes import Later
 from .opened import is_layer
 from .own_class import needs_its_own
 from .recognise import ADOPTED, STOCK, is_activation
 from .rewrite import rewrite
-from .runtime import apply, later, now
+from .runtime import NOTES, apply, later, now, passed
 
 CONVERTED = "_fusegrad_converted"  # set on a Linear that was torch's
 
@@ -125,7 +124,7 @@ def sequential_forward(self: nn.Sequential, input):
     for at, module in enumerate(modules):
         if at < done:
             continue
-        noted = type(input) is Later
+        noted = type(input) in NOTES
         if at >= tried and type(module) is Linear and not noted:
             y, tried = chains.run(self, modules, at, input)
             if y is not None:
@@ -136,7 +135,7 @@ def sequential_forward(self: nn.Sequential, input):
         elif is_layer(module):
             input = later(module, now(input))
         elif noted:
-            input = apply(module, input)
+            input = passed(module, input)
         else:
             input = module(input)
     return now(input)

@@ -39,6 +39,11 @@ def run_act(act: Act) -> ast.expr:
     return call_of("apply_method" if act.method else "apply", act.node, _arguments(act, act.of), act.node.keywords)
 
 
+def run_passed(act: Act) -> ast.expr:
+    """The same, or what is put off where the activation is an identity."""
+    return call_of("passed", act.node, _arguments(act, act.of))
+
+
 def run_gate(gate: Gate, held: list[str]) -> ast.expr:
     """The gate, of what these variables hold, in the order in which they were given it."""
     match _called(gate.left), gate.right:

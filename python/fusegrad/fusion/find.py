@@ -11,7 +11,6 @@ from itertools import takewhile
 from types import CodeType, FunctionType
 from typing import Any
 
-import torch
 from torch import nn
 
 from .. import routing
@@ -22,12 +21,11 @@ from ..nn import MLP, Linear, why_alone, why_unfit
 from ..nn_gated import GatedLinear, GatedMLP
 from . import chains, opened, recognise, wrapped
 from .code import Unreadable, nested
-from .match import match
+from .match import match, why_unknown
 from .opened import LEFT_OUT
 from .paths import Path, find, join
-from .reasons import why_cut_is_alone
-from .recognise import Spec, is_activation
-from .rewrite import Method, Site, read
+from .recognise import Spec
+from .rewrite import Method, Site, longer, read
 from .terms import Act, Gate, Held, Layer, Term, Variable, layers
 
 # on a class that fuse made: the class it was made from, and the keys of what was rewritten in it
@@ -150,19 +148,21 @@ def methods(cls: type) -> Iterator[tuple[str, FunctionType]]:
 def _in_sequential(m: nn.Module, path: str) -> Iterator[Call]:
     items = list(children(m).items())
     chained = chains.in_chains([*filter(None, children(m).values())]) if fused_class_of(m) is not None else set()
-    for (_, child), after in zip(items, [*items[1:], None], strict=True):
+    for k, (_, child) in enumerate(items):
+        after = next((item for item in items[k + 1 :] if type(item[1]) is not nn.Identity), (*items, None)[k + 1])
         if isinstance(child, nn.Module) and opened.is_layer(child):
-            if after is None:
-                yield Call(child, "", "the last of its Sequential", in_chain=child in chained)
-            else:
+            call = Call(child, "", "the last of its Sequential")
+            if after is not None:
                 call = _call(child, {join(path, after[0]): after[1]}, type(after[1]).__name__)
-                yield replace(call, in_chain=child in chained)
+            yield replace(call, in_chain=child in chained)
 
 
 def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[Call]:
     in_gates: set[Any] = set()  # activations that are told of with their gate
     chained: set[nn.Module] = set()
     for k, site in enumerate(method.sites):
+        if site.longer and any(_is_identity(m, act) for act in site.longer.identities):
+            k, site = longer(k), site.longer
         if site.after_loop is not None and (name, k) in vars(fused_class_of(m) or nn.Module).get(SITES, ()):
             chained |= _in_loop(m, site, site.after_loop)
         plain = all(find(m, paths) for paths in site.passed if paths)
@@ -173,7 +173,7 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
                     in_gates |= {a.node for side in (act.left, act.right) if (a := _act_of(side))}
                 yield from of_gate
                 continue
-            if act.node in in_gates:
+            if act.node in in_gates or not _is_reached(m, act):
                 continue
             acts = _acts(m, path, act) if plain else {}
             for layer in layers(act):
@@ -184,6 +184,15 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
     for paths, why in method.alone:
         for linear in _held(m, paths):
             yield Call(linear, "", why, in_chain=linear in chained)
+
+
+def _is_identity(m: nn.Module, act: Act) -> bool:
+    return any(type(f) is nn.Identity for f in _acts(m, "", act).values())
+
+
+def _is_reached(m: nn.Module, act: Act) -> bool:
+    """Whether all that comes before an activation may be identities."""
+    return act.through is None or (_is_identity(m, act.through) and _is_reached(m, act.through))
 
 
 def _in_loop(m: nn.Module, site: Site, after: tuple[Path, ...]) -> set[nn.Module]:
@@ -283,7 +292,7 @@ def _call(
     found = {at: activation_of(linear, act, args, kwargs) for at, act in acts.items()}
     specs = {at: spec for at, spec in found.items() if isinstance(spec, tuple)}
     if not specs:
-        whys = dict.fromkeys(why or _unknown(acts[at], text) for at, why in found.items())
+        whys = dict.fromkeys(why or why_unknown(acts[at], text) for at, why in found.items())
         nothing = bool(acts) and all(type(act) is nn.Identity for act in acts.values())
         return Call(linear, "", "; ".join(map(str, whys)) or f"read by {text}", key, multiplied=nothing)
     names = " or ".join(dict.fromkeys(_name(*spec) for spec in specs.values()))
@@ -318,21 +327,6 @@ def activation_of(
             if (spec := activation_of(linear, first, *_arguments(owner, a))) is not None:
                 return spec if a is begun or isinstance(spec, str) else (f"{_name(*spec)}, the gate", None)
     return None
-
-
-def _unknown(act: Any, text: str) -> str:
-    """Why what is called after a layer is not fused with it."""
-    if isinstance(act, nn.Module):
-        if LEFT_OUT in vars(act):
-            return f"filter_fn left {type(act).__name__} after it alone"
-        has = is_activation(type(act))
-        lacks = "whose options fusegrad does not have" if has else "which is no activation of fusegrad"
-        return f"followed by {type(act).__name__}, {lacks}"
-    if isinstance(act, FunctionType) and not is_torchs(act):
-        return f"read by {text}, which begins with no activation of fusegrad"
-    if any(act is f for f in ("chunk", "split", torch.chunk, torch.split)):
-        return why_cut_is_alone(f"`{text}`")
-    return f"read by {text}"
 
 
 def _name(name: str, param: float | None) -> str:

@@ -14,31 +14,34 @@ must be plain numbers and functions of torch: all else is not recognised.
 import ast
 import functools
 import math
-from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType, MethodType, ModuleType
+from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..activations import REGISTRY
 from ..internals.call import autocasts
-from ..internals.module import holds, is_hooked
-from ..internals.stock import called_as_written, torchs
-from .code import Unreadable, contents, parse
+from ..internals.module import is_hooked
+from ..internals.stock import called_as_written
+from .code import parse
+from .mentioned import (
+    METHODS,
+    OF_NUMBERS,
+    OF_TENSORS,
+    PLAIN,
+    Unknown,
+    known,
+    look_up,
+    methods_of,
+    name_of,
+    names_of,
+    parameters_of,
+)
 
 Spec = tuple[str, float | None]
 
-_NAMES = (
-    "add sub mul div neg pow square sqrt rsqrt exp expm1 log log1p sin cos tanh sigmoid erf relu reciprocal cosh sinh"
-).split()
-_METHODS = {name: torchs(Tensor, name) for name in _NAMES}
-_OF_TENSORS = {torchs(torch, name) for name in _NAMES}
-_OF_TENSORS |= {torchs(F, name) for name in ("relu", "silu", "gelu", "mish", "softplus", "sigmoid", "tanh", "elu")}
-_OF_TENSORS |= {torchs(F, name) for name in ("selu", "celu", "logsigmoid", "softsign", "tanhshrink")}
-_OF_TENSORS |= {torchs(torch.special, name) for name in ("expit", "erf", "exp2", "log1p", "expm1")}
-_OF_NUMBERS = {math.sqrt, math.exp, math.log, math.tanh, math.erf, math.cos, math.sin, math.pow, float}
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
@@ -46,17 +49,12 @@ _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Div: lambda a, b: a / b,
     ast.Pow: lambda a, b: a**b,
 }
-_PLAIN = int, float, bool, str, type(None)
 
 _PROBES = torch.cat(
     [torch.linspace(-12, 12, 193, dtype=torch.float64), torch.tensor([0.0, math.inf, -math.inf, math.nan])]
 )
 _SIZES = torch.tensor([1e-9, 1e-5, 1e-3, 17.3, 31.7, 88.1, 301.3, 1e3, 1e4, 1e6], dtype=torch.float64)
 _EPS = 2.0**-48  # of the steps of a formula, in float64
-
-
-class _Unknown(Exception):
-    """Why a formula is not recognised."""
 
 
 def of(act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | None:
@@ -73,12 +71,12 @@ def of(act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec
         function, owner = act.__func__, act.__self__
     if not isinstance(function, FunctionType):
         return None
-    if not all(getattr(Tensor, name) is _METHODS[name] for name in _methods(function.__code__)):
+    if not all(getattr(Tensor, name) is METHODS[name] for name in methods_of(function.__code__)):
         return None
-    names = _names(function.__code__, function, owner is not None)
+    names = names_of(function.__code__, function, owner is not None)
     if names is None:
         return None
-    values = tuple(_known(name, function, owner) for name in names)
+    values = tuple(known(name, function, owner) for name in names)
     others = _others(function, owner is not None, args, kwargs or {})
     if others is None:
         return None
@@ -88,141 +86,44 @@ def of(act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec
     return _SPECS[key]
 
 
+def facts_of(act: Any) -> list[Any] | None:
+    """What has to stay for an activation that is recognised to stay that: owner, name, value, ...; None if more has.
+
+    Of its code, of what its names stand for, of the methods of tensors that it may call.
+    """
+    function, owner = (getattr(type(act), "forward", None), act) if isinstance(act, nn.Module) else (act, None)
+    if not isinstance(function, FunctionType) or of(act) is None:
+        return None
+    names = names_of(function.__code__, function, owner is not None)
+    facts: list[Any] = [
+        part for k in ("__code__", "__defaults__", "__kwdefaults__") for part in (function, k, getattr(function, k))
+    ]
+    facts += [part for name in methods_of(function.__code__) for part in (Tensor, name, METHODS[name])]
+    try:
+        values = [look_up(name, function, owner, facts) for name in names or ()]
+    except Unknown:
+        return None
+    return None if any(type(value) is functools.partial for value in values) else facts
+
+
 def _others(function: FunctionType, method: bool, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """What a call gives to the parameters after the tensor; None if that is not all of them, or no plain value."""
     code, defaults = function.__code__, function.__defaults__ or ()
     names = code.co_varnames[1 + method : code.co_argcount]
     given = dict(zip(names[len(names) - len(defaults) :], defaults[max(0, len(defaults) - len(names)) :], strict=True))
     given |= dict(zip(names, args, strict=False)) | kwargs
-    if len(args) > len(names) or {*given} != {*names} or not all(type(v) in _PLAIN for v in given.values()):
+    if len(args) > len(names) or {*given} != {*names} or not all(type(v) in PLAIN for v in given.values()):
         return None
     return {name: given[name] for name in names}
 
 
 _SPECS: dict[tuple, Spec | None] = {}
-_NAMES_OF: dict[tuple[CodeType, bool], tuple[str, ...] | None] = {}
 
 
 def _identity(value: Any) -> Any:
     if isinstance(value, functools.partial):
         return id(value.func), *sorted(value.keywords.items())
-    return (type(value), value) if isinstance(value, _PLAIN) else id(value)  # functions of torch and of math live on
-
-
-# --- names --------------------------------------------------------------------------------------------------------
-
-
-def _names(code: CodeType, function: FunctionType, method: bool) -> tuple[str, ...] | None:
-    """The names that a formula looks up, dotted; None if its source is no formula."""
-    key = code, method
-    if key not in _NAMES_OF:
-        try:
-            _NAMES_OF[key] = tuple(dict.fromkeys(_mentioned(parse(function, code)[1], method)))
-        except (_Unknown, Unreadable):
-            _NAMES_OF[key] = None
-    return _NAMES_OF[key]
-
-
-@functools.lru_cache(maxsize=1024)
-def _methods(code: CodeType) -> tuple[str, ...]:
-    """The methods of torch.Tensor that a formula may call."""
-    return tuple(name for name in code.co_names if name in _METHODS)
-
-
-def _parameters(definition: ast.FunctionDef | ast.Lambda, method: bool) -> tuple[str, list[str]]:
-    """What a function calls its module, "" for none, and its other parameters."""
-    arguments = definition.args
-    names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
-    if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or len(names) <= method:
-        raise _Unknown
-    return (names[0], names[1:]) if method else ("", names)
-
-
-def _mentioned(definition: ast.FunctionDef | ast.Lambda, method: bool) -> Iterator[str]:
-    self_, parameters = _parameters(definition, method)
-    body = definition.body if isinstance(definition, ast.FunctionDef) else [ast.Expr(definition.body)]
-    local = set(parameters)
-    for statement in body:
-        for n in ast.walk(statement):
-            if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store):
-                local.add(n.id)
-            elif not isinstance(n, _GRAMMAR):
-                raise _Unknown
-    todo: list[ast.AST] = list(body)
-    while todo:
-        node = todo.pop()
-        root, dotted = _chain(node)
-        if root is None:
-            todo += ast.iter_child_nodes(node)
-        elif root not in local:
-            if root == self_ and "." not in dotted:
-                raise _Unknown
-            yield dotted
-
-
-_GRAMMAR = (
-    *(ast.Return, ast.Assign, ast.If, ast.IfExp, ast.Expr, ast.Constant, ast.Name, ast.Attribute, ast.BinOp),
-    *(ast.UnaryOp, ast.Call, ast.keyword, ast.operator, ast.unaryop, ast.expr_context, ast.Compare, ast.cmpop),
-    *(ast.BoolOp, ast.boolop),
-)
-
-
-def _chain(node: ast.AST) -> tuple[str | None, str]:
-    """The first of the names in a.b.c, and all of them."""
-    names: list[str] = []
-    while isinstance(node, ast.Attribute):
-        names.append(node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name):
-        return None, ""
-    return node.id, ".".join([node.id, *reversed(names)])
-
-
-def _known(dotted: str, function: FunctionType, owner: nn.Module | None) -> Any:
-    """The same, or _Unknown: it may stand where the formula does not come."""
-    try:
-        return _look_up(dotted, function, owner)
-    except _Unknown:
-        return _Unknown
-
-
-def _look_up(dotted: str, function: FunctionType, owner: nn.Module | None) -> Any:
-    """What a name stands for now: a number or a function of torch's. Raises _Unknown."""
-    root, *rest = dotted.split(".")
-    free = function.__code__.co_freevars
-    if owner is not None and root == function.__code__.co_varnames[0]:
-        name, *rest = rest
-        value = vars(owner).get(name, _Unknown)
-        if value is _Unknown and not holds(owner, name):
-            value = next((vars(c)[name] for c in type(owner).__mro__ if name in vars(c)), _Unknown)
-            if isinstance(value, FunctionType):
-                raise _Unknown  # becomes a method
-        elif hasattr(type(getattr(type(owner), name, None)), "__set__"):
-            raise _Unknown  # a property
-        if type(owner).__getattribute__ is not object.__getattribute__:
-            raise _Unknown  # another way to look up
-    elif root in free:
-        value = contents((function.__closure__ or ())[free.index(root)])
-    elif root in function.__globals__:
-        value = function.__globals__[root]
-    else:
-        value = getattr(__import__("builtins"), root, _Unknown)
-    for name in rest:
-        if not isinstance(value, ModuleType) or name not in vars(value):
-            raise _Unknown
-        value = vars(value)[name]
-    if type(value) in _PLAIN or (callable(value) and _is_known(value)):
-        return value
-    raise _Unknown
-
-
-def _is_known(value: Any) -> bool:
-    if type(value) is functools.partial:
-        return not value.args and all(type(v) in _PLAIN for v in value.keywords.values()) and _is_known(value.func)
-    try:
-        return value in _OF_TENSORS or value in _OF_NUMBERS
-    except TypeError:  # is not hashable
-        return False
+    return (type(value), value) if isinstance(value, PLAIN) else id(value)  # functions of torch and of math live on
 
 
 # --- values -------------------------------------------------------------------------------------------------------
@@ -230,7 +131,7 @@ def _is_known(value: Any) -> bool:
 
 def _recognise(function: FunctionType, method: bool, given: dict[str, Any], values: dict[str, Any]) -> Spec | None:
     definition = parse(function, function.__code__)[1]
-    argument = _parameters(definition, method)[1][0]
+    argument = parameters_of(definition, method)[1][0]
     numbers = {abs(float(v)) for v in (*values.values(), *given.values()) if type(v) in (int, float)}
     constants = (n.value for n in ast.walk(definition) if isinstance(n, ast.Constant))
     numbers |= {abs(float(value)) for value in constants if isinstance(value, (int, float))}
@@ -239,7 +140,7 @@ def _recognise(function: FunctionType, method: bool, given: dict[str, Any], valu
     z = torch.cat([_PROBES, _SIZES, -_SIZES, near, -near])
     try:
         y = _Evaluation(values, given | {argument: z}).run(definition)
-    except (_Unknown, ArithmeticError, ValueError, TypeError, RuntimeError):
+    except (Unknown, ArithmeticError, ValueError, TypeError, RuntimeError):
         return None
     if not isinstance(y, Tensor) or y.shape != z.shape:
         return None
@@ -268,7 +169,7 @@ class _Evaluation:
             return self.of(definition.body)
         returned = self._block(definition.body)
         if returned is None:
-            raise _Unknown
+            raise Unknown
         return returned[0]
 
     def _block(self, body: list[ast.stmt]) -> tuple[Any] | None:
@@ -284,7 +185,7 @@ class _Evaluation:
                     if (returned := self._block(then if self._decides(test) else other)) is not None:
                         return returned
                 case _:
-                    raise _Unknown
+                    raise Unknown
         return None
 
     def _decides(self, test: ast.expr) -> bool:
@@ -302,17 +203,17 @@ class _Evaluation:
             ) if type(self.of(of)) is Tensor and not torch.backends.mps.is_available():
                 return isinstance(op, ast.NotEq)  # as no tensor is there
         value = self.of(test)
-        if type(value) not in _PLAIN:
-            raise _Unknown
+        if type(value) not in PLAIN:
+            raise Unknown
         return bool(value)
 
     def of(self, e: ast.expr) -> Any:
         match e:
-            case ast.Constant(value=value) if type(value) in _PLAIN:
+            case ast.Constant(value=value) if type(value) in PLAIN:
                 return value
             case ast.Name(id=name) if name in self.local:
                 return self.local[name]
-            case ast.Name() | ast.Attribute() if self.values.get(dotted := _chain(e)[1], _Unknown) is not _Unknown:
+            case ast.Name() | ast.Attribute() if self.values.get(dotted := name_of(e)[1], Unknown) is not Unknown:
                 return self.values[dotted]
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
                 return _BINARY[type(op)](self._number(left), self._number(right))
@@ -322,27 +223,27 @@ class _Evaluation:
                 return self.of(then if self._decides(test) else other)
             case ast.Call(func=func, args=args, keywords=keywords):
                 return self._call(func, [self.of(a) for a in args], {k.arg: self.of(k.value) for k in keywords})
-        raise _Unknown
+        raise Unknown
 
     def _number(self, e: ast.expr) -> Any:
         value = self.of(e)
         if type(value) not in (int, float, Tensor):
-            raise _Unknown
+            raise Unknown
         return value
 
     def _call(self, func: ast.expr, args: list[Any], kwargs: dict[str | None, Any]) -> Any:
         if None in kwargs or "out" in kwargs or kwargs.pop("inplace", False) not in (False, None):
-            raise _Unknown
+            raise Unknown
         options: Any = kwargs
-        if isinstance(func, ast.Attribute) and _chain(func)[1] not in self.values:
+        if isinstance(func, ast.Attribute) and name_of(func)[1] not in self.values:
             of = self.of(func.value)
-            known = _METHODS.get(func.attr)
+            known = METHODS.get(func.attr)
             if type(of) is not Tensor or known is None or getattr(Tensor, func.attr) is not known:
-                raise _Unknown
+                raise Unknown
             return known(of, *args, **options)
         function = self.of(func)
         tensors = any(isinstance(a, Tensor) for a in args)
         inner = function.func if isinstance(function, functools.partial) else function
-        if not callable(function) or inner not in (_OF_TENSORS if tensors else _OF_NUMBERS):
-            raise _Unknown
+        if not callable(function) or inner not in (OF_TENSORS if tensors else OF_NUMBERS):
+            raise Unknown
         return function(*args, **options)

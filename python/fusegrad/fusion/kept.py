@@ -1,29 +1,25 @@
-"""Layers that were found in a Sequential, and activations after a layer; and what has to be as it was for that.
+"""Layers that were found in a Sequential or a loop, and activations after a layer.
 
-C++ asks all that in one call (csrc/autograd/facts.h): classes, hooks, slopes, functions of torch. Without it they are
-looked for anew on each call. Parameters are read on each call too, and not kept.
+C++ asks whether all is as it was found in one call (facts.py). Without it they are looked for anew on each call.
+Parameters are read on each call too, and not kept.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+from weakref import ref
 
 from torch import Tensor, nn
 
 from .. import backends
 from ..activations import REGISTRY
 from ..at_once import kept_gated, kept_layer
-from ..internals.call import LINEAR_AS_IT_IS
-from ..internals.module import HOOKS, HOOKS_OF_ALL, READS_WHAT_IS_STORED, children
-from ..internals.stock import definitions
+from ..internals.module import children
 from ..nn import Linear
 from ..ops.chain import Plan
-from .match import IN_PLACE
-from .opened import LEFT_OUT
-from .recognise import of_call, options_of
+from . import facts as facts_
 
 KEPT = "_fusegrad_kept"  # set on a Sequential, and on a Linear
-WEIGHTS = "weight", "bias"
-OTHERWISE = IN_PLACE, "forward", *WEIGHTS  # held by a layer itself: it is not read, or called, as its class says
+_MOST, _TRIES = 8, 64  # of a layer
 
 
 class Found(NamedTuple):
@@ -37,6 +33,14 @@ class Found(NamedTuple):
     saves_input: int  # bits
     one_by_one: bool  # whether they may run so: else the last is left to what comes after it
     end: int  # where it ends among them
+
+
+class Turned(NamedTuple):
+    """The same of the turns of a loop, and what they were: of each its layer, and what is called after it."""
+
+    facts: tuple
+    found: Found
+    turns: tuple[tuple[nn.Module, Any], ...]
 
 
 class Activated(NamedTuple):
@@ -62,14 +66,13 @@ class Gated(NamedTuple):
     param: float
 
 
-_MOST = 8  # of a layer
-
-
-class Kept(dict[int, Any]):
-    """Of a Sequential by where they begin, of a layer by the identity of what is called after it.
+class Kept(dict[Any, Any]):
+    """Of a Sequential by where they begin, of a layer by what is called after it.
 
     Copies of a module begin without.
     """
+
+    tries = 0  # what changes on each call is not kept for ever
 
     def __copy__(self) -> "Kept":
         return Kept()
@@ -81,108 +84,129 @@ class Kept(dict[int, Any]):
         return Kept, ()
 
 
+# Of layers of classes that are not ours, whose copies and pickles are theirs: by the identity of the layer.
+_OF_OTHERS: dict[int, tuple[ref, type, Kept]] = {}
+
+
+def _kept_of(layer: nn.Module) -> Kept:
+    """What is kept of a layer; empty where nothing is yet."""
+    if type(layer) is Linear:
+        return layer.__dict__.setdefault(KEPT, Kept())
+    key, found = id(layer), of_other(layer)
+    if found is None:
+        found = Kept()
+        _OF_OTHERS[key] = ref(layer, lambda _: _OF_OTHERS.pop(key, None)), type(layer), found
+    return found
+
+
+def of_other(layer: Any) -> Kept | None:
+    """What is kept of a layer of a class that is not ours."""
+    entry = _OF_OTHERS.get(id(layer))
+    return entry[2] if entry is not None and entry[0]() is layer and entry[1] is type(layer) else None
+
+
+def any_of(f: Any) -> bool:
+    """Whether something is kept of a layer."""
+    return bool(f.__dict__.get(KEPT) if type(f) is Linear else of_other(f))
+
+
 def keep(m: nn.Module, modules: Sequence[nn.Module], at: int, end: int, of: Plan) -> None:
-    """Keep layers that were found, if what makes them is known."""
+    """Keep layers that were found in a Sequential, if what makes them is known."""
+    place, chosen = children(m), modules[at:end]
     if not _can_keep(of.names):
         return
-    place, layers = children(m), [module for module in modules[at:end] if type(module) is Linear]
-    facts = [m.__dict__, "_modules", place, *_facts_of_all()]
-    for module in modules[at:end]:
-        of_module = _facts_of(module)
-        if of_module is None:
-            return
-        facts += of_module
-    for cls in {type(module) for module in modules[at:end]}:
-        facts += _facts_of_class(cls)
-    parameters = tuple(layer.__dict__["_parameters"] for layer in layers)
+    facts = _facts_of([m for m in chosen if type(m) is Linear], [m for m in chosen if type(m) is not Linear])
+    if facts is None:
+        return
     one_by_one = of.names[-1] != "identity" or end == len(modules)
-    found = Found(place, tuple(modules), tuple(facts), parameters, of.acts, of.saves_input, one_by_one, end)
+    facts = m.__dict__, "_modules", place, *facts
+    found = Found(place, tuple(modules), facts, _parameters(chosen), of.acts, of.saves_input, one_by_one, end)
     m.__dict__.setdefault(KEPT, Kept())[at] = found
 
 
-def is_known(act: Any) -> bool:
-    """Whether an activation is known by what it is: not by its code, which may read what changes."""
-    return (of_call(act) if not isinstance(act, nn.Module) else options_of(act)) is not None
+def keep_turns(turns: Sequence[tuple[nn.Module, Any]], of: Plan) -> Found | None:
+    """The same of turns of a loop."""
+    layers, acts = [layer for layer, _ in turns], [act for _, act in turns if act is not None]
+    kept = _kept_of(layers[0])
+    facts = (
+        _facts_of(layers, {id(act): act for act in acts}.values()) if _can_keep(of.names) and _may_try(kept) else None
+    )
+    if facts is None:
+        return None
+    found = Found({}, (), facts, _parameters(layers), of.acts, of.saves_input, True, 0)
+    kept["turns", id(turns[0][1])] = Turned(facts, found, tuple(turns))
+    return found
 
 
-def keep_activated(layer: nn.Module, act: Any, name: str, param: float) -> None:
-    """Keep that an activation that is known was found after a layer."""
-    if _can_keep((name,)):
+def turned(layer: nn.Module, act: Any) -> Turned | None:
+    """The turns that were kept, and begin with these."""
+    found = _found(layer, ("turns", id(act)))
+    return found if type(found) is Turned else None
+
+
+def keep_activated(layer: nn.Module, act: Any, key: Any, name: str, param: float) -> None:
+    """Keep that an activation was found after a layer, if what makes them is known."""
+    kept = _kept_of(layer)
+    if not _may_try(kept) or not _can_keep((name,)):
+        return
+    facts = _facts_of([layer], [act])
+    if facts is not None:
         of_layer, saves_input = layer.__dict__["_parameters"], REGISTRY[name].saves_input
-        _keep(layer, Activated(act, _facts_of_activated((layer,), act), of_layer, name, param, saves_input))
+        kept[key] = Activated(act, facts, of_layer, name, param, saves_input)
 
 
 def keep_gated(gate: nn.Module, up: nn.Module, act: Any, name: str, param: float) -> None:
     """The same of a gate, of two layers."""
-    if _can_keep((name,)):
+    kept = _kept_of(gate)
+    if not _may_try(kept) or not _can_keep((name,)):
+        return
+    facts = _facts_of([gate, up], [act])
+    if facts is not None:
         of_gate, of_up = gate.__dict__["_parameters"], up.__dict__["_parameters"]
-        _keep(gate, Gated(act, up, _facts_of_activated((gate, up), act), of_gate, of_up, name, param))
+        kept[id(act)] = Gated(act, up, facts, of_gate, of_up, name, param)
 
 
-def _keep(layer: nn.Module, found: Activated | Gated) -> None:
-    kept = layer.__dict__.setdefault(KEPT, Kept())
+def _may_try(kept: Kept) -> bool:
+    kept.tries += 1
     if len(kept) >= _MOST:
         kept.clear()
-    kept[id(found.act)] = found
+    return kept.tries <= _TRIES
 
 
-def _facts_of_activated(layers: Sequence[nn.Module], act: Any) -> tuple:
-    modules = [*layers, act] if isinstance(act, nn.Module) else layers
-    facts = [part for module in modules for part in _facts_of(module) or ()]
-    facts += [part for cls in {type(module) for module in modules} for part in _facts_of_class(cls)]
-    return *facts, *_facts_of_all()
-
-
-def activated(x: Any, act: Any, layer: Any) -> Tensor | None:
+def activated(x: Any, act: Any, layer: Any, key: Any) -> Tensor | None:
     """act(layer(x)), as they were found before, if nothing has changed; else None. Not under a compiler."""
-    found = _found(layer, act)
+    found = _found(layer, key)
     return None if type(found) is not Activated else kept_layer(x, act, found)
 
 
 def gated(x: Any, act: Any, gate: Any, up: Any) -> Tensor | None:
     """act(gate(x)) up(x), the same."""
-    found = _found(gate, act)
+    found = _found(gate, id(act))
     return None if type(found) is not Gated else kept_gated(x, act, up, found)
 
 
-def _found(layer: Any, act: Any) -> Activated | Gated | None:
-    if type(layer) is not Linear:
+def _found(layer: Any, key: Any) -> Any:
+    kept = layer.__dict__.get(KEPT) if type(layer) is Linear else of_other(layer)
+    if not kept:
         return None
-    held = layer.__dict__
-    found: Any = None if (kept := held.get(KEPT)) is None else kept.get(id(act))
-    return found if found is not None and found.facts[0] is held else None  # else it is of what this was copied from
+    found = kept.get(key)
+    # else it is of what this was copied from
+    return found if found is not None and found.facts[0] is layer.__dict__ else None
 
 
 def _can_keep(names: Iterable[str]) -> bool:
     return backends.node is not None and backends.KNOWN.issuperset(names)
 
 
-def _facts_of(module: nn.Module) -> list[Any] | None:
-    """What is true of a layer or an activation; None if more may count."""
-    cls, held, absent = type(module), module.__dict__, backends.node.ABSENT
-    names: tuple[str, ...]
-    if cls is Linear:
-        names = "_parameters", "_fusegrad_act", "_fusegrad_param", *OTHERWISE
-    elif (options := options_of(module)) is not None:
-        names = *options, LEFT_OUT
-    else:
+def _parameters(modules: Iterable[nn.Module]) -> tuple[dict, ...]:
+    return tuple(m.__dict__["_parameters"] for m in modules if type(m) is Linear)
+
+
+def _facts_of(layers: Sequence[nn.Module], acts: Iterable[Any]) -> tuple | None:
+    """What is true of layers and activations, and of all that makes them; None if more may count."""
+    acts = [*acts]
+    parts = [*map(facts_.of_layer, layers), *map(facts_.of_act, acts)]
+    if any(part is None for part in parts):
         return None
-    facts = [held, "forward", absent, module, None, cls]
-    facts += [part for name in HOOKS for part in (held, name, backends.node.EMPTY)]
-    return facts + [part for name in names for part in (held, name, held.get(name, absent))]
-
-
-def _facts_of_class(cls: type) -> list[Any]:
-    return [part for definition in definitions(cls) for part in definition]
-
-
-def _facts_of_all() -> list[Any]:
-    """What is true of all modules."""
-    facts: list[Any] = [*LINEAR_AS_IT_IS]
-    for owner, name in HOOKS_OF_ALL:
-        facts += owner, name, backends.node.EMPTY
-    name, value = READS_WHAT_IS_STORED
-    facts += Linear, name, value
-    for weight in WEIGHTS:
-        facts += Linear, weight, backends.node.ABSENT
-    return facts
+    of_each = [fact for part in parts for fact in part or ()]
+    return *of_each, *facts_.of_classes((*layers, *acts)), *facts_.of_all()

@@ -1,14 +1,17 @@
 """Whether what is called after a layer is an activation that can be fused with it, as the model is now."""
 
+from types import FunctionType
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..activations import REGISTRY
 from ..nn import why_called
 from . import formula, recognise
 from .opened import LEFT_OUT
-from .recognise import Spec
+from .reasons import why_cut_is_alone
+from .recognise import Spec, is_activation
 
 IN_PLACE = "_fusegrad_in_place"  # set on the layers of a model that writes in place
 FAST = "_fusegrad_fast"  # set on the layers whose activation, when fuse found it, is one that stock computes as fast
@@ -38,6 +41,21 @@ def match(layer: Any, act: Any, args: tuple = (), kwargs: dict[str, Any] | None 
     if saves_more and (layer is None or IN_PLACE in vars(layer)):
         return f"the model writes in place, and {spec[0]} saves its output for backward"
     return spec
+
+
+def why_unknown(act: Any, text: str) -> str:
+    """Why what is called after a layer, and is no activation that matches, is not fused with it."""
+    if isinstance(act, nn.Module):
+        if LEFT_OUT in vars(act):
+            return f"filter_fn left {type(act).__name__} after it alone"
+        has = is_activation(type(act))
+        lacks = "whose options fusegrad does not have" if has else "which is no activation of fusegrad"
+        return f"followed by {type(act).__name__}, {lacks}"
+    if isinstance(act, FunctionType) and not act.__module__.startswith("torch."):
+        return f"read by {text}, which begins with no activation of fusegrad"
+    if any(act is f for f in ("chunk", "split", torch.chunk, torch.split)):
+        return why_cut_is_alone(f"`{text}`")
+    return f"read by {text}"
 
 
 def _is_in_place(act: Any, kwargs: dict[str, Any] | None) -> bool:

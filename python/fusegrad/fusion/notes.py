@@ -1,16 +1,22 @@
 """Calls that were put off, as notes of what to call; and the gates that they make."""
 
+from operator import matmul
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import functional_gated
-from ..routing import Route
+from ..internals.call import calls_torch, is_linear, linear_is_replaced
+from ..internals.stock import torchs
+from ..nn import fits
+from ..routing import Route, route_of_layer
 from . import recognise
 from .recognise import Spec
 
 RESHAPE = "view", "reshape"
+_ADDMM, _MM = torchs(torch, "addmm"), torchs(torch, "mm")
+_MATMULS = matmul, torchs(torch, "matmul"), _MM
 
 
 class Product(NamedTuple):
@@ -67,6 +73,32 @@ class Later(NamedTuple):
             return torch.empty(self.shape, device="meta")
         args = [a._like if type(a) is Later else a.to("meta") if isinstance(a, Tensor) else a for a in self.args]
         return getattr(args[0], self.f)(*args[1:]) if isinstance(self.f, str) else self.f(*args)
+
+
+def product_of_call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Product | None:
+    """The layer that a call of one of torch's functions is, if an op takes it."""
+    x: Any
+    w: Any
+    if is_linear(f) and not linear_is_replaced() and 2 <= len(args) and len(args) + len(kwargs) <= 3:
+        x, w, *rest = args
+        b = rest[0] if rest else kwargs.get("bias")
+    elif (f is _ADDMM or any(f is product for product in _MATMULS)) and not linear_is_replaced() and not kwargs:
+        if len(args) != (3 if f is _ADDMM else 2):
+            return None
+        *bias, x, w = args
+        b = bias[0] if bias else None
+        if not (isinstance(x, Tensor) and isinstance(w, Tensor)) or calls_torch(x, w, b) or w.dim() != 2:
+            return None
+        if f is _ADDMM and not (isinstance(b, Tensor) and b.dim() == 1):
+            return None
+        if (f is _ADDMM or f is _MM) and x.dim() != 2:
+            return None
+        w = w.t()
+    else:
+        return None
+    if calls_torch(x, w, b) or not fits(x, w, b) or (route := route_of_layer(x, w, b)) in ("stock", "written"):
+        return None
+    return Product(x, w, b, route)
 
 
 def first(parts: Any) -> Any:

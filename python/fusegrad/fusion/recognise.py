@@ -18,14 +18,14 @@ from ..at_once import act_at_once
 from ..internals.module import has_own_hooks, is_any_module_hooked
 from ..internals.stock import as_written, called_as_written, stands_for, stands_for_what_it_is, torchs
 from ..nn import MLP, Act, Linear, takes_input, why_called
-from ..routing import AS_FAST_IN_STOCK, route_of_tensor, stock_maps
+from ..routing import AS_FAST_IN_STOCK, route_of_tensor, stock_maps, stock_maps_at_any_rate
 
 Spec = tuple[str, float | None]  # name and parameter of an activation
 
 _BY_MODULE: dict[type, list[Activation]] = defaultdict(list)
 _BY_FUNCTION: dict[Callable, list[Activation]] = defaultdict(list)
 _BY_METHOD: dict[str, list[Activation]] = defaultdict(list)
-_METHOD: dict[str, Any] = {}  # what torch.Tensor has under these names
+METHOD: dict[str, Any] = {}  # what torch.Tensor has under these names
 
 
 def _defaults(a: Activation) -> dict[str, Any]:
@@ -43,7 +43,7 @@ for a in REGISTRY.values():
             _BY_FUNCTION[f].append(a)
     for m in a.methods:
         _BY_METHOD[m].append(a)
-        _METHOD[m] = torchs(Tensor, m)
+        METHOD[m] = torchs(Tensor, m)
 
 
 def add(a: Activation, target: Any) -> None:
@@ -105,7 +105,7 @@ def options_of(module: nn.Module) -> tuple[str, ...] | None:
 
 
 def of_adopted(module: nn.Module) -> Spec | None:
-    """The same in a shorter way, of a module that adopted a class of ours; None also where that is not enough."""
+    """The same in a shorter way, of torch's classes and of ours of the same; None also where that is not enough."""
     cls = type(module)
     if cls in _ONLY:
         return _ONLY[cls]
@@ -192,7 +192,7 @@ stands_for(nn.GLU, (nn.GLU, "forward"), (F, "glu"))
 
 def is_torchs_method(name: str, *tensors: Tensor) -> bool:
     """Whether what is computed from these tensors has this method, an activation, from torch.Tensor."""
-    return all(getattr(type(t), name) is _METHOD[name] for t in tensors)
+    return all(getattr(type(t), name) is METHOD[name] for t in tensors)
 
 
 def _spec(a: Activation, given: dict[str, Any]) -> Spec | None:
@@ -219,12 +219,18 @@ _DERIVED_TWICE = {cls for cls, known in _BY_MODULE.items() if all(a.stock_derive
 _AS_FAST = {cls for cls in _DERIVED_TWICE if _NAME[cls] in AS_FAST_IN_STOCK}
 
 
+# where torch's forward is as fast at all sizes, saves the same, and can be differentiated as often: that
+_AS_OURS: dict[type, tuple[str, ...]] = {nn.ReLU: ("forward",)}
+
+
 class AdoptedAct(Act):
     """A stock activation module that became ours: runs the op for the options that it has now, or else as in torch."""
 
     def forward(self, input: Tensor) -> Tensor:
         stock = getattr(type(self), STOCK)
         if stock in _AS_FAST and stock_maps(input, _NAME[stock]):
+            return stock.forward(self, input)
+        if stock in _DERIVED_TWICE and stock_maps_at_any_rate(input):
             return stock.forward(self, input)
         spec = of_adopted(self)
         if spec is not None and not vars(self).get("inplace") and as_written(stock):
@@ -243,7 +249,7 @@ class AdoptedAct(Act):
 
 
 def _adopted(stock: type[nn.Module]) -> type[AdoptedAct]:
-    members = {k: getattr(stock, k) for k in ("__init__", "extra_repr")}
+    members = {k: getattr(stock, k) for k in ("__init__", "extra_repr", *_AS_OURS.get(stock, ()))}
     members |= {"__module__": __name__, STOCK: stock}
     return type(stock.__name__, (AdoptedAct, stock), members)
 
@@ -260,10 +266,11 @@ ADOPTED = {stock: _adopted(stock) for stock in _BY_MODULE}
 for stock, adopted in ADOPTED.items():
     _BY_MODULE[adopted] = _BY_MODULE[stock]
     stands_for(stock, *_definitions(stock))
-    stands_for(adopted, (AdoptedAct, "forward"), (adopted, "forward"), *_definitions(stock))
+    of_ours = () if "forward" in _AS_OURS.get(stock, ()) else ((AdoptedAct, "forward"), (adopted, "forward"))
+    stands_for(adopted, *of_ours, *_definitions(stock))
     globals()[adopted.__name__] = adopted  # where pickle looks for it
 _OPTIONS_OF: dict[type, tuple[str, ...]] = {
-    adopted: tuple({name for a in _BY_MODULE[adopted] for name in (*([a.param] if a.param else []), *a.options)})
-    for adopted in ADOPTED.values()
+    cls: tuple({name for a in _BY_MODULE[cls] for name in (*([a.param] if a.param else []), *a.options)})
+    for cls in (*ADOPTED, *ADOPTED.values())
 }
 _ONLY = {cls: _of_options(cls, {}) for cls, names in _OPTIONS_OF.items() if not names}

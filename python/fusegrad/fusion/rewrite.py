@@ -44,9 +44,15 @@ def rewrite(function: FunctionType, chosen: frozenset[int], helpers: Any) -> Fun
     sites = Reader(function, definition, self_name(definition)).sites
     swaps: Swaps = {}
     for k, site in enumerate(sites):
-        if k in chosen and swaps.keys().isdisjoint(site.swaps):
-            swaps |= site.swaps
+        for each, chosen_as in ((site.longer, longer(k)), (site, k)):
+            if each and {chosen_as, longer(k)} & chosen and swaps.keys().isdisjoint(each.swaps):
+                swaps |= each.swaps
     return remake(function, _swap(module, swaps), helpers)
+
+
+def longer(k: int) -> int:
+    """The number of a site through identities."""
+    return -1 - k
 
 
 def takes_later(function: FunctionType, argument: int, helpers: Any) -> tuple[FunctionType, Site] | None:

@@ -6,7 +6,7 @@ noted, in their order. So a layer that was replaced, hooked or parametrized, an 
 that no op takes are obeyed without anyone having to notice the change.
 """
 
-from operator import add, matmul, mul
+from operator import add, matmul, mul  # noqa: F401  # which methods call too
 from typing import Any
 
 import torch
@@ -17,21 +17,59 @@ from torch.compiler import is_compiling
 from .. import functional
 from ..activations import REGISTRY
 from ..at_once import route_at_once
-from ..internals.call import autocasts, calls_torch, is_linear, linear_is_replaced
+from ..internals.call import is_of_others
 from ..internals.module import is_hooked, run_pre_hooks
-from ..internals.stock import torchs
-from ..nn import Linear, fits, is_ours, linear, stock_linear, weight_and_bias, why_alone
+from ..internals.stock import stands_for
+from ..nn import Linear, fits, is_ours, linear, stock_linear, weight_and_bias, why_alone, why_called
 from ..routing import Route, route_of_layer, stock_serves
 from . import kept, opened, recognise
 from .chains import Turns, keep_activated, keep_gated, turns  # noqa: F401  # which methods call too
 from .match import FAST, match
-from .notes import RESHAPE, Later, Product, first, gated, packed_glu, second
+from .notes import RESHAPE, Later, Product, first, gated, packed_glu, product_of_call, second
 from .opened import LEFT_OUT
 from .recognise import Spec
+from .scaled import numbers_of, scaled_layer
 
-_ADDMM, _MM = torchs(torch, "addmm"), torchs(torch, "mm")
-_MATMULS = matmul, torchs(torch, "matmul"), _MM
-_LEAST = 2.0**-20  # of a number that scales a weight: others may overflow where their product with z does not
+stands_for(nn.Identity, (nn.Identity, "forward"))
+_PLAIN = frozenset((bool, int, float, str, type(None)))
+
+
+class Soon:
+    """A call f(x) of a layer of which it is kept what is called after it (kept.py), and s times that.
+
+    What reads it next looks there first, and reads the weights. So nothing is asked twice.
+    """
+
+    __slots__ = "f", "made", "scale", "x"
+
+    def __init__(self, f: nn.Module, x: Tensor, scale: tuple[Any, ...] = ()) -> None:
+        self.f, self.x, self.scale = f, x, scale  # s, and whether it stands on the left
+        self.made: Any = None  # the same as a note, or its value
+
+    device = property(lambda self: noted(self).device)
+    shape = property(lambda self: noted(self).shape)
+    ndim = property(lambda self: noted(self).ndim)
+
+    def dim(self) -> int:
+        return noted(self).dim()
+
+    def size(self, dim: int | None = None) -> Any:
+        return noted(self).size() if dim is None else noted(self).size(dim)
+
+
+NOTES = Later, Soon
+
+
+def noted(z: Any) -> Any:
+    """What was put off as a note, or its value where it is not to be noted."""
+    if type(z) is not Soon:
+        return z
+    if z.made is None:
+        z.made = _later(z.f, z.x)
+        if z.scale:
+            s, on_the_left = z.scale
+            z.made = _later(mul, *((s, z.made) if on_the_left else (z.made, s)))
+    return z.made
 
 
 def later(f: Any, *args: Any, **kwargs: Any) -> Any:
@@ -40,10 +78,26 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
     So what may do more than compute its result is called where the author calls it, and weights are read there. A
     module that returns the result of a layer is called up to that.
     """
+    if len(args) == 1:
+        if not kwargs and type(args[0]) is Tensor and not is_compiling() and kept.any_of(f):
+            return Soon(f, args[0])
+    elif f is mul:
+        s, z = args
+        on_the_left = type(z) is Soon
+        if not on_the_left:
+            s, z = z, s
+        if type(z) is Soon and z.made is None and not z.scale and type(s) in (float, int):
+            return Soon(z.f, z.x, (s, on_the_left))
+    return _later(f, *map(noted, args), **kwargs)
+
+
+def _later(f: Any, *args: Any, **kwargs: Any) -> Any:
     if type(f) is Linear or is_ours(f):
         if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or why_alone(f) is not None:
             return f(*args, **kwargs)
         x, (w, b) = args[0], weight_and_bias(f)
+        if is_of_others(w) and not is_compiling():
+            return F.linear(x, w, b)
         route: Route | None = route_at_once(x, w, b)
         if route is None:
             if stock_serves(x, w, b, False, FAST in f.__dict__):
@@ -62,20 +116,22 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
         if LEFT_OUT not in vars(f) and not is_compiling() and (given := opened.giving(f)) is not None:
             if is_hooked(f):
                 run_pre_hooks(f, args)
-            z = given(*args, **kwargs)
+            z = noted(given(*args, **kwargs))
             return _given_by(f, z) if type(z) is Later else z
         return f(*args, **kwargs)
-    called = _product_of_call(f, args, kwargs)
+    called = product_of_call(f, args, kwargs)
     return _call(f, args, kwargs) if called is None else Later(f, args, kwargs, None, called)
 
 
 def later_method(name: str, z: Any, *args: Any, **kwargs: Any) -> Any:
     """Notes the call z.name(*args, **kwargs) of what was noted; makes any other call."""
+    z = noted(z)
     return _later_of_later(name, (z, *args), kwargs) if type(z) is Later else getattr(z, name)(*args, **kwargs)
 
 
 def settled(z: Any, f: Any) -> Any:
     """What was noted, or its value if a call of f may do more than compute a layer: write to what z reads, say."""
+    z = noted(z)
     if type(z) is not Later:
         return z
     pure = is_ours(f) and why_alone(f) is None
@@ -99,34 +155,9 @@ def _later_of_later(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     return Later(f, args, kwargs, None, None, spec if isinstance(spec, tuple) else None)
 
 
-def _product_of_call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Product | None:
-    """The layer that a call of one of torch's functions is, if an op takes it."""
-    x: Any
-    w: Any
-    if is_linear(f) and not linear_is_replaced() and 2 <= len(args) and len(args) + len(kwargs) <= 3:
-        x, w, *rest = args
-        b = rest[0] if rest else kwargs.get("bias")
-    elif (f is _ADDMM or any(f is product for product in _MATMULS)) and not linear_is_replaced() and not kwargs:
-        if len(args) != (3 if f is _ADDMM else 2):
-            return None
-        *bias, x, w = args
-        b = bias[0] if bias else None
-        if not (isinstance(x, Tensor) and isinstance(w, Tensor)) or calls_torch(x, w, b) or w.dim() != 2:
-            return None
-        if f is _ADDMM and not (isinstance(b, Tensor) and b.dim() == 1):
-            return None
-        if (f is _ADDMM or f is _MM) and x.dim() != 2:
-            return None
-        w = w.t()
-    else:
-        return None
-    if calls_torch(x, w, b) or not fits(x, w, b) or (route := route_of_layer(x, w, b)) in ("stock", "written"):
-        return None
-    return Product(x, w, b, route)
-
-
 def halves(f: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     """Notes `a, b = f(z, *args, **kwargs)`."""
+    z = noted(z)
     if type(z) is not Later:
         return _call(f, (z, *args), kwargs)
     parts = Later(f, (z, *args), kwargs)
@@ -139,6 +170,10 @@ def _call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     """act(z, ...); with the layer that z notes, as one op where they can be."""
+    if type(z) is Soon:
+        if not isinstance(act, str) and (y := _at_once(act, z, args, kwargs)) is not None:
+            return y
+        z = noted(z)
     if type(z) is not Later:
         return act(z, *args, **kwargs) if args or kwargs else act(z)
     if isinstance(act, str):  # that the module holds, where an activation was to be
@@ -146,15 +181,34 @@ def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     return _apply(act, z, args, kwargs)
 
 
+def _at_once(act: Any, z: Soon, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+    """act(z, ...) as it was found before, if nothing has changed."""
+    key = _key(act, args, kwargs, z.scale[:1]) if z.made is None else None
+    return None if key is None else kept.activated(z.x, act, z.f, key)
+
+
+def _key(act: Any, args: tuple, kwargs: dict[str, Any], scale: tuple = ()) -> Any:
+    """By what a call of an activation is kept; None where that is not done."""
+    key = act if isinstance(act, str) else id(act)
+    if args or kwargs:
+        given = *args, *kwargs.values()
+        if not _PLAIN.issuperset(map(type, given)):
+            return None
+        return key, *scale, given, (*kwargs,), (*map(type, given),)
+    return (key, *scale) if scale else key
+
+
+def passed(act: Any, z: Any) -> Any:
+    """act(z), of what is read by an activation next; what was noted where act is an identity."""
+    if type(act) is nn.Identity and type(z) in NOTES and why_called(act) is None:
+        return z
+    return apply(act, z)
+
+
 def activated(act: Any, f: Any, x: Any) -> Any:
     """act(f(x)), of an activation and a layer; at once where they are as they were found before."""
-    if is_compiling():
-        return apply(act, later(f, x))
-    y = kept.activated(x, act, f)
-    if y is None:
-        keep_activated(act, f, x)
-        y = apply(act, later(f, x))
-    return y
+    y = None if is_compiling() else kept.activated(x, act, f, id(act))
+    return apply(act, _later(f, x)) if y is None else y
 
 
 def activated_times(act: Any, f: Any, x: Any, g: Any, input: Any) -> Any:
@@ -164,13 +218,17 @@ def activated_times(act: Any, f: Any, x: Any, g: Any, input: Any) -> Any:
     if y is None:
         if at_once:
             keep_gated(act, f, g, x)
-        left = settled(later(act, later(f, x)), g)
-        y = now(later(mul, left, later(g, input)))
+        left = settled(_later(act, _later(f, x)), g)
+        y = now(_later(mul, left, _later(g, input)))
     return y
 
 
 def apply_method(name: str, z: Any, *args: Any, **kwargs: Any) -> Any:
     """The same for z.name(...)."""
+    if type(z) is Soon:
+        if (y := _at_once(name, z, args, kwargs)) is not None:
+            return y
+        z = noted(z)
     return _apply(name, z, args, kwargs)
 
 
@@ -184,6 +242,7 @@ def _apply(act: Any, z: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 def now(z: Any, *held: Any) -> Any:
     """Makes the calls that z notes: as one op if they are a gate, or else first those of `held`, then the others."""
+    z = noted(z)
     if type(z) is not Later:
         return z
     if z.product is not None and not held:
@@ -192,7 +251,7 @@ def now(z: Any, *held: Any) -> Any:
         return y
     made: dict[int, Any] = {}
     for h in held:
-        _value(h, made)
+        _value(noted(h), made)
     return _value(z, made)
 
 
@@ -219,9 +278,11 @@ def _value(z: Any, made: dict[int, Any]) -> Any:
 
 def turn(act: Any, f: Any, x: Any) -> Any:
     """act(f(x)), in a turn of a loop: put off where the layers of several turns may be one op."""
-    if type(x) is not Turns:
-        return apply(act, later(f, x))
-    return x if x.add(f, act) else apply(act, later(f, turned(x)))
+    if type(x) is Turns:
+        if x.add(f, act):
+            return x
+        x = turned(x)
+    return activated(act, f, x)
 
 
 def last_turn(f: Any, x: Any) -> Any:
@@ -239,7 +300,7 @@ def turned(x: Any) -> Any:
     if y is None:
         y = x.x
         for f, act in x.calls:
-            y = f(y) if act is None else apply(act, later(f, y))
+            y = f(y) if act is None else activated(act, f, y)
     return y
 
 
@@ -270,43 +331,18 @@ def _activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
         return packed_glu(act, layer.product, args, kwargs) if spec is None and not scales else None
     if isinstance(act, str) and not recognise.is_torchs_method(act, layer.product.x, layer.product.w):
         return None
-    scaled = _scaled(layer.product, scales, spec) if scales else (layer.product, spec)
+    scaled = scaled_layer(layer.product, scales, spec) if scales else (layer.product, spec)
     if scaled is None:
         return None
     (x, w, b, route), (name, param) = scaled
+    if layer.layer is not None and w is layer.product.w and b is layer.product.b and not is_compiling():
+        _keep(act, layer.layer, x, _key(act, args, kwargs, numbers_of(scales)), scaled[1])
     if name == "identity":
         return functional.by_route(route, x, w, b)
     a = REGISTRY[name]
     return functional.activated(route, x, w, b, a, a.default if param is None else float(param))
 
 
-def _scaled(product: Product, scales: list[Later], spec: Spec) -> tuple[Product, Spec] | None:
-    """The layer times s, plus t, as a layer of s w and s b + t, where that costs less than passes over its result."""
-    x, w, b, _ = product
-    if autocasts():  # which may compute the product in another dtype
-        return None
-    for f, operands, *_ in scales:
-        s = operands[1] if type(operands[0]) is Later else operands[0]
-        if isinstance(s, Tensor):
-            if type(s) not in (Tensor, nn.Parameter) or s.dtype != w.dtype or s.device != w.device:
-                return None
-            if s.dim() > 1 or s.numel() not in (1, w.shape[0]):
-                return None
-        elif type(s) not in (int, float):
-            return None
-        if f is mul and spec[0] == "sin" and not isinstance(s, Tensor) and b is product.b:
-            omega = s * (1.0 if spec[1] is None else spec[1])
-            if REGISTRY["sin"].accepts(omega) and w is product.w:
-                spec = "sin", omega
-                continue
-        if x.numel() < x.shape[-1] ** 2:
-            return None
-        if f is mul and not isinstance(s, Tensor) and not _LEAST <= abs(s) <= 1 / _LEAST:
-            return None
-        if f is add:
-            shift = s.expand(w.shape[0]) if isinstance(s, Tensor) else w.new_full((w.shape[0],), s)
-            b = shift if b is None else b + shift
-        else:
-            w = (s.unsqueeze(-1) if isinstance(s, Tensor) and s.numel() > 1 else s) * w
-            b = None if b is None else s * b
-    return Product(x, w, b, route_of_layer(x, w, b)), spec
+def _keep(act: Any, layer: nn.Module, x: Tensor, key: Any, spec: Spec) -> None:
+    if key is not None and spec[0] != "identity":
+        keep_activated(act, layer, x, key, spec)

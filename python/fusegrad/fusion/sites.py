@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from .code import Definition, reads_of
-from .emit import keep, put_off, run_act, run_gate, run_variable
+from .emit import keep, put_off, run_act, run_gate, run_passed, run_variable
 from .gates import Swaps, gate_in
 from .loops import loop_in
 from .paths import Path
@@ -46,6 +46,8 @@ class Site:
     passed: Passed  # what is looked up between the calls, which must be plain attributes
     swaps: Swaps
     after_loop: tuple[Path, ...] | None = None  # of a loop over layers: where the one is held that comes after it
+    identities: tuple[Act, ...] = ()  # what is called before one of these and passes the layer on if it is an identity
+    longer: "Site | None" = None  # the same, through identities
 
 
 class Reader:
@@ -59,6 +61,7 @@ class Reader:
         self.loads.update(
             n.target.id for n in everything if isinstance(n, ast.AugAssign) if isinstance(n.target, ast.Name)
         )
+        self.identities: list[Act] | None = None  # that the site at hand goes through, if it may
         self.deleted = {n.id for n in everything if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Del)}
         self.everything = everything
 
@@ -139,8 +142,20 @@ class Reader:
                 self.terms.passed = []
                 match statement:
                     case ast.Assign(targets=[ast.Name(id=name)], value=value) if self.may_hold(name):
-                        if (layer := self.terms.layer(value, {})) and (site := self.follow(body, i + 1, name, layer)):
-                            yield self._site(site.reads, {value: functools.partial(put_off, layer)} | site.swaps)
+                        if (layer := self.terms.layer(value, {})) and (site := self._from(body, i, name, layer)):
+                            yield replace(site, longer=self._through_identities(body, i, name, layer))
+
+    def _from(self, body: list[ast.stmt], i: int, name: str, layer: Term) -> Site | None:
+        """The site that begins where a variable is given a layer."""
+        site = self.follow(body, i + 1, name, layer)
+        return site and self._site(site.reads, {layer.node: functools.partial(put_off, layer)} | site.swaps)
+
+    def _through_identities(self, body: list[ast.stmt], i: int, name: str, layer: Term) -> Site | None:
+        before, self.terms.passed = self.terms.passed, []
+        self.identities = []
+        site = self._from(body, i, name, layer)
+        identities, self.identities, self.terms.passed = tuple(self.identities), None, before
+        return replace(site, identities=identities) if site and identities else None
 
     def may_hold(self, name: str) -> bool:
         """Whether a variable may hold a layer that was put off: nothing sees it but the statements of the function."""
@@ -166,23 +181,32 @@ class Reader:
         after = (n for n in names if (n.lineno, n.col_offset) > end)
         return sum(isinstance(n.ctx, ast.Load) or n in written for n in after)
 
-    def follow(self, body: list[ast.stmt], i: int, name: str, held: Term | None) -> Site | None:
-        """The activations that the statements from the i-th on apply first to what a variable holds."""
+    def follow(self, body: list[ast.stmt], i: int, name: str, held: Term | None, goes_on: bool = False) -> Site | None:
+        """The activations that the statements from the i-th on apply first to what a variable holds.
+
+        goes_on: what comes after them applies activations to it too.
+        """
         if i >= len(body):
             return None
         statement = body[i]
         match statement:
             case ast.Assign(value=expr) | ast.Return(value=ast.expr() as expr):
                 if self._is_last_read(name, statement) and (begun := self._begins(expr, name, held)):
-                    return self._site(*begun)
+                    return self._passed_on(self._site(*begun), body, i, name, held, goes_on)
             case ast.Assert(test=test, msg=msg) if self.terms.calm(test, {name}) and (
                 not msg or not reads_of(msg, name)
             ):
                 return self.follow(body, i + 1, name, held)
             case ast.If(test=test, body=then, orelse=other) if self.terms.calm(test, {name}):
-                sites = [self.follow(branch, 0, name, held) for branch in (then, other)]
-                all_run = all(branch and not site for branch, site in zip((then, other), sites, strict=True))
-                rest = None if all_run else self.follow(body, i + 1, name, held)
+                before, self.terms.passed = self.terms.passed, []
+                rest = self.follow(body, i + 1, name, held, goes_on)
+                of_rest, self.terms.passed = self.terms.passed, before
+                on = rest is not None if i + 1 < len(body) else goes_on
+                sites = [self.follow(branch, 0, name, held, on) for branch in (then, other)]
+                if all(branch and not site for branch, site in zip((then, other), sites, strict=True)):
+                    rest = None
+                else:
+                    self.terms.passed = self.terms.passed + of_rest
                 if any(sites) or rest:
                     found = [site for site in (*sites, rest) if site]
                     swaps = {k: v for site in found for k, v in site.swaps.items()}
@@ -191,6 +215,25 @@ class Reader:
                         swaps[statement] = lambda: _with_else(statement, keep(name, statement))
                     return self._site([read for site in found for read in site.reads], swaps)
         return None
+
+    def _passed_on(self, site: Site, body: list[ast.stmt], i: int, name: str, held: Term | None, goes_on: bool) -> Site:
+        """The same where a variable is given what a call makes of it: of an identity, what comes next may take it."""
+        match body[i], site.reads:
+            case ast.Assign(targets=[ast.Name(id=target)], value=e), [Act(node=node, of=Variable()) as act] if (
+                self.identities is not None
+                and target == name
+                and node is e
+                and not (act.method or act.args or act.kwargs)
+            ):
+                before = self.terms.passed
+                after = self.follow(body, i + 1, name, held, goes_on)
+                if after is not None or (goes_on and i + 1 == len(body)):
+                    self.identities.append(act)
+                    reads = [_through(read, act) for read in after.reads if isinstance(read, Act)] if after else []
+                    swaps = after.swaps if after else {}
+                    return self._site((act, *reads), swaps | {e: functools.partial(run_passed, act)})
+                self.terms.passed = before
+        return site
 
     def _run_in(self, branch: list[ast.stmt], site: Site | None, name: str) -> Swaps:
         """What runs a variable's layer before a branch that does not apply an activation to it first."""
@@ -289,6 +332,10 @@ class Reader:
 
     def _site(self, reads: Any, swaps: Swaps) -> Site:
         return Site(tuple(reads), tuple(self.terms.passed), swaps)
+
+
+def _through(read: Act, identity: Act) -> Act:
+    return replace(read, through=identity if read.through is None else _through(read.through, identity))
 
 
 def _with_else(statement: ast.If, run: ast.stmt) -> ast.stmt:

@@ -86,6 +86,7 @@ class Act(Term):
     kwargs: dict[str, Any]
     method: bool
     text: str  # as it is written
+    through: "Act | None" = None  # what comes before it, and has to be an identity
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,8 +192,7 @@ class Terms:
             kwargs = {k: c.value for k, c in named.items() if c}
             paths = () if method else self.names.of(e.func)
             target: Any = None
-            if method:
-                assert isinstance(e.func, ast.Attribute)
+            if method and isinstance(e.func, ast.Attribute):
                 target = e.func.attr
             elif not any(paths):
                 target = self.value(e.func)

@@ -171,14 +171,18 @@ def calls_torch(*tensors: Tensor | None) -> bool:
     A torch-function mode or a tensor subclass may have a meaning of its own for them, the policy of a selective
     checkpoint names ops of torch, and what a tracer records should run without fusegrad.
     """
-    for t in tensors:
-        if type(t) not in _TORCHS and isinstance(t, Tensor) and not _takes_ops(type(t)):
-            return True
+    if any(map(is_of_others, tensors)):
+        return True
     return not is_compiling() and (
         _is_tracing()
         or (_is_torch_function_mode_enabled() and _mode_sees_functions(OpsMode))
         or (_len_torch_dispatch_stack() > 0 and _in_selective_checkpoint())
     )
+
+
+def is_of_others(t: Any) -> bool:
+    """Whether this is a tensor of a subclass that has a meaning of its own for torch's functions, in any mode."""
+    return type(t) not in _TORCHS and isinstance(t, Tensor) and not _takes_ops(type(t))
 
 
 def _takes_ops(cls: type[Tensor]) -> bool:

@@ -73,9 +73,14 @@ def reads_what_is_stored(cls: type[nn.Module]) -> bool:
     return True
 
 
+def holders(m: nn.Module) -> tuple[dict[str, Any], ...]:
+    """The dictionaries in which a module has what it holds."""
+    return vars(m), m._modules, m._parameters, m._buffers
+
+
 def holds(m: nn.Module, name: str) -> bool:
     """Whether a module itself, and not its class, has something under a name."""
-    return any(name in held for held in (vars(m), m._modules, m._parameters, m._buffers))
+    return any(name in held for held in holders(m))
 
 
 def computes_weights_before(m: nn.Module) -> bool:

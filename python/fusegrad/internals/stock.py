@@ -25,6 +25,9 @@ _WRITTEN: dict[type, tuple[tuple[Any, str, Any], ...]] = {}
 _CALL, _CALL_IMPL = torchs(nn.Module, "__call__"), torchs(nn.Module, "_call_impl")
 
 
+CALLED_AS_WRITTEN = ("__call__", _CALL), ("_call_impl", _CALL_IMPL)  # of a class that `called_as_written` is true of
+
+
 def stands_for(cls: type, *definitions: tuple[Any, str]) -> None:
     """Notes what the forward of a class consists of: names of classes and files, which have to stay what they are."""
     _WRITTEN[cls] = tuple((owner, name, torchs(owner, name)) for owner, name in definitions)
@@ -55,5 +58,4 @@ def called_as_written(cls: type) -> bool:
 def definitions(cls: type) -> Iterator[tuple[Any, str, Any]]:
     """Owners, names and values of all that both ask for."""
     yield from _written(cls)
-    yield cls, "__call__", _CALL
-    yield cls, "_call_impl", _CALL_IMPL
+    yield from ((cls, name, value) for name, value in CALLED_AS_WRITTEN)

@@ -1,0 +1,229 @@
+"""What is kept of a layer and of what is called after it, in whatever way that is written: it is found once, and what
+changes is obeyed.
+"""
+
+import copy
+import gc
+import pickle
+import sys
+import types
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fusegrad as fg
+from fusegrad import backends
+from fusegrad.fusion import kept
+
+pytestmark = pytest.mark.skipif(backends.node is None, reason="no C++ nodes")
+close = torch.testing.assert_close
+X = torch.linspace(-1, 1, 36, dtype=torch.double).reshape(12, 3)
+
+
+def hook(m):
+    m.register_forward_hook(lambda m, args, y: 2 * y)
+
+
+class Plain(nn.Module):
+    """A library's own linear layer."""
+
+    def __init__(self, k, n):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(n, k)), nn.Parameter(torch.randn(n))
+
+    def forward(self, x):
+        """x w^T + b."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class Scaled(nn.Module):
+    """An activation known by its formula."""
+
+    def __init__(self):
+        super().__init__()
+        self.beta = 1.702
+
+    def forward(self, z):
+        return z * torch.sigmoid(self.beta * z)
+
+
+SLOPE = 1.0
+
+
+def by_its_formula(z):
+    return z * torch.sigmoid(SLOPE * z)
+
+
+class Ways(nn.Module):
+    def __init__(self, layer=nn.Linear, act=None):
+        super().__init__()
+        self.fc, self.last, self.act = layer(3, 8), layer(8, 2), act or nn.LeakyReLU(0.2)
+        self.omega, self.norm = 3.0, nn.Identity()
+        self.double()
+
+
+def in_statements(self, x):
+    x = self.fc(x)
+    if self.act is not None:
+        x = self.act(x)
+    return self.last(x)
+
+
+def with_arguments(self, x):
+    x = self.fc(x)
+    x = F.leaky_relu(x, 0.3) if self.omega > 0 else F.leaky_relu(x, negative_slope=0.1)
+    return self.last(x)
+
+
+def as_a_method(self, x):
+    return self.last(self.fc(x).sigmoid())
+
+
+def scaled(self, x):
+    x = self.fc(x)
+    x = torch.sin(self.omega * x)
+    return self.last(x)
+
+
+def through_an_identity(self, x):
+    x = self.fc(x)
+    x = self.norm(x)
+    x = self.act(x)
+    return self.last(x)
+
+
+WAYS = (in_statements, with_arguments, as_a_method, scaled, through_an_identity)
+OF = {
+    "torch's": {},
+    "a library's layer": {"layer": Plain},
+    "a formula": {"act": by_its_formula},
+    "a formula of a module": {"act": Scaled},
+}
+
+
+def written(way, of):
+    torch.manual_seed(1)
+    given = {k: v() if v is Scaled else v for k, v in OF[of].items()}
+    return type("Written", (Ways,), {"forward": way, "__module__": __name__})(**given)
+
+
+@pytest.mark.parametrize("of", OF)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_calls_are_found_once_however_they_are_written(way, of, by_cpp):
+    theirs, m = written(way, of), fg.fuse(written(way, of))
+    for k in range(3):
+        results = [[y := model(X), *torch.autograd.grad(y.sin().sum(), [*model.parameters()])] for model in (m, theirs)]
+        close(*results)
+        assert by_cpp == ["kept_layer"] * k
+
+
+def _linear(self, x):
+    return 3 * F.linear(x, self.weight, self.bias)
+
+
+def _set_act(m, act):
+    m._modules.pop("act", None)
+    m.act = act
+
+
+def _set_bias(layer):
+    del layer.bias
+    layer.register_buffer("bias", torch.ones(8).double())
+
+
+def _other(x, w, b):
+    return x @ w.T
+
+
+OTHER_F = types.SimpleNamespace(linear=_other, leaky_relu=F.elu)
+WAYS_CHANGES = {
+    "omega": lambda m, patch: setattr(m, "omega", -0.5),
+    "another act": lambda m, patch: _set_act(m, torch.sin),
+    "no act": lambda m, patch: _set_act(m, None),
+    "text": lambda m, patch: _set_act(m, "sigmoid"),
+    "beta": lambda m, patch: setattr(m.act, "beta", 0.3),
+    "beta of zero": lambda m, patch: setattr(m.act, "beta", 0),
+    "a global": lambda m, patch: patch.setattr(sys.modules[__name__], "SLOPE", 0.3),
+    "a function of torch": lambda m, patch: patch.setattr(torch, "sigmoid", torch.tanh),
+    "a method of torch": lambda m, patch: patch.setattr(torch.Tensor, "sigmoid", torch.Tensor.tanh),
+    "F": lambda m, patch: patch.setattr(
+        sys.modules[__name__], "F", types.SimpleNamespace(linear=_other, leaky_relu=F.elu)
+    ),
+    "code": lambda m, patch: patch.setattr(by_its_formula, "__code__", (lambda z: z * z).__code__),
+    "forward of a class": lambda m, patch: patch.setattr(Plain, "forward", _linear),
+    "a weight of a class": lambda m, patch: patch.setattr(Plain, "bias", property(lambda self: None), raising=False),
+    "forward of an act": lambda m, patch: patch.setattr(Scaled, "forward", lambda self, z: z.square()),
+    "hook": lambda m, patch: hook(m.fc),
+    "hook of the identity": lambda m, patch: hook(m.norm),
+    "hook of the act": lambda m, patch: hook(m.act) if isinstance(m.act, nn.Module) else None,
+    "another identity": lambda m, patch: setattr(m, "norm", nn.LayerNorm(8).double()),
+    "frozen": lambda m, patch: m.requires_grad_(False),
+    "float32": lambda m, patch: m.float(),
+    "a buffer for a bias": lambda m, patch: (
+        delattr(m.fc, "bias"),
+        m.fc.register_buffer("bias", torch.ones(8).double()),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", WAYS_CHANGES)
+@pytest.mark.parametrize("of", OF)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_changes_are_obeyed_however_it_is_written(way, of, change):
+    results = []
+    for model in (written(way, of), fg.fuse(written(way, of))):
+        values = []
+        model(X), model(X)
+        with pytest.MonkeyPatch.context() as patch:
+            torch.manual_seed(3)
+            WAYS_CHANGES[change](model, patch)
+            for _ in range(2):
+                try:
+                    values.append(model(X.to(next(model.parameters()).dtype)))
+                except (TypeError, AttributeError) as error:
+                    values.append(type(error).__name__)
+        results.append(values)
+    for mine, stock in zip(*results, strict=True):
+        assert mine == stock if isinstance(stock, str) else close(mine, stock) is None
+
+
+def test_a_layer_of_another_class_is_freed_and_pickled_as_it_is():
+    m = fg.fuse(written(in_statements, "a library's layer"))
+    m(X), m(X)
+    assert kept.of_other(m.fc) and b"fusegrad." not in pickle.dumps(m.fc)
+    assert not kept.of_other(copy.deepcopy(m).fc)
+    refs, count = [weakref.ref(m), weakref.ref(m.fc)], len(kept._OF_OTHERS)
+    del m
+    gc.collect()
+    assert [ref() for ref in refs] == [None, None] and len(kept._OF_OTHERS) < count
+
+
+@pytest.mark.parametrize("act", (torch.tanh, by_its_formula, nn.Tanh()), ids=("function", "formula", "module"))
+def test_turns_of_a_loop_are_kept(act, again):
+    def make():
+        torch.manual_seed(1)
+        m = Ways(act=act)
+        m.layers = nn.ModuleList([m.fc, nn.Linear(8, 8).double(), m.last])
+        m.__class__ = type("Over", (Ways,), {"forward": over_layers, "__module__": __name__})
+        return m
+
+    m, theirs = fg.fuse(make()), make()
+    for _ in range(3):
+        close(m(X), theirs(X))
+    assert again == [True] * 3
+    for of in (m, theirs):
+        of.layers[1] = nn.Identity()
+    close(m(X), theirs(X))
+    for of in (m, theirs):
+        of.layers[0].weight.data.mul_(2)
+        of.layers[2].register_forward_hook(lambda m, args, y: 2 * y)
+    close(m(X), theirs(X))
+
+
+def over_layers(self, x):
+    for layer in self.layers:
+        x = self.act(layer(x))
+    return x
