@@ -227,3 +227,32 @@ def over_layers(self, x):
     for layer in self.layers:
         x = self.act(layer(x))
     return x
+
+
+def normed(self, x):
+    x = self.fc(x)
+    x = self.norm(x)
+    return self.last(x)
+
+
+@pytest.mark.parametrize("of", ("torch's", "a library's layer"))
+def test_what_is_put_off_in_vain_is_called_where_it_stands(of):
+    def make():
+        m = written(normed, of)
+        m.norm = nn.Tanh()
+        m = fg.fuse(m)
+        m.norm = nn.LayerNorm(8).double()
+        return m
+
+    m = make()
+    for _ in range(20):
+        y = m(X)
+    close(y, fg.unfuse(make())(X))
+    vain = kept.of(m.fc)
+    assert kept.is_vain(vain)
+    m.norm = nn.Tanh()
+    close(m(X), fg.unfuse(m)(X))
+    fg.fuse(m)
+    for _ in range(600):  # it is tried again, and kept
+        m(X)
+    assert kept.of(m.fc)

@@ -20,6 +20,7 @@ from . import facts as facts_
 
 KEPT = "_fusegrad_kept"  # set on a Sequential, and on a Linear
 _MOST, _TRIES = 8, 64  # of a layer
+_VAIN, _AGAIN = 8, 256  # calls
 
 
 class Found(NamedTuple):
@@ -73,6 +74,7 @@ class Kept(dict[Any, Any]):
     """
 
     tries = 0  # what changes on each call is not kept for ever
+    misses = 0  # how often the layer was put off, and then called by itself
 
     def __copy__(self) -> "Kept":
         return Kept()
@@ -105,9 +107,20 @@ def of_other(layer: Any) -> Kept | None:
     return entry[2] if entry is not None and entry[0]() is layer and entry[1] is type(layer) else None
 
 
-def any_of(f: Any) -> bool:
-    """Whether something is kept of a layer."""
-    return bool(f.__dict__.get(KEPT) if type(f) is Linear else of_other(f))
+def of(f: Any) -> Kept | None:
+    """What is kept of what may be a layer, if anything was tried."""
+    return f.__dict__.get(KEPT) if type(f) is Linear else of_other(f)
+
+
+def missed(layer: nn.Module) -> None:
+    """Notes that a layer was put off in vain."""
+    _kept_of(layer).misses += 1
+
+
+def is_vain(kept: Kept) -> bool:
+    """Whether a layer is best called where it stands: it was put off in vain, often, and not tried again lately."""
+    kept.misses += kept.misses >= _VAIN
+    return kept.misses > _VAIN and kept.misses % _AGAIN > 0
 
 
 def keep(m: nn.Module, modules: Sequence[nn.Module], at: int, end: int, of: Plan) -> None:
@@ -186,7 +199,7 @@ def gated(x: Any, act: Any, gate: Any, up: Any) -> Tensor | None:
 
 
 def _found(layer: Any, key: Any) -> Any:
-    kept = layer.__dict__.get(KEPT) if type(layer) is Linear else of_other(layer)
+    kept = of(layer)
     if not kept:
         return None
     found = kept.get(key)

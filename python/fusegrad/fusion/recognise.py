@@ -127,10 +127,16 @@ def of_adopted(module: nn.Module) -> Spec | None:
 
 def of_unchanged(module: nn.Module) -> Spec | None:
     """The same of one whose call is what its class says: no hook, no other forward."""
-    spec, held, cls = of_adopted(module), module.__dict__, type(module)
-    if spec is None or "forward" in held or has_own_hooks(held) or is_any_module_hooked():
-        return None
-    return spec if as_written(cls) and called_as_written(cls) else None
+    spec = of_adopted(module)
+    return spec if spec is not None and is_unchanged(module) else None
+
+
+def is_unchanged(module: nn.Module) -> bool:
+    """Whether a call of a module of torch's or ours is what its class says: no hook, no other forward."""
+    held, cls = module.__dict__, type(module)
+    if "forward" in held or has_own_hooks(held) or is_any_module_hooked():
+        return False
+    return as_written(cls) and called_as_written(cls)
 
 
 def is_activation(cls: type) -> bool:

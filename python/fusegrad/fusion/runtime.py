@@ -20,14 +20,14 @@ from ..at_once import route_at_once
 from ..internals.call import is_of_others
 from ..internals.module import is_hooked, run_pre_hooks
 from ..internals.stock import stands_for
-from ..nn import Linear, fits, is_ours, linear, stock_linear, weight_and_bias, why_alone, why_called
+from ..nn import Linear, fits, is_ours, linear, stock_linear, weight_and_bias, why_alone
 from ..routing import Route, route_of_layer, stock_serves
 from . import kept, opened, recognise
 from .chains import Turns, keep_activated, keep_gated, turns  # noqa: F401  # which methods call too
 from .match import FAST, match
 from .notes import RESHAPE, Later, Product, first, gated, packed_glu, product_of_call, second
 from .opened import LEFT_OUT
-from .recognise import Spec
+from .recognise import is_unchanged
 from .scaled import numbers_of, scaled_layer
 
 stands_for(nn.Identity, (nn.Identity, "forward"))
@@ -79,8 +79,11 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
     module that returns the result of a layer is called up to that.
     """
     if len(args) == 1:
-        if not kwargs and type(args[0]) is Tensor and not is_compiling() and kept.any_of(f):
-            return Soon(f, args[0])
+        if not kwargs and type(args[0]) is Tensor and not is_compiling() and (known := kept.of(f)) is not None:
+            if known:
+                return Soon(f, args[0])
+            if kept.is_vain(known):
+                return f(args[0])
     elif f is mul:
         s, z = args
         on_the_left = type(z) is Soon
@@ -200,7 +203,7 @@ def _key(act: Any, args: tuple, kwargs: dict[str, Any], scale: tuple = ()) -> An
 
 def passed(act: Any, z: Any) -> Any:
     """act(z), of what is read by an activation next; what was noted where act is an identity."""
-    if type(act) is nn.Identity and type(z) in NOTES and why_called(act) is None:
+    if type(act) is nn.Identity and type(z) in NOTES and is_unchanged(act):
         return z
     return apply(act, z)
 
@@ -246,7 +249,7 @@ def now(z: Any, *held: Any) -> Any:
     if type(z) is not Later:
         return z
     if z.product is not None and not held:
-        return _computed(z.product)
+        return _computed(z, z.product)
     if z.f is mul and (y := gated(*z.args)) is not None:
         return y
     made: dict[int, Any] = {}
@@ -255,8 +258,10 @@ def now(z: Any, *held: Any) -> Any:
     return _value(z, made)
 
 
-def _computed(product: Product) -> Tensor:
+def _computed(z: Later, product: Product) -> Tensor:
     x, w, b, route = product
+    if z.layer is not None and not is_compiling():
+        kept.missed(z.layer)
     return functional.by_route(route, x, w, b)
 
 
@@ -268,7 +273,7 @@ def _value(z: Any, made: dict[int, Any]) -> Any:
         if z.spec is not None and id(z.args[0]) not in made:
             y = _activated(z.f, z.args[0], z.args[1:], z.kwargs)
         if y is None:
-            y = _computed(z.product) if z.product else _call(z.f, tuple(_value(a, made) for a in z.args), z.kwargs)
+            y = _computed(z, z.product) if z.product else _call(z.f, tuple(_value(a, made) for a in z.args), z.kwargs)
         made[id(z)] = y
     return made[id(z)]
 
@@ -336,13 +341,10 @@ def _activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
         return None
     (x, w, b, route), (name, param) = scaled
     if layer.layer is not None and w is layer.product.w and b is layer.product.b and not is_compiling():
-        _keep(act, layer.layer, x, _key(act, args, kwargs, numbers_of(scales)), scaled[1])
+        key = _key(act, args, kwargs, numbers_of(scales))
+        if key is not None and name != "identity":
+            keep_activated(act, layer.layer, x, key, (name, param))
     if name == "identity":
         return functional.by_route(route, x, w, b)
     a = REGISTRY[name]
     return functional.activated(route, x, w, b, a, a.default if param is None else float(param))
-
-
-def _keep(act: Any, layer: nn.Module, x: Tensor, key: Any, spec: Spec) -> None:
-    if key is not None and spec[0] != "identity":
-        keep_activated(act, layer, x, key, spec)
