@@ -287,11 +287,6 @@ def stock_maps(x: Any, act: str) -> bool:
     return type(x) is Tensor and x.is_cpu and not traces() and _is_short(x, act)
 
 
-def stock_maps_at_any_rate(x: Any) -> bool:
-    """The same, whatever the activation is."""
-    return type(x) is Tensor and x.numel() <= SMALL_TENSOR and x.is_cpu and not traces()
-
-
 def _is_short(x: Tensor, act: str) -> bool:
     if act in AS_FAST_IN_STOCK and x.dtype in _AS_FAST:
         return x.numel() <= (SMALL_TENSOR_PIECEWISE if act in PIECEWISE else SMALL_TENSOR_AS_FAST)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional_gated
+from ..at_once import route_at_once
 from ..internals.call import calls_torch, is_linear, linear_is_replaced
 from ..internals.stock import torchs
 from ..nn import fits
@@ -96,7 +97,10 @@ def product_of_call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Product | No
         w = w.t()
     else:
         return None
-    if calls_torch(x, w, b) or not fits(x, w, b) or (route := route_of_layer(x, w, b)) in ("stock", "written"):
+    if calls_torch(x, w, b) or not fits(x, w, b):
+        return None
+    route: Route = route_at_once(x, w, b) or route_of_layer(x, w, b)
+    if route in ("stock", "written"):
         return None
     return Product(x, w, b, route)
 

@@ -18,7 +18,7 @@ from ..at_once import act_at_once
 from ..internals.module import has_own_hooks, is_any_module_hooked
 from ..internals.stock import as_written, called_as_written, stands_for, stands_for_what_it_is, torchs
 from ..nn import MLP, Act, Linear, takes_input, why_called
-from ..routing import AS_FAST_IN_STOCK, route_of_tensor, stock_maps, stock_maps_at_any_rate
+from ..routing import AS_FAST_IN_STOCK, route_of_tensor, stock_maps
 
 Spec = tuple[str, float | None]  # name and parameter of an activation
 
@@ -235,8 +235,6 @@ class AdoptedAct(Act):
     def forward(self, input: Tensor) -> Tensor:
         stock = getattr(type(self), STOCK)
         if stock in _AS_FAST and stock_maps(input, _NAME[stock]):
-            return stock.forward(self, input)
-        if stock in _DERIVED_TWICE and stock_maps_at_any_rate(input):
             return stock.forward(self, input)
         spec = of_adopted(self)
         if spec is not None and not vars(self).get("inplace") and as_written(stock):
