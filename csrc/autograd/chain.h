@@ -1,38 +1,9 @@
 // The op `chain` in plain eager mode: its checks, its kernel and its node of autograd, in one call from Python.
 #pragma once
 
-#include "chain_second.h"
+#include "chain_derivatives.h"
 
 namespace fusegrad {
-
-// What is saved: what the layers save, y or nothing, x, w_1, b_1, ...
-constexpr size_t kX = 2, kWeights = 3;
-
-inline std::vector<int64_t> places(const variable_list& saved) {
-  std::vector<int64_t> at;
-  at.reserve(saved.size() / 2);
-  for (size_t i = kWeights; i < saved.size(); i += 2) at.push_back(reinterpret_cast<int64_t>(saved[i].data_ptr()));
-  return at;
-}
-
-inline c10::List<std::optional<at::Tensor>> weights_of(const variable_list& saved) {
-  c10::List<std::optional<at::Tensor>> weights;
-  weights.reserve(saved.size() - kWeights);
-  for (size_t i = kWeights; i < saved.size(); i++) {
-    weights.push_back(saved[i].defined() ? std::optional<at::Tensor>(saved[i]) : std::nullopt);
-  }
-  return weights;
-}
-
-inline void check_places(const variable_list& saved, const std::vector<int64_t>& at) {
-  if (at.empty()) return;
-  const std::vector<int64_t> now = places(saved);
-  for (size_t i = 0; i < at.size(); i++) {
-    TORCH_CHECK(now[i] == at[i], "chain: a weight, ", saved[kWeights + 2 * i].sizes(),
-                ", was given other data between forward and backward, which needs the old; call backward before "
-                "`weight.data = ...` and nn.utils.vector_to_parameters");
-  }
-}
 
 struct ChainRule {
   static constexpr const char *kOp = "chain", *kNode = "ChainBackward";
@@ -61,20 +32,27 @@ struct ChainRule {
   }
 };
 
-// Of what a chain serves: how wide its layers are, or how many their multiplications, at most; and whether it serves an
-// x that requires a gradient.
+// Rows that are few for the derivatives of a chain of layers that are wide (Zen 4, 2026-11-26).
+constexpr int64_t kFewForDerived = 127, kWideForFew = 128;
+
+// Of what a chain serves: how wide its layers are, or how many their multiplications, at most; how wide they are where
+// x requires a gradient, and derivatives of the chain are ops too; and whether it serves such an x in any case.
 struct Limits {
-  int64_t width = 0, largest = 0;
+  static constexpr Py_ssize_t kCount = 4;
+  int64_t width = 0, largest = 0, width_of_derived = 0;
   bool derived = false;
   Limits() = default;
   explicit Limits(PyObject* const* args)
-      : width(PyLong_AsLongLong(args[0])), largest(PyLong_AsLongLong(args[1])), derived(args[2] == Py_True) {}
+      : width(PyLong_AsLongLong(args[0])),
+        largest(PyLong_AsLongLong(args[1])),
+        width_of_derived(PyLong_AsLongLong(args[2])),
+        derived(args[3] == Py_True) {}
 };
 
 // What layers w_1, b_1, ... are given, if that is plain and fits: of a chain, or of layers one by one.
 struct Given {
   variable_list saved;  // with room for what the layers save, and y
-  bool differentiable, fits_chain;
+  bool differentiable, fits_chain, has_derivatives;
 
   // `weight(i)` is a borrowed reference, or nullptr.
   template <class Weight> bool read(PyObject* given, Py_ssize_t count, Weight weight, const Limits& limits) {
@@ -85,8 +63,9 @@ struct Given {
     const bool grad_mode = at::GradMode::is_enabled();
     int64_t k = x.size(-1);
     differentiable = grad_mode && x.requires_grad();
-    fits_chain = limits.derived || !differentiable;
-    bool narrow = type == at::kFloat || type == at::kDouble;
+    const bool derived = differentiable, is_wide = type == at::kFloat || type == at::kDouble;
+    bool narrow = is_wide;
+    int64_t widest = 0;
     double multiplied = 0;
     saved.resize(kWeights + count);
     saved[kX] = x;
@@ -100,10 +79,14 @@ struct Given {
       if (!is_bias) {
         k = t.size(0);
         narrow = narrow && k <= limits.width;
+        widest = std::max(widest, k);
         multiplied += double(t.numel());
       }
       differentiable = differentiable || (grad_mode && t.requires_grad());
     }
+    const bool few = x.numel() / x.size(-1) <= kFewForDerived && widest > kWideForFew;
+    has_derivatives = derived && is_wide && k == 1 && widest <= limits.width_of_derived && !few;
+    fits_chain = !derived || limits.derived || has_derivatives;
     fits_chain = fits_chain && (narrow || multiplied * double(x.numel() / x.size(-1)) <= double(limits.largest));
     return true;
   }
@@ -117,9 +100,11 @@ struct Given {
     saved[0] = made[1].toTensor();
     const bool ends_in_identity = acts.compare(acts.rfind(',') + 1, 9, "identity ") == 0;
     if (!ends_in_identity && !(saves_input >> (layers - 1) & 1)) saved[1] = y;
-    // hooks may give back copies of what is saved
-    const bool stays = !at::SavedTensorDefaultHooks::get_hooks();
-    const std::vector<int64_t> at = stays ? places(saved) : std::vector<int64_t>();
+    if (has_derivatives) {
+      set_derivatives(y, std::move(saved), acts, saves_input);
+      return y;
+    }
+    const std::vector<int64_t> at = places_if_they_stay(saved);
     const variable_list inputs(saved.begin() + kX, saved.end());
     const int64_t count = int64_t(inputs.size());
     set_history<ChainRule>({y}, inputs, std::move(saved),
@@ -142,10 +127,10 @@ inline std::string text_of(PyObject* text) {
   return {data, size_t(length)};
 }
 
-// chain(x, (w_1, b_1, ...), acts, saves_input, width, largest, derived): y, or None where that is left to Python.
+// chain(x, (w_1, b_1, ...), acts, saves_input, *limits): y, or None where that is left to Python.
 inline PyObject* chain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 7 && PyTuple_Check(args[1]), "chain: not its arguments");
+  TORCH_CHECK_TYPE(count == 4 + Limits::kCount && PyTuple_Check(args[1]), "chain: not its arguments");
   const auto weight = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[1], i); };
   Given given;
   if (!given.read(args[0], PyTuple_GET_SIZE(args[1]), weight, Limits(args + 4)) || !given.fits_chain) Py_RETURN_NONE;

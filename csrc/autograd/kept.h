@@ -14,11 +14,11 @@ inline PyObject* parameter(PyObject* parameters, Py_ssize_t i) {
 }
 
 // kept_chain(x, (modules of a Sequential, those that they were, facts, _parameters of each layer, acts, saves_input,
-// ...), width, largest, derived): the same of layers that were found before, if nothing has changed: one by one where
-// they are no chain; where they may not, that is left to Python, by False.
+// ...), *limits): the same of layers that were found before, if nothing has changed: one by one where they are no
+// chain; where they may not, that is left to Python, by False.
 inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 5 && PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) >= 7,
+  TORCH_CHECK_TYPE(count == 2 + Limits::kCount && PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) >= 7,
                    "kept_chain: not its arguments");
   const auto part = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[1], i); };
   const bool same = are_values(part(0), part(1)) && hold(part(2));

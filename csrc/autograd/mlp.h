@@ -47,17 +47,18 @@ inline at::Tensor run_mlp(const variable_list& given, const Activation& a, bool 
   return y;
 }
 
-// mlp(x, (w1, b1, w2, b2), act, param, saves_input, width, largest, derived, small): y, or None where that is left to
+// mlp(x, (w1, b1, w2, b2), act, param, saves_input, *limits, small): y, or None where that is left to
 // Python: as a chain if that serves it, else layer by layer if the hidden layer is small, or needs no gradient.
 inline PyObject* mlp(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 9 && PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) == 4, "mlp: not its arguments");
+  TORCH_CHECK_TYPE(count == 6 + Limits::kCount && PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) == 4,
+                   "mlp: not its arguments");
   Given given;
   const auto weight = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[1], i); };
   if (!given.read(args[0], 4, weight, Limits(args + 5))) Py_RETURN_NONE;
   const Activation a(args[2], args[3]);
   const bool saves_input = args[4] == Py_True;
-  const int64_t small = PyLong_AsLongLong(args[8]);
+  const int64_t small = PyLong_AsLongLong(args[5 + Limits::kCount]);
   return without_gil([&] {
     const variable_list inputs(given.saved.begin() + kX, given.saved.end());
     const at::Tensor &x = inputs[0], &w1 = inputs[1];

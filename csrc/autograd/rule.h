@@ -66,24 +66,43 @@ template <class... Tensors> bool is_differentiable(const Tensors&... inputs) {
   return at::GradMode::is_enabled() && ((inputs.defined() && inputs.requires_grad()) || ...);
 }
 
-// Lets a node of this rule be the history of what an op returned: undefined in the place of what has no derivative. It
-// has an edge for each argument, which leads nowhere where that is absent.
-template <class Rule> void set_history(const variable_list& outputs, const variable_list& inputs, variable_list saved,
-                                       std::initializer_list<Fact> facts) {
-  auto node = c10::make_intrusive<Node<Rule>>();
+// Of each argument of an op: that which is absent has one too, which leads nowhere.
+inline torch::autograd::edge_list edges_of(const variable_list& inputs) {
   torch::autograd::edge_list edges;
   edges.reserve(inputs.size());
   for (const at::Tensor& t : inputs) {
     edges.push_back(t.defined() ? torch::autograd::impl::gradient_edge(t) : torch::autograd::Edge());
   }
-  node->is_variable_input_.assign(inputs.size(), true);
+  return edges;
+}
+
+template <class Rule, class Made = Node<Rule>> c10::intrusive_ptr<Made> make_node(torch::autograd::edge_list edges) {
+  auto node = c10::make_intrusive<Made>();
+  node->is_variable_input_.assign(edges.size(), true);
   node->set_ctx_grad_fn(node);
   node->set_next_edges(std::move(edges));
+  return node;
+}
+
+// Lets a node keep what its rule needs, once it is the history of what it is to be that of.
+template <class Rule> void keep(Node<Rule>& node, variable_list saved, std::initializer_list<Fact> facts) {
+  for (const auto& [name, fact] : facts) node.ctx_.saved_data.emplace(name, fact);
+  node.ctx_.set_materialize_grads(false);
+  node.ctx_.save_for_backward(std::move(saved));
+  node.save_variables_to_ctx();
+}
+
+// Lets a node of this rule be the history of what an op returned: undefined in the place of what has no derivative. It
+// has an edge for each argument, which leads nowhere where that is absent.
+template <class Rule> void set_history(const variable_list& outputs, torch::autograd::edge_list edges,
+                                       variable_list saved, std::initializer_list<Fact> facts) {
+  const auto node = make_node<Rule>(std::move(edges));
   torch::autograd::set_history(outputs, node);
-  for (const auto& [name, fact] : facts) node->ctx_.saved_data.emplace(name, fact);
-  node->ctx_.set_materialize_grads(false);
-  node->ctx_.save_for_backward(std::move(saved));
-  node->save_variables_to_ctx();
+  keep(*node, std::move(saved), facts);
+}
+template <class Rule> void set_history(const variable_list& outputs, const variable_list& inputs, variable_list saved,
+                                       std::initializer_list<Fact> facts) {
+  set_history<Rule>(outputs, edges_of(inputs), std::move(saved), facts);
 }
 
 }  // namespace fusegrad

@@ -49,10 +49,10 @@ template <class T> struct Chained {
     return size;
   }
   // In backward w of the first layer is needed for the gradient of x alone.
-  Weights pack_weights(bool backward) const {
+  Weights pack_weights(bool backward, int slot = kSlotOfWeights) const {
     Weights weights;
     const int64_t size = place(backward, weights.at);
-    weights.data = static_cast<S*>(scratch(kSlotOfWeights, size * int64_t(sizeof(S))));
+    weights.data = static_cast<S*>(scratch(slot, size * int64_t(sizeof(S))));
     for (int l = 0; l < g.count; l++) {
       const ChainLayer& layer = g.layers[l];
       const T* w = static_cast<const T*>(layer.w.data);

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "convert.h"
-#include "jets.h"
+#include "forms.h"
 
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
@@ -89,7 +89,9 @@ template <class A> constexpr Activation kernels_of() {
           {elementwise_jvp<A, 1, F32>, elementwise_jvp<A, 2, F32>},
           {elementwise_jvp<A, 1, F64>, elementwise_jvp<A, 2, F64>},
           {streams_forward<A, F32>, streams_backward<A, F32>},
-          {streams_forward<A, F64>, streams_backward<A, F64>}};
+          {streams_forward<A, F64>, streams_backward<A, F64>},
+          {forms_forward<A, F32>, forms_backward<A, F32>},
+          {forms_forward<A, F64>, forms_backward<A, F64>}};
 }
 
 template <class L> struct Table;

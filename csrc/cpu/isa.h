@@ -10,7 +10,8 @@
 #include "gemm.h"
 
 #if !defined(FUSEGRAD_AVX512_BF16)  // that has products alone
-#include "streams_backward.h"
+#include "chain_derivatives.h"
+#include "chain_slope.h"
 
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
@@ -24,6 +25,8 @@ constexpr Kernels kKernels = {FUSEGRAD_NAME(FUSEGRAD_ISA),
                               chain_backward,
                               chain_streams,
                               chain_streams_backward,
+                              chain_derivatives,
+                              chain_slope,
                               act,
                               differentiate,
                               gz_and_sum,

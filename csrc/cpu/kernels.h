@@ -56,6 +56,20 @@ struct StreamsPass {
 };
 using OfStreams = void (*)(const StreamsPass&, double param);
 
+// What it does to streams t_1, ..., t_r and l that quadratic forms f, symmetric, (r, r) for each row of a panel, go
+// with (ChainDerivatives), where s is what it saves.
+//
+// forward    out = t_i, l of in = tz_i, lz, where there is room for y before them.
+// backward   cotangents of y, t_i, l, in place, but that of l is read from of_l; out = y, t_i, l, if not nullptr.
+struct FormsPass {
+  int64_t n, step, r;
+  const void *s, *in;
+  void *out, *cotangents;
+  const void* of_l;
+  const void* forms;
+};
+using OfForms = void (*)(const FormsPass&, double param);
+
 struct Activation {
   const char* name;
   bool saves_input;  // for backward; else its output
@@ -63,6 +77,7 @@ struct Activation {
   Derivative backward_float32[kDerivativeOrders], backward_float64[kDerivativeOrders];
   Derivative jvp_float32[kDerivativeOrders], jvp_float64[kDerivativeOrders];
   OfStreams streams_float32[2], streams_float64[2];  // forward, backward
+  OfForms forms_float32[2], forms_float64[2];
 };
 
 // An activation of a user's, compiled by itself for one instruction set (own.h), as it is found in a shared object.
@@ -112,6 +127,7 @@ struct ChainLayer {
   int64_t bias_stride = 1;
   Elementwise value = nullptr, first = nullptr;  // nullptr for the identity
   const OfStreams* streams = nullptr;            // forward and backward
+  const OfForms* forms = nullptr;
   double param = 0;
   bool saves_input = false;
   void *gw = nullptr, *gb = nullptr;  // (n, k), rows adjacent, and (n); nullptr if not needed
@@ -153,6 +169,22 @@ struct ChainStreams {
   void *gt = nullptr, *gl = nullptr;  // (r, m, k), (m, k), all adjacent; nullptr if not needed
 };
 
+// A chain, and the gradients of <gy, y> + <gl, l>, l = D y[t] + sum_ij f_ij D^2 y[e_i, e_j]: of its first derivative
+// along t, and of second derivatives along features of x, both of each row. `chain` has what forward saved of it, and
+// y where the last activation saves its output; gy, which has no data if it is zero; gx, gw, gb.
+struct ChainDerivatives {
+  Chain chain;
+  bool by_rows;                       // so `saved` is: chain_by_layers made it
+  Operand t;                          // (m, k), or no data for zero
+  int64_t r = 0;                      // features e_i along which there are forms
+  const int64_t* features = nullptr;  // which
+  const void* unit = nullptr;         // (r, k): the e_i
+  const void* forms = nullptr;        // (m, k, k), all adjacent, symmetric or not; not read if r is 0
+  Operand gl = {};                    // (m, n), or no data for ones
+  const void* cotangents = nullptr;   // where these are ones of one number each: what chain_slope made, or nullptr
+  void* l = nullptr;                  // (m, n), rows adjacent; nullptr if not needed
+};
+
 // What the backward pass of a gated layer works on: rows of n adjacent numbers.
 struct GateArgs {
   int64_t rows, n;
@@ -171,6 +203,10 @@ struct Kernels {
   void (*chain_backward)(const Chain&);  // gx, gw, gb, of gy, x, y and saved
   void (*chain_streams)(const ChainStreams&);
   void (*chain_streams_backward)(const ChainStreams&);
+  void (*chain_derivatives)(const ChainDerivatives&);
+  // gx of a chain that ends in one number a row, and the cotangents of y of all layers but the last, where that of y of
+  // the chain is 1: as much as these layers save, by panels.
+  void (*chain_slope)(const Chain&, void* cotangents);
   // The same for numbers of any one type, on this thread.
   void (*act)(Type, Elementwise, const ElementwiseArgs&, double param);
   void (*differentiate)(Type, Derivative, const DerivativeArgs&, double param);

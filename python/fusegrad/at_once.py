@@ -101,7 +101,7 @@ def mlp_at_once(x: Any, w1: Any, b1: Any, w2: Any, b2: Any, a: Activation, param
     """The same of two layers: as a chain, one by one, or as the op, whatever is best."""
     if not backends.CHAINS or not _at_once(x, a) or linear_is_replaced():
         return None
-    limits = routing.CHAIN_WIDTH, routing.CHAIN_LARGEST, routing.CHAIN_OF_DERIVED, routing.SMALL_TENSOR_IN_TRAINING
+    limits = *_limits_of_chain(), routing.SMALL_TENSOR_IN_TRAINING
     return backends.node.mlp(x, (w1, b1, w2, b2), a.name, param, a.saves_input, *limits)
 
 
@@ -119,12 +119,15 @@ def route_at_once(x: Any, w: Any, b: Any) -> Literal["function", "kernel"] | Non
     return "function" if requires_grad(x, w, b) else "kernel"
 
 
+def _limits_of_chain() -> tuple[int, int, int, bool]:
+    return routing.CHAIN_WIDTH, routing.CHAIN_LARGEST, routing.CHAIN_WIDTH_OF_DERIVED, routing.CHAIN_OF_DERIVED
+
+
 def chain_in_one_call(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor | None:
     """y of a chain, and its node of autograd, by C++, which asks all that routing.py asks; None where that is left."""
     if backends.node is None or is_compiling() or linear_is_replaced() or not have_kernels(of.names):
         return None
-    limits = routing.CHAIN_WIDTH, routing.CHAIN_LARGEST, routing.CHAIN_OF_DERIVED
-    return backends.node.chain(x, tuple(weights), of.acts, of.saves_input, *limits)
+    return backends.node.chain(x, tuple(weights), of.acts, of.saves_input, *_limits_of_chain())
 
 
 def kept_chain(x: Tensor, found: tuple) -> Tensor | Literal[False] | None:
@@ -134,5 +137,4 @@ def kept_chain(x: Tensor, found: tuple) -> Tensor | Literal[False] | None:
     """
     if backends.node is None:
         return None
-    limits = routing.CHAIN_WIDTH, routing.CHAIN_LARGEST, routing.CHAIN_OF_DERIVED
-    return backends.node.kept_chain(x, found, *limits)
+    return backends.node.kept_chain(x, found, *_limits_of_chain())

@@ -16,9 +16,10 @@ def chain(
 ) -> Tensor:  # (..., n)
     """Layers of which each is the input of the next: y = act_n(... act_1(x w_1^T + b_1) ... w_n^T + b_n).
 
-    On a CPU, in plain eager mode, small networks run as one op, where x needs no gradient of its own: rows pass through
-    all layers while they are in cache, and backward is one op too. What activations save is saved once. Else the layers
-    run one by one, as `linear_act`.
+    On a CPU, in plain eager mode, small networks run as one op: rows pass through all layers while they are in cache,
+    and backward is one op too. What activations save is saved once. Where x needs a gradient of its own, that is so if
+    y is (..., 1); its second and third derivatives in x are then one op as well. Else the layers run one by one, as
+    `linear_act`.
 
     Args:
         x: input, (..., k), of any rank >= 1.

@@ -192,8 +192,13 @@ def is_one_layer(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
 # What a chain serves: layers whose panels of rows, and weights, stay in cache; and others, layer by layer, where calls
 # cost much of what their multiplications do (Zen 3, 2026-11-26)
 CHAIN_WIDTH, CHAIN_LARGEST = 512, 2**25
-# Whether it serves an input that is differentiated: likely twice, for which a chain computes its layers again. Steps on
-# Laplacians and forces, 20 to 320 wide: 0.45 to 0.85 of stock's speed, layer by layer 0.92 to 1.9 (the same machine).
+# How wide layers are of a chain that ends in one number a row, where its input is differentiated, likely twice: its
+# derivatives are ops too (ops/chain_derivatives.py). Of up to 512: 1.04 to 2.4 times as fast as layer by layer on
+# Laplacians, forces, eikonal losses and penalties, 8 to 6000 rows (Zen 4, 2026-11-26).
+CHAIN_WIDTH_OF_DERIVED = 512
+# Whether such inputs of all other chains are served. Second derivatives of these compute their layers again: steps on
+# Laplacians and forces, 20 to 320 wide, at 0.45 to 0.85 of stock's speed, layer by layer 0.92 to 1.9 (Zen 3, the same
+# day).
 CHAIN_OF_DERIVED = False
 
 

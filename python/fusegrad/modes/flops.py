@@ -4,7 +4,7 @@ import math
 
 from torch.utils.flop_counter import register_flop_formula
 
-from ..ops import OPS, chain, chain_streams
+from ..ops import OPS, chain, chain_derivatives, chain_streams
 
 
 @register_flop_formula(OPS["mm"].overloadpacket)
@@ -55,6 +55,29 @@ def _(gy_shape, x_shape, weight_shapes, y_shape, saved_shape, acts, needed, **kw
     need_w = [bool(needed >> (1 + 2 * layer) & 1) for layer in range(len(sizes))]
     through = sum(sizes if needed & 1 else sizes[(needed & -needed).bit_length() // 2 :])  # from the lowest bit on
     return 2 * math.prod(x_shape[:-1]) * (sum(n * s for n, s in zip(need_w, sizes, strict=True)) + through)
+
+
+@register_flop_formula(chain_derivatives.SLOPE.overloadpacket)
+def _(c_shape, x_shape, weight_shapes, *args, **kwargs) -> int:
+    return 2 * math.prod(x_shape[:-1]) * sum(math.prod(w) for w in weight_shapes[::2])
+
+
+@register_flop_formula(chain_derivatives.DERIVATIVES.overloadpacket)
+def _(gy, t, f, gl, x_shape, weight_shapes, y, saved, cotangents, acts, needed, **kwargs) -> int:
+    """Forward t, and tangents along all features if there are forms; back value, tangents and l, if that is not kept.
+
+    The first layer multiplies values and t alone, the last not forward, unless l is asked for.
+    """
+    sizes = [math.prod(w) for w in weight_shapes[::2]]
+    r, of_t = x_shape[-1] if f is not None else 0, t is not None
+    forward = [size * (r + 1 if i else of_t) for i, size in enumerate(sizes)]
+    of_w = [size * (r + 2 if i else 1 + of_t) for i, size in enumerate(sizes)]
+    back = [size * (r + 2 - (cotangents is not None) if i else 1) for i, size in enumerate(sizes)]
+    need_w = [needed >> (2 + 2 * layer) & 1 for layer in range(len(sizes))]
+    lowest = (needed & ~1 & -(needed & ~1)).bit_length() - 1  # but for l
+    through = back if lowest == 1 else back[lowest // 2 :] if lowest > 0 else []
+    total = sum(forward if needed & 1 else forward[:-1]) + sum(through)
+    return 2 * math.prod(x_shape[:-1]) * (total + sum(n * p for n, p in zip(need_w, of_w, strict=True)))
 
 
 @register_flop_formula(chain_streams.STREAMS.overloadpacket)

@@ -98,21 +98,21 @@ def _backward(of: Plan, needed: Sequence[bool], saved, y, gy, x, weights) -> Seq
 def _rule(ctx, gy: Tensor) -> Sequence[Tensor | None]:
     """The same for a node that C++ made (csrc/autograd/chain.h)."""
     saved, y, x, *weights = ctx.saved_tensors
-    return _backward(_plan_of(ctx.acts, weights), ctx.wanted, saved, y, gy, x, weights)
+    return _backward(plan_of(ctx.acts, weights), ctx.wanted, saved, y, gy, x, weights)
 
 
 def _rule_of_backward(ctx, *along: Tensor | None) -> Sequence[Tensor | None]:
     """The same for the node of the gradients (csrc/autograd/chain_second.h)."""
     gy, x, *kept = ctx.saved_tensors
     weights = kept[: len(along) - 1]
-    found = _of_gradients(_plan_of(ctx.acts, weights), along, ctx.wanted, gy, x, weights)
-    return _with_zeros(found, ctx.wanted, gy, x, weights)  # which compiled autograd does not tell from eager mode
+    found = _of_gradients(plan_of(ctx.acts, weights), along, ctx.wanted, gy, x, weights)
+    return with_zeros(found, ctx.wanted, (gy, x, *weights))  # which compiled autograd does not tell from eager mode
 
 
 RULES["chain"], RULES["chain_backward"] = _rule, _rule_of_backward
 
 
-def _plan_of(acts: str, weights: Sequence[Tensor | None]) -> Plan:
+def plan_of(acts: str, weights: Sequence[Tensor | None]) -> Plan:
     names, params = zip(*(act.split(" ") for act in acts.split(",")), strict=True)
     return plan(names, tuple(map(float, params)), tuple([b is not None for b in weights[1::2]]))
 
@@ -147,13 +147,13 @@ class ChainBackward:
 
 def _of_gradients(of: Plan, along, needed: Sequence[bool], gy, x, weights) -> list[Tensor | None]:
     found = second_by_layers(gy, x, weights, of, along, needed)
-    return _with_zeros(found, needed, gy, x, weights) if is_compiling() else found
+    return with_zeros(found, needed, (gy, x, *weights)) if is_compiling() else found
 
 
-def _with_zeros(found, needed: Sequence[bool], gy, x, weights) -> list[Tensor | None]:
+def with_zeros(found, needed: Sequence[bool], like: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Compiled autograd adds up what comes of both nodes, and takes no None."""
-    given = zip((gy, x, *weights), needed, found, strict=True)
-    return [torch.zeros_like(t) if n and g is None else g for t, n, g in given]
+    given = zip(like, needed, found, strict=True)
+    return [torch.zeros_like(t) if n and g is None and t is not None else g for t, n, g in given]
 
 
 def _gradients(of: Plan, needed: Sequence[bool], saved, y, gy, x, weights) -> list[Tensor | None]:
@@ -187,7 +187,7 @@ _apply, _apply_backward = single_level(Chain), single_level(ChainBackward)
 
 def _forward_in_any_mode(x, weights, acts, save):
     """The raw op where autograd is on: y is differentiable; nothing is saved, as its layers save."""
-    for layer in layers_of(weights, _plan_of(acts, weights)):
+    for layer in layers_of(weights, plan_of(acts, weights)):
         x, _ = layer.forward(x)
     return x, x.new_empty(0)
 

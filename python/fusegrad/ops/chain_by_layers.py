@@ -9,7 +9,7 @@ from torch import Tensor
 from ..activations import REGISTRY
 from .act import act, act_gradients
 from .linear import gradients, linear, linear_act, linear_jvp, mm
-from .terms import rows, total
+from .terms import product, rows, total
 
 
 class Plan:
@@ -52,6 +52,18 @@ class Layer(NamedTuple):
     def first(self, s: Tensor | None, g: Tensor) -> Tensor:
         """g D_1(s)."""
         return g if s is None else act(s, g, self.name, self.param, 1)
+
+    def second(self, s: Tensor, g: Tensor) -> Tensor:
+        """g act''(z), where D_2 is dD_1/ds: of a layer with an activation."""
+        u = act(s, g, self.name, self.param, 2)
+        return u if self.saves_input else self.first(s, u)
+
+    def third(self, s: Tensor, g: Tensor) -> Tensor:
+        """g act'''(z): where the activation saves y, g D_1 (D_2^2 + D_1 D_3)."""
+        u = act(s, g, self.name, self.param, 3)
+        if self.saves_input:
+            return u
+        return self.first(s, self.first(s, u) + act(s, act(s, g, self.name, self.param, 2), self.name, self.param, 2))
 
 
 def layers_of(weights: Sequence[Any], of: Plan) -> list[Layer]:
@@ -150,4 +162,63 @@ def second_by_layers(
         )
         c_t = mm(rows(c_tz), layer.w, False, False).reshape(h.shape)
     found[1] = c if needed[1] else None
+    return found
+
+
+def third_by_layers(
+    gl: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor | None],
+    of: Plan,
+    t: Tensor,
+    p: Tensor,
+    needed: Sequence[bool],  # of gl, x, w_1, b_1, ...
+) -> list[Tensor | None]:
+    """The gradients of <gl, q> with respect to gl, x, w_1, b_1, ..., each if needed; q is D^2 y[t, p].
+
+    Forward, for each layer, with t, p and q of its input, which of x is 0:
+
+        z = x w^T + b,  tz = t w^T,  pz = p w^T,  qz = q w^T
+        y = act(z),  ty = act' tz,  py = act' pz,  qy = act' qz + act'' tz pz
+
+    and back, with c, c_t, c_p and c_q their cotangents, from 0, 0, 0 and gl:
+
+        c_qz = act' c_q,  c_tz = act' c_t + act'' pz c_q,  c_pz = act' c_p + act'' tz c_q
+        c_z = act' c + act'' (tz c_t + pz c_p + qz c_q) + act''' tz pz c_q
+        gw = c_z^T x + c_tz^T t + c_pz^T p + c_qz^T q,  gb = the sum of c_z,  and each of them times w
+    """
+    layers = layers_of(weights, of)
+    q: Tensor | None = None
+    h, passed = x, []
+    for layer in layers:
+        y, s = layer.forward(h)
+        tz, pz = linear(t, layer.w, None), linear(p, layer.w, None)
+        qz = None if q is None else linear(q, layer.w, None)
+        passed.append(((h, t, p, q), s, tz, pz, qz))
+        h, t, p, q = y, layer.first(s, tz), layer.first(s, pz), None if qz is None else layer.first(s, qz)
+        if s is not None:
+            q = total(q, layer.second(s, tz * pz))
+    found: list[Tensor | None] = [None] * len(needed)
+    found[0] = q if needed[0] else None
+    of_inputs = needed[1:]
+    c: list[Tensor | None] = [None, None, None, gl]  # of y, ty, py, qy
+    first = _of_first_needed(of_inputs)
+    for i in range(len(layers) - 1, first - 1, -1):
+        layer, (inputs, s, tz, pz, qz) = layers[i], passed[i]
+        if s is not None:
+            _, c_t, c_p, c_q = c
+            assert c_q is not None
+            along = total(product(tz, c_t), product(pz, c_p), product(qz, c_q))
+            c = [None if g is None else layer.first(s, g) for g in c]
+            c[0] = total(c[0], None if along is None else layer.second(s, along), layer.third(s, tz * pz * c_q))
+            c[1], c[2] = total(c[1], layer.second(s, pz * c_q)), total(c[2], layer.second(s, tz * c_q))
+        need_w, need_b = of_inputs[1 + 2 * i : 3 + 2 * i]
+        if need_w:
+            pairs = zip(c, inputs, strict=True)
+            terms = (mm(rows(g), rows(a), True, False) for g, a in pairs if g is not None and a is not None)
+            found[2 + 2 * i] = total(*terms)
+        if need_b and c[0] is not None:
+            found[3 + 2 * i] = rows(c[0]).sum(0)
+        c = [None if g is None else mm(rows(g), layer.w, False, False).reshape(inputs[0].shape) for g in c]
+    found[1] = c[0] if needed[1] else None
     return found

@@ -1,0 +1,42 @@
+// What the nodes of a chain save.
+#pragma once
+
+#include "eager.h"
+
+namespace fusegrad {
+
+// What is saved: what the layers save, y or nothing, x, w_1, b_1, ...
+constexpr size_t kX = 2, kWeights = 3;
+
+inline std::vector<int64_t> places(const variable_list& saved) {
+  std::vector<int64_t> at;
+  at.reserve(saved.size() / 2);
+  for (size_t i = kWeights; i < saved.size(); i += 2) at.push_back(reinterpret_cast<int64_t>(saved[i].data_ptr()));
+  return at;
+}
+
+inline c10::List<std::optional<at::Tensor>> weights_of(const variable_list& saved) {
+  c10::List<std::optional<at::Tensor>> weights;
+  weights.reserve(saved.size() - kWeights);
+  for (size_t i = kWeights; i < saved.size(); i++) {
+    weights.push_back(saved[i].defined() ? std::optional<at::Tensor>(saved[i]) : std::nullopt);
+  }
+  return weights;
+}
+
+// hooks may give back copies of what is saved
+inline std::vector<int64_t> places_if_they_stay(const variable_list& saved) {
+  return at::SavedTensorDefaultHooks::get_hooks() ? std::vector<int64_t>() : places(saved);
+}
+
+inline void check_places(const variable_list& saved, const std::vector<int64_t>& at) {
+  if (at.empty()) return;
+  const std::vector<int64_t> now = places(saved);
+  for (size_t i = 0; i < at.size(); i++) {
+    TORCH_CHECK(now[i] == at[i], "chain: a weight, ", saved[kWeights + 2 * i].sizes(),
+                ", was given other data between forward and backward, which needs the old; call backward before "
+                "`weight.data = ...` and nn.utils.vector_to_parameters");
+  }
+}
+
+}  // namespace fusegrad
