@@ -72,6 +72,21 @@ def test_gradients_of_integers_are_exact(m, k, n, dtype, needed, count):
             assert got.numel() == 0
 
 
+@pytest.mark.parametrize("transposed", (False, True))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("m, n", ((133, 1), (290, 5), (300, 20), (150, 50), (2, 300), (8, 2100), (700, 130)))
+def test_few_columns_short_sums_and_few_rows_are_exact(m, n, dtype, transposed):
+    """Each has an algorithm of its own: rows in the lanes, dots, row by row."""
+    g = torch.Generator().manual_seed(m * n)
+    for k in (1, 2, 7, 63, 65, 600):
+        x, w, b = integers(g, m, k), integers(g, n, k), integers(g, n)
+        args = x.to(DEVICE, dtype), laid_out(w, transposed, dtype)
+        z, bias = F.linear(x, w, b), b.to(DEVICE, dtype)
+        assert torch.equal(ops.linear(*args, bias).cpu(), z.to(dtype))
+        y, saved = ops.linear_act(*args, bias, "relu_squared", 0.0, True)
+        assert torch.equal(saved.cpu(), z.to(dtype)) and torch.equal(y.cpu(), z.relu().square().to(dtype))
+
+
 # how the numbers of x and w are made hard to sum: factors along k
 HARD = {
     "random": lambda k: torch.ones(k),
