@@ -66,12 +66,12 @@ def nodes(request, monkeypatch):
 
 @pytest.fixture
 def again(monkeypatch):
-    """Whether each chain that was kept ran again."""
+    """Whether each chain that was kept ran again, or its layers one by one."""
     ran, run = [], chains.kept_chain
 
     def kept_chain(x, found):
         y = run(x, found)
-        ran.append(y is not None)
+        ran.append(isinstance(y, torch.Tensor))
         return y
 
     monkeypatch.setattr(chains, "kept_chain", kept_chain)
@@ -94,3 +94,20 @@ def by_cpp(monkeypatch):
     seen("kept_layer", at_once.kept_layer)
     seen("kept_gated", at_once.kept_gated)
     return ran
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """How many layers each chain that ran had."""
+    counts = []
+    run, run_again = chains.run_chain, chains.kept_chain
+
+    def again(x, found):
+        y = run_again(x, found)
+        as_one = isinstance(y, torch.Tensor) and (y.grad_fn is None or y.grad_fn.name() == "ChainBackward")
+        counts.extend([len(found.parameters)] if as_one and len(found.parameters) > 1 else [])
+        return y
+
+    monkeypatch.setattr(chains, "run_chain", lambda x, w, *of: counts.append(len(w) // 2) or run(x, w, *of))
+    monkeypatch.setattr(chains, "kept_chain", again)
+    return counts

@@ -40,23 +40,6 @@ def pair(act=nn.Tanh):
     return net(act), fg.fuse(net(act)), torch.randn(12, 3, dtype=torch.double, requires_grad=True)
 
 
-@pytest.fixture
-def ran(monkeypatch):
-    """How many layers each chain that ran had."""
-    counts = []
-    run, run_again = chains.run_chain, chains.kept_chain
-
-    def again(x, found):
-        y = run_again(x, found)
-        as_one = isinstance(y, torch.Tensor) and (y.grad_fn is None or y.grad_fn.name() == "ChainBackward")
-        counts.extend([len(found.parameters)] if as_one and len(found.parameters) > 1 else [])
-        return y
-
-    monkeypatch.setattr(chains, "run_chain", lambda x, w, of: counts.append(len(w) // 2) or run(x, w, of))
-    monkeypatch.setattr(chains, "kept_chain", again)
-    return counts
-
-
 def compare(theirs, ours, x):
     results = []
     for m in (theirs, ours):

@@ -56,14 +56,16 @@ def test_check(capsys, monkeypatch, acts):
 
 
 @on_cpu
-def test_check_finds_a_wrong_gradient(monkeypatch):
+@pytest.mark.parametrize("wrong", (1e-4, float("nan")), ids=str)
+def test_check_finds_a_wrong_gradient(wrong, monkeypatch):
     """An error of 1e-4 in one derivative turns its lines to WRONG: what is checked is not what stock computes."""
     monkeypatch.setattr(fg.backends, "node", None)  # so that the rules are those in Python
     for name, value in SMALL.items():
         monkeypatch.setattr(routing, name, value)
     monkeypatch.setattr(fg.check, "REGISTRY", {name: REGISTRY[name] for name in ("silu", "relu")})
     act = ops.act
-    off = lambda s, g, name, param, order: act(s, g, name, param, order) * (1 + 1e-4 * (order == 1 and name == "silu"))
+    factor = lambda name, order: 1 + wrong if order == 1 and name == "silu" else 1
+    off = lambda s, g, name, param, order: act(s, g, name, param, order) * factor(name, order)
     for file in ("act", "linear", "mlp", "chain_by_layers", "gated"):
         monkeypatch.setattr(importlib.import_module(f"fusegrad.ops.{file}"), "act", off)
     assert {row.op for row in check("cpu") if not row.ok} == {"act silu", "linear_act silu", "mlp silu", "gated silu"}

@@ -149,9 +149,7 @@ WAYS_CHANGES = {
     "a global": lambda m, patch: patch.setattr(sys.modules[__name__], "SLOPE", 0.3),
     "a function of torch": lambda m, patch: patch.setattr(torch, "sigmoid", torch.tanh),
     "a method of torch": lambda m, patch: patch.setattr(torch.Tensor, "sigmoid", torch.Tensor.tanh),
-    "F": lambda m, patch: patch.setattr(
-        sys.modules[__name__], "F", types.SimpleNamespace(linear=_other, leaky_relu=F.elu)
-    ),
+    "F": lambda m, patch: patch.setattr(sys.modules[__name__], "F", OTHER_F),
     "code": lambda m, patch: patch.setattr(by_its_formula, "__code__", (lambda z: z * z).__code__),
     "forward of a class": lambda m, patch: patch.setattr(Plain, "forward", _linear),
     "a weight of a class": lambda m, patch: patch.setattr(Plain, "bias", property(lambda self: None), raising=False),
@@ -162,10 +160,7 @@ WAYS_CHANGES = {
     "another identity": lambda m, patch: setattr(m, "norm", nn.LayerNorm(8).double()),
     "frozen": lambda m, patch: m.requires_grad_(False),
     "float32": lambda m, patch: m.float(),
-    "a buffer for a bias": lambda m, patch: (
-        delattr(m.fc, "bias"),
-        m.fc.register_buffer("bias", torch.ones(8).double()),
-    ),
+    "a buffer for a bias": lambda m, patch: _set_bias(m.fc),
 }
 
 

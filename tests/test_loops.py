@@ -12,27 +12,9 @@ from torch.nn.utils import parametrize
 
 import fusegrad as fg
 from fusegrad import backends, routing
-from fusegrad.fusion import chains
 
 pytestmark = pytest.mark.skipif(not backends.CHAINS, reason="no extension")
 SEEN = []  # what hooks and containers of the tests have to tell
-
-
-@pytest.fixture
-def ran(monkeypatch):
-    """How many layers each chain that ran had."""
-    counts = []
-    run, run_again = chains.run_chain, chains.kept_chain
-
-    def again(x, found):
-        y = run_again(x, found)
-        as_one = isinstance(y, torch.Tensor) and (y.grad_fn is None or y.grad_fn.name() == "ChainBackward")
-        counts.extend([len(found.parameters)] if as_one and len(found.parameters) > 1 else [])
-        return y
-
-    monkeypatch.setattr(chains, "run_chain", lambda x, w, *of: counts.append(len(w) // 2) or run(x, w, *of))
-    monkeypatch.setattr(chains, "kept_chain", again)
-    return counts
 
 
 class Net(nn.Module):

@@ -146,7 +146,7 @@ inline Stock stock_of(const std::string& name) {
 inline PyObject* activations = nullptr;  // by name: default parameter, whether its output is saved, which limit
 
 // act(z, name, param or None, three limits): y, or None where that is left to Python. Up to a limit of elements, the
-// activation's own, torch is as fast: up to the first where there is a derivative to note.
+// activation's own, torch is as fast: up to the first where there is a derivative to note, and in 16 bits.
 inline PyObject* act_of(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 6, "act: not its arguments");
@@ -156,7 +156,7 @@ inline PyObject* act_of(PyObject*, PyObject* const* args, Py_ssize_t count) {
   if (known == nullptr || !is_served(z.scalar_type())) Py_RETURN_NONE;
   const Activation a(args[1], args[2] == Py_None ? PyTuple_GET_ITEM(known, 0) : args[2]);
   const bool saves_output = PyTuple_GET_ITEM(known, 1) == Py_True;
-  const long which = PyLong_AsLong(PyTuple_GET_ITEM(known, 2));
+  const long which = is_wide(z.scalar_type()) ? PyLong_AsLong(PyTuple_GET_ITEM(known, 2)) : 0;
   const bool is_short = z.numel() <= PyLong_AsLongLong(args[3 + which]);
   const Stock stock = is_short && (which > 0 || is_differentiable(z)) ? stock_of(a.name) : nullptr;
   return without_gil([&] { return stock ? stock(z, a.param) : act(z, {}, a, 0, saves_output); });

@@ -63,8 +63,8 @@ struct Given {
     const bool grad_mode = at::GradMode::is_enabled();
     int64_t k = x.size(-1);
     differentiable = grad_mode && x.requires_grad();
-    const bool derived = differentiable, is_wide = type == at::kFloat || type == at::kDouble;
-    bool narrow = is_wide;
+    const bool derived = differentiable;
+    bool narrow = is_wide(type);
     int64_t widest = 0;
     double multiplied = 0;
     saved.resize(kWeights + count);
@@ -85,7 +85,7 @@ struct Given {
       differentiable = differentiable || (grad_mode && t.requires_grad());
     }
     const bool few = x.numel() / x.size(-1) <= kFewForDerived && widest > kWideForFew;
-    has_derivatives = derived && is_wide && k == 1 && widest <= limits.width_of_derived && !few;
+    has_derivatives = derived && is_wide(type) && k == 1 && widest <= limits.width_of_derived && !few;
     fits_chain = !derived || limits.derived || has_derivatives;
     fits_chain = fits_chain && (narrow || multiplied * double(x.numel() / x.size(-1)) <= double(limits.largest));
     return true;

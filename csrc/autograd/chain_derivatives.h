@@ -47,8 +47,7 @@ inline int64_t biases_of_y(const std::string& acts) {
   return bits;
 }
 
-// The gradients of gy y + D y[t] + sum f D^2 y, and D y[t] itself, each if the mask has
-// its bit: l, gx, gw_1, gb_1, ...
+// The gradients of gy y + D y[t] + sum f D^2 y, and D y[t] itself, each if the mask has its bit: l, gx, gw_1, gb_1, ...
 inline variable_list chain_derivatives(const variable_list& of, const c10::IValue& acts, const at::Tensor& gy,
                                        const at::Tensor& t, const at::Tensor& f, const at::Tensor& cotangents,
                                        int64_t mask) {

@@ -30,10 +30,10 @@ inline bool is_plain(const at::Tensor& t) {
   return t.key_set() == keys;
 }
 
+inline bool is_wide(at::ScalarType type) { return type == at::kFloat || type == at::kDouble; }
+
 // Whether kernels have this type.
-inline bool is_served(at::ScalarType type) {
-  return type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf;
-}
+inline bool is_served(at::ScalarType type) { return is_wide(type) || type == at::kBFloat16 || type == at::kHalf; }
 
 inline bool is_plain(PyObject* t) { return THPVariable_CheckExact(t) && is_plain(THPVariable_Unpack(t)); }
 

@@ -21,9 +21,9 @@ inline bool is_along_k(const Gemm& g) { return g.a.column_stride == 1 && g.b.row
 // Whether sums are so short that it takes longer to add up the lanes of dot products than to pack (a Zen 3,
 // 2026-11-26).
 template <class T> bool are_short(const Gemm& g) {
-  if (is_narrow<VectorFor<T>>(g)) return g.k < 64;
+  if (is_narrow<VectorFor<T>>(g)) return g.k < kLongSums;
   if (!Product<T>::kDirect || g.k == 0) return false;
-  return g.k < (g.m < 3 || g.n <= 3 ? kLanes<VectorFor<T>> : 64);
+  return g.k < (g.m < 3 || g.n <= 3 ? kLanes<VectorFor<T>> : kLongSums);
 }
 
 // Calls f with a value of a type that is multiplied here.
@@ -37,7 +37,9 @@ template <class F> void with_type_of_product(Type t, const F& f) {
 
 void gemm(const Gemm& given) {
 #if defined(FUSEGRAD_AVX512_BF16)
-  if (given.type != Type::bf16 || is_narrow<F32>(given)) return avx512::gemm(given);  // no instruction is new for it
+  // no instruction is new for other types; pairs of a few columns, and short sums, take longer to pack
+  const bool few = is_narrow<F32>(given) && given.n <= kSkinnyColumns<BFloat16> && given.k < kLongSums;
+  if (given.type != Type::bf16 || few) return avx512::gemm(given);
 #endif
   Gemm g = given;
   if (g.m == 0 || g.n == 0) return;
@@ -46,7 +48,7 @@ void gemm(const Gemm& given) {
   with_type_of_product(g.type, [&](auto t) {
     using T = decltype(t);
     using S = ScalarFor<T>;
-    const bool are_few = g.m <= kRowsOfDots<T> || (g.n <= kSkinnyColumns && g.n * kSumsForColumn <= g.k);
+    const bool are_few = g.m <= kRowsOfDots<T> || (g.n <= kSkinnyColumns<T> && g.n * kSumsForColumn <= g.k);
     if (g.k == 0 || (are_few && !are_short<T>(g) && is_along_k(g) && g.split == 0)) {
       DotProduct<T>{{g, 0, g.m, nullptr}}.run(count);
       return;

@@ -8,9 +8,12 @@ namespace FUSEGRAD_ISA {
 
 constexpr int64_t kSkinnyRows = 8, kSkinnySteps = 2;  // of c, and of k: measured on a Zen 3
 // Columns of c for which dots are the fastest, at most, and k for each: adding up lanes takes as long whatever k is
-// (a Zen 4, 2026-11-26).
-constexpr int64_t kSkinnyColumns = FUSEGRAD_VECTOR_BYTES == 64 ? 32 : 3,
-                  kSumsForColumn = FUSEGRAD_VECTOR_BYTES == 64 ? 12 : 0;
+// (a Zen 4, 2026-11-27). Where an instruction multiplies pairs, packing pays sooner.
+template <class T> constexpr int64_t kSkinnyColumns = Packed<T>::kNumbers == 2      ? 5
+                                                      : FUSEGRAD_VECTOR_BYTES == 64 ? 32
+                                                                                    : 3;
+constexpr int64_t kSumsForColumn = FUSEGRAD_VECTOR_BYTES == 64 ? 12 : 0;
+constexpr int64_t kLongSums = 64;  // for which dots are faster than to pack few rows or columns
 
 // --- few rows: y = x w^T is bound by reading w, once, in its own order ---------------------------------------------
 
@@ -151,7 +154,7 @@ template <class T> struct DotProduct {
 constexpr int kSteps = 8;                   // rows of b at a time
 constexpr int64_t kRowChain = 96 * kSteps;  // rows of b that are added to one another before they are to the rest
 constexpr int64_t kRowBlock = 2048;         // columns of c, that stay in L1
-// Rows of c, at most: where an instruction multiplies pairs, packing pays sooner.
+// Rows of c, at most, as for dots.
 template <class T> constexpr int64_t kFewRows = Packed<T>::kNumbers == 1 ? kSkinnyRows : 3;
 
 // to = factors b, or start + factors b, of n columns.
@@ -197,7 +200,7 @@ template <class T> struct RowProduct {
     }
   }
 
-  // to = a b, by chains of kRowChain.
+  // to = a b + bias, by chains of kRowChain.
   void add_up(int64_t i, int64_t rows, int64_t j, int64_t columns, S* to, int64_t ld) const {
     int64_t p = least(kRowChain, end_of_b(g, 0));
     add_up(i, rows, j, columns, 0, p, to, ld);
@@ -210,23 +213,21 @@ template <class T> struct RowProduct {
     }
   }
 
-  // to = a b over k in [p, end), of rows of b that are in one matrix.
+  // to = a b over k in [p, end), of rows of b that are in one matrix, and the bias with the first of them.
   void add_up(int64_t i, int64_t rows, int64_t j, int64_t columns, int64_t p, int64_t end, S* to, int64_t ld) const {
     const T* a = static_cast<const T*>(g.a.data) + i * g.a.row_stride;
     const Operand from = rows_of_b<T>(g, p);
     const T* b = static_cast<const T*>(from.data) + j;
     S bias[kRowBlock];
-    const bool begins = p == 0;
-    for (int64_t q = 0; begins && g.bias && q < columns; q++)
+    const bool has_bias = g.bias && p == 0;
+    for (int64_t q = 0; has_bias && q < columns; q++)
       bias[q] = to_scalar(static_cast<const T*>(g.bias)[(j + q) * g.bias_stride]);
+    const S* first = has_bias ? bias : nullptr;
     bool add = false;
     const auto step = [&](auto kernel, int64_t count) __attribute__((always_inline)) {
       for (int64_t r = 0; r < rows; r++)
         kernel(a + r * g.a.row_stride + p * g.a.column_stride, g.a.column_stride, b, from.row_stride, columns,
-               to + r * ld,
-               add                ? to + r * ld
-               : begins && g.bias ? bias
-                                  : nullptr);
+               to + r * ld, add ? to + r * ld : first);
       add = true;
       p += count;
       b += count * from.row_stride;

@@ -1,5 +1,6 @@
 """The self-test: every op, its gradients and their gradients, on this machine, against float64."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -80,7 +81,7 @@ def _error(ours: Fn, stock: Fn, args: tuple[Tensor, ...], dtype: torch.dtype, de
     pairs = [(_largest(m - t, t), _largest(s - t, t)) for m, s, t in zip(mine, theirs, truth, strict=True)]
     # float64 is its own truth: there only the order of summation differs
     slack = (64 if dtype == torch.float64 else 4) * torch.finfo(dtype).eps
-    margin, (error, stock_error) = max((m - 2 * s, (m, s)) for m, s in pairs)
+    margin, (error, stock_error) = max((m - 2 * s if s < math.inf else math.inf, (m, s)) for m, s in pairs)
     return Error(error, stock_error, 2 * stock_error + slack) if margin <= slack else Error(error, stock_error, 0.0)
 
 
@@ -95,4 +96,6 @@ def _derivatives(fn: Fn, args: list[Tensor]) -> list[Tensor]:
 
 
 def _largest(difference: Tensor, truth: Tensor) -> float:
-    return (difference.abs().max() / truth.abs().max().clamp(min=1e-300)).item()
+    """Infinity where one of them has a NaN."""
+    largest = (difference.abs().max() / truth.abs().max().clamp(min=1e-300)).item()
+    return math.inf if math.isnan(largest) else largest
