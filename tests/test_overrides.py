@@ -100,6 +100,35 @@ def test_a_tensor_subclass_is_obeyed(name, any_size):
     close(y, expected)
 
 
+CHANGES = {
+    "a hook": lambda m, seen: m[0].register_forward_hook(lambda *_: seen.append("hook")),
+    "a hook of an activation": lambda m, seen: m[1].register_forward_pre_hook(lambda *_: seen.append("hook")),
+    "another layer": lambda m, seen: m.__setitem__(2, nn.Linear(4, 3, dtype=torch.float64).to(DEVICE)),
+    "another weight": lambda m, seen: m[0].weight.data.fill_(0.1),
+    "another parameter": lambda m, seen: setattr(m[2], "weight", nn.Parameter(m[2].weight.detach() * 2)),
+    "another forward": lambda m, seen: setattr(m[1], "forward", torch.tanh),
+    "one more": lambda m, seen: m.append(nn.Tanh()),
+    "none": lambda m, seen: None,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_in_a_model_is_obeyed_with_a_tensor_subclass(change):
+    fused, stock = models()["a fused model"]
+    x = tagged(leaves()[0])
+    for _ in range(3):
+        fused(x)
+    seen: list[list] = [[], []]
+    for m, saw in zip((fused, stock), seen, strict=True):
+        torch.manual_seed(0)
+        CHANGES[change](m, saw)
+    for _ in range(3):
+        y, expected = fused(x), stock(x)
+        assert y.label == expected.label
+        assert torch.equal(y.as_subclass(torch.Tensor), expected.as_subclass(torch.Tensor))
+    assert seen[0] == seen[1]
+
+
 @pytest.mark.parametrize("name", models())
 def test_a_torch_function_mode_is_obeyed(name, any_size):
     class Doubles(TorchFunctionMode):

@@ -31,6 +31,39 @@ inline bool hold(PyObject* facts) {
   return true;
 }
 
+// The names of what a layer has.
+inline PyObject* name_of_parameter(Py_ssize_t i) {
+  static PyObject* const names[] = {PyUnicode_InternFromString("weight"), PyUnicode_InternFromString("bias")};
+  return names[i];
+}
+
+// A borrowed reference to the weight or the bias among the parameters of a module, or nullptr.
+inline PyObject* parameter(PyObject* parameters, Py_ssize_t i) {
+  return PyDict_GetItemWithError(parameters, name_of_parameter(i));
+}
+
+// weight_and_bias(what a module holds, its class, torch's __getattr__ of modules): both parameters, or None if reading
+// them as attributes is something else.
+inline PyObject* weight_and_bias(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  static PyObject *const reads = PyUnicode_InternFromString("__getattr__"), *const kept = PyUnicode_InternFromString(
+                                                                                "_parameters");
+  if (count != 3 || !PyDict_Check(args[0]) || !PyType_Check(args[1])) {
+    PyErr_SetString(PyExc_TypeError, "weight_and_bias: not its arguments");
+    return nullptr;
+  }
+  const auto of_class = [&](PyObject* name) { return _PyType_Lookup(reinterpret_cast<PyTypeObject*>(args[1]), name); };
+  PyObject* parameters = PyDict_GetItemWithError(args[0], kept);
+  bool stored = parameters != nullptr && PyDict_Check(parameters) && of_class(reads) == args[2];
+  PyObject* found[2] = {};
+  for (int i = 0; stored && i < 2; i++) {
+    found[i] = parameter(parameters, i);
+    stored = found[i] != nullptr && of_class(name_of_parameter(i)) == nullptr && parameter(args[0], i) == nullptr;
+  }
+  if (PyErr_Occurred()) return nullptr;
+  if (!stored) Py_RETURN_NONE;
+  return PyTuple_Pack(2, found[0], found[1]);
+}
+
 // Whether these are the values of a dictionary, in its order.
 inline bool are_values(PyObject* dict, PyObject* values) {
   if (!PyDict_CheckExact(dict) || PyDict_GET_SIZE(dict) != PyTuple_GET_SIZE(values)) return false;

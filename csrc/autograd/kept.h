@@ -7,10 +7,15 @@
 
 namespace fusegrad {
 
-// A borrowed reference to the weight or the bias among the parameters of a module, or nullptr.
-inline PyObject* parameter(PyObject* parameters, Py_ssize_t i) {
-  static PyObject* const names[] = {PyUnicode_InternFromString("weight"), PyUnicode_InternFromString("bias")};
-  return PyDict_GetItemWithError(parameters, names[i]);
+// Whether the layers of a Sequential, as kept_chain gets them, are as they were found.
+inline bool are_as_found(PyObject* layers) {
+  const auto part = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(layers, i); };
+  return PyTuple_Check(layers) && PyTuple_GET_SIZE(layers) >= 7 && are_values(part(0), part(1)) && hold(part(2));
+}
+
+inline PyObject* are_as_found(PyObject*, PyObject* layers) {
+  const bool same = are_as_found(layers);
+  return PyErr_Occurred() ? nullptr : to_bool(same);
 }
 
 // kept_chain(x, (modules of a Sequential, those that they were, facts, _parameters of each layer, acts, saves_input,
@@ -18,10 +23,9 @@ inline PyObject* parameter(PyObject* parameters, Py_ssize_t i) {
 // chain; where they may not, that is left to Python, by False.
 inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 2 + Limits::kCount && PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) >= 7,
-                   "kept_chain: not its arguments");
+  TORCH_CHECK_TYPE(count == 2 + Limits::kCount && PyTuple_Check(args[1]), "kept_chain: not its arguments");
   const auto part = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[1], i); };
-  const bool same = are_values(part(0), part(1)) && hold(part(2));
+  const bool same = are_as_found(args[1]);
   if (PyErr_Occurred()) return nullptr;
   if (!same) Py_RETURN_NONE;
   PyObject* parameters = part(3);

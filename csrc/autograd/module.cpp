@@ -19,6 +19,7 @@ template <PyObject** known> PyObject* note(PyObject*, PyObject* what) {
 
 PyMethodDef methods[] = {
     {"act", fast<&fusegrad::act_of>(), METH_FASTCALL, "y of an activation, or None where Python is to make it."},
+    {"are_as_found", &fusegrad::are_as_found, METH_O, "Whether layers of a Sequential are as they were found before."},
     {"chain", fast<&fusegrad::chain>(), METH_FASTCALL, "y of a chain, or None where Python is to make it."},
     {"kept_chain", fast<&fusegrad::kept_chain>(), METH_FASTCALL,
      "The same of the layers of a Sequential, as they were found before, if nothing has changed."},
@@ -30,6 +31,8 @@ PyMethodDef methods[] = {
     {"mlp", fast<&fusegrad::mlp>(), METH_FASTCALL, "y of two layers, or None where Python is to make it."},
     {"set_activations", &note<&fusegrad::activations>, METH_O, "Note what is to be known of activations."},
     {"set_rule", &note<&fusegrad::rule_in_python>, METH_O, "Note the function that calls the rule of an op in Python."},
+    {"weight_and_bias", fast<&fusegrad::weight_and_bias>(), METH_FASTCALL,
+     "Both parameters of a layer, or None where reading them as attributes is something else."},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, strided
+from torch import Tensor, nn, strided
 from torch.compiler import is_compiling, is_dynamo_compiling
 
 from . import backends, routing
 from .activations import REGISTRY, Activation
 from .internals.call import in_plain_eager, linear_is_replaced, requires_grad
+from .internals.module import GETATTR
 from .ops.chain import Plan
 from .ops.operands import DTYPES
 from .routing import AS_FAST_IN_STOCK, PIECEWISE, fits_layer, have_kernels
@@ -48,6 +49,13 @@ def may_be_layers(x: Any) -> bool:
         and x.is_cpu
         and in_plain_eager(x)
     )
+
+
+def parameters_at_once(layer: nn.Module) -> tuple[Any, Any] | None:
+    """The weight and the bias of a layer; None where its class computes them, and where that is left to Python."""
+    if backends.node is None or is_dynamo_compiling():
+        return None
+    return backends.node.weight_and_bias(layer.__dict__, type(layer), GETATTR)
 
 
 def kept_layer(x: Tensor, act: Any, found: tuple) -> Tensor | None:
@@ -128,6 +136,11 @@ def chain_in_one_call(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> 
     if backends.node is None or is_compiling() or linear_is_replaced() or not have_kernels(of.names):
         return None
     return backends.node.chain(x, tuple(weights), of.acts, of.saves_input, *_limits_of_chain())
+
+
+def are_as_found(found: tuple) -> bool:
+    """Whether nothing has changed of layers that were found before (fusion/kept.py)."""
+    return backends.node is not None and backends.node.are_as_found(found)
 
 
 def kept_chain(x: Tensor, found: tuple) -> Tensor | Literal[False] | None:

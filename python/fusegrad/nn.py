@@ -5,14 +5,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.compiler import is_dynamo_compiling
 from torch.nn.modules import module as torch_module
 
 from . import functional
 from .activations import REGISTRY, lookup
-from .at_once import layer_at_once
-from .internals.call import calls_torch, is_of_others
-from .internals.module import is_hooked, reads_what_is_stored, stored
+from .at_once import layer_at_once, parameters_at_once
+from .internals.call import calls_torch, is_one_of_others
+from .internals.module import is_hooked, stored
 from .internals.stock import as_written, called_as_written, stands_for
 from .ops.operands import DTYPES
 from .routing import route_of_layer, stock_serves
@@ -127,12 +126,8 @@ def weight_and_bias(linear: nn.Linear) -> tuple[Any, Any]:
 
     Of a Linear they are looked up: torch finds a parameter after an error, which takes as long as all the rest of this.
     """
-    if type(linear) is Linear and not is_dynamo_compiling() and reads_what_is_stored(Linear):
-        held = linear.__dict__
-        parameters = held["_parameters"]
-        if "weight" in parameters and "bias" in parameters and "weight" not in held and "bias" not in held:
-            return parameters["weight"], parameters["bias"]
-    return linear.weight, linear.bias
+    read = parameters_at_once(linear) if type(linear) is Linear else None
+    return (linear.weight, linear.bias) if read is None else read
 
 
 stands_for(nn.Linear, (nn.Linear, "forward"))
@@ -147,7 +142,7 @@ def linear(x: Any, w: Any, b: Any) -> Tensor:
 
 def linear_alone(x: Any, w: Any, b: Any) -> Tensor:
     """The same where no activation is to be fused with it."""
-    if is_of_others(w) and not is_dynamo_compiling():
+    if is_one_of_others(x, w):
         return F.linear(x, w, b)
     try:
         y = layer_at_once(x, w, b, _IDENTITY, 0.0)

@@ -5,23 +5,24 @@ one op, a chain.
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from ..activations import REGISTRY
-from ..at_once import kept_chain, may_be_layers
+from ..at_once import are_as_found, kept_chain, may_be_layers
 from ..chained import run_chain, run_seen
 from ..internals.call import is_ops_mode_on
-from ..internals.module import has_own_hooks, is_any_module_hooked, reads_what_is_stored
+from ..internals.module import children, has_own_hooks, is_any_module_hooked, reads_what_is_stored
 from ..internals.stock import as_written, called_as_written
 from ..nn import Linear
 from ..ops.chain import Plan, plan
 from ..routing import may_be_a_chain
 from . import kept
 from .facts import OTHERWISE, WEIGHTS
-from .kept import KEPT, keep
+from .kept import KEPT, Kept, keep, may_try
 from .match import match
-from .recognise import Spec
+from .recognise import STOCK, Spec
 
 _PARAMETERS = Tensor, nn.Parameter, type(None)
 
@@ -73,6 +74,32 @@ def run_again(m: nn.Module, at: int, x: Tensor) -> tuple[Tensor | None, int]:
     if found is None or (y := kept_chain(x, found)) is None:
         return None, at
     return None if y is False else y, found.end
+
+
+def by_torch(m: nn.Module, x: Any) -> Any:
+    """What a Sequential makes of an input that no op takes: torch's functions.
+
+    Of layers that are as they were found before these are called at once, which leaves out what torch does around them.
+    """
+    modules: list[Any] = [*children(m).values()]
+    end = 0
+    found = m.__dict__.setdefault(KEPT, Kept()).get(0)
+    if found is not None and are_as_found(found):
+        end = found.end
+    elif modules and may_try(m.__dict__[KEPT]):
+        layers, names, params, upto = chain_from(modules, 0)
+        if layers:
+            keep(m, modules, 0, upto, _plan(layers, names, params)[1])
+    for at, module in enumerate(modules):
+        cls = type(module)
+        if at < end and cls is Linear and module._fusegrad_act is None:
+            parameters = module._parameters
+            x = F.linear(x, parameters["weight"], parameters["bias"])
+        elif at < end and (stock := getattr(cls, STOCK, None)) is not None:
+            x = stock.forward(module, x)
+        else:
+            x = module(x)
+    return x
 
 
 def keep_activated(act: Any, layer: Any, x: Any, key: Any, spec: Spec) -> None:

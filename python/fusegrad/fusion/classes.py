@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
+from ..internals.call import is_one_of_others
 from ..internals.module import children
 from ..nn import Linear
 from . import chains, runtime, wrapped
@@ -115,6 +116,8 @@ class _Wrapped:
 
 def sequential_forward(self: nn.Sequential, input):
     """The forward of torch.nn.Sequential, with each layer noted, and applied by what follows it; chains as one op."""
+    if is_one_of_others(input):
+        return chains.by_torch(self, input)
     y, tried = chains.run_again(self, 0, input)
     if y is not None and tried == len(children(self)):
         return y

@@ -142,7 +142,7 @@ def keep_turns(turns: Sequence[tuple[nn.Module, Any]], of: Plan) -> Found | None
     layers, acts = [layer for layer, _ in turns], [act for _, act in turns if act is not None]
     kept = _kept_of(layers[0])
     facts = (
-        _facts_of(layers, {id(act): act for act in acts}.values()) if _can_keep(of.names) and _may_try(kept) else None
+        _facts_of(layers, {id(act): act for act in acts}.values()) if _can_keep(of.names) and may_try(kept) else None
     )
     if facts is None:
         return None
@@ -160,7 +160,7 @@ def turned(layer: nn.Module, act: Any) -> Turned | None:
 def keep_activated(layer: nn.Module, act: Any, key: Any, name: str, param: float) -> None:
     """Keep that an activation was found after a layer, if what makes them is known."""
     kept = _kept_of(layer)
-    if not _may_try(kept) or not _can_keep((name,)):
+    if not may_try(kept) or not _can_keep((name,)):
         return
     facts = _facts_of([layer], [act])
     if facts is not None:
@@ -171,7 +171,7 @@ def keep_activated(layer: nn.Module, act: Any, key: Any, name: str, param: float
 def keep_gated(gate: nn.Module, up: nn.Module, act: Any, name: str, param: float) -> None:
     """The same of a gate, of two layers."""
     kept = _kept_of(gate)
-    if not _may_try(kept) or not _can_keep((name,)):
+    if not may_try(kept) or not _can_keep((name,)):
         return
     facts = _facts_of([gate, up], [act])
     if facts is not None:
@@ -179,7 +179,8 @@ def keep_gated(gate: nn.Module, up: nn.Module, act: Any, name: str, param: float
         kept[id(act)] = Gated(act, up, facts, of_gate, of_up, name, param)
 
 
-def _may_try(kept: Kept) -> bool:
+def may_try(kept: Kept) -> bool:
+    """Whether there is still to be looked for what may be kept."""
     kept.tries += 1
     if len(kept) >= _MOST:
         kept.clear()

@@ -15,6 +15,7 @@ from .. import functional
 from ..activations import REGISTRY, Activation
 from ..activations.definition import Facts
 from ..at_once import act_at_once
+from ..internals.call import is_one_of_others
 from ..internals.module import has_own_hooks, is_any_module_hooked
 from ..internals.stock import as_written, called_as_written, stands_for, stands_for_what_it_is, torchs
 from ..nn import MLP, Act, Linear, takes_input, why_called
@@ -234,7 +235,7 @@ class AdoptedAct(Act):
 
     def forward(self, input: Tensor) -> Tensor:
         stock = getattr(type(self), STOCK)
-        if stock in _AS_FAST and stock_maps(input, _NAME[stock]):
+        if is_one_of_others(input) or (stock in _AS_FAST and stock_maps(input, _NAME[stock])):
             return stock.forward(self, input)
         spec = of_adopted(self)
         if spec is not None and not vars(self).get("inplace") and as_written(stock):

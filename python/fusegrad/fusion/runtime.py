@@ -17,7 +17,7 @@ from torch.compiler import is_compiling
 from .. import functional
 from ..activations import REGISTRY
 from ..at_once import route_at_once
-from ..internals.call import is_of_others
+from ..internals.call import is_one_of_others
 from ..internals.module import is_hooked, run_pre_hooks
 from ..internals.stock import stands_for
 from ..nn import Linear, fits, is_ours, linear, stock_linear, weight_and_bias, why_alone
@@ -99,7 +99,7 @@ def _later(f: Any, *args: Any, **kwargs: Any) -> Any:
         if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or why_alone(f) is not None:
             return f(*args, **kwargs)
         x, (w, b) = args[0], weight_and_bias(f)
-        if is_of_others(w) and not is_compiling():
+        if is_one_of_others(x, w):
             return F.linear(x, w, b)
         route: Route | None = route_at_once(x, w, b)
         if route is None:

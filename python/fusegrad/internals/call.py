@@ -182,7 +182,17 @@ def calls_torch(*tensors: Tensor | None) -> bool:
 
 def is_of_others(t: Any) -> bool:
     """Whether this is a tensor of a subclass that has a meaning of its own for torch's functions, in any mode."""
-    return type(t) not in _TORCHS and isinstance(t, Tensor) and not _takes_ops(type(t))
+    cls = type(t)
+    return cls not in _TORCHS and Tensor in cls.__mro__ and not _takes_ops(cls)  # isinstance takes twice as long here
+
+
+def is_one_of_others(a: Any, b: Any = None) -> bool:
+    """Whether one of two is such a tensor, where no compiler asks."""
+    return (
+        not (type(a) in _TORCHS and type(b) in _TORCHS)
+        and not is_dynamo_compiling()
+        and (is_of_others(a) or is_of_others(b))
+    )
 
 
 def _takes_ops(cls: type[Tensor]) -> bool:

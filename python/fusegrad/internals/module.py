@@ -58,13 +58,13 @@ def stored(m: nn.Module, name: str) -> Any:
     return m._parameters.get(name, m._buffers.get(name, vars(m).get(name)))
 
 
-_GETATTR = nn.Module.__getattr__
-READS_WHAT_IS_STORED = "__getattr__", _GETATTR  # what a class has that reads so
+GETATTR = nn.Module.__getattr__
+READS_WHAT_IS_STORED = "__getattr__", GETATTR  # what a class has that reads so
 
 
 def reads_what_is_stored(cls: type[nn.Module]) -> bool:
     """Whether reading the weight and the bias of a module looks up what it holds, as torch wrote it, and no more."""
-    if cls.__getattr__ is not _GETATTR:
+    if cls.__getattr__ is not GETATTR:
         return False
     for base in cls.__mro__:  # hasattr takes four times as long where it says no
         held = base.__dict__
