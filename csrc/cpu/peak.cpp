@@ -27,9 +27,10 @@ using Loop = double (*)();  // runs kSteps steps, returns the flops done
 
 template <class Scalar, int Bytes> [[gnu::always_inline]] inline double multiply_add() {
   typedef Scalar Vector __attribute__((vector_size(Bytes)));
+  volatile Scalar given = 1;  // unknown to the compiler: it leaves out a chain that it knows to stay what it is
   Vector sum[kChains];
-  for (int i = 0; i < kChains; i++) sum[i] = Vector{} + Scalar(i);
-  Vector a = Vector{} + Scalar(0.999), b = Vector{} + Scalar(0.001);
+  for (int i = 0; i < kChains; i++) sum[i] = Vector{} + given * Scalar(i);
+  const Vector a = Vector{} + given * Scalar(0.999), b = Vector{} + given * Scalar(0.001);
   for (long step = 0; step < kSteps; step++) {
 #pragma GCC unroll 12
     for (int i = 0; i < kChains; i++) sum[i] = sum[i] * a + b;
@@ -50,12 +51,13 @@ template <class Scalar> FUSEGRAD_TARGET("avx512f") double avx512() { return mult
 
 FUSEGRAD_TARGET("avx512f,avx512bf16") double avx512_bf16() {
   __m512 sum[kChains];
-  for (int i = 0; i < kChains; i++) sum[i] = _mm512_setzero_ps();
-  const __m512bh a = (__m512bh)_mm512_set1_epi32(0x3f803f80);  // ones
+#pragma GCC unroll 12
+  for (int i = 0; i < kChains; i++) sum[i] = _mm512_set1_ps(float(i));  // each another, or they are one
+  __m512i ones = _mm512_set1_epi32(0x3f803f80);
   for (long step = 0; step < kSteps; step++) {
 #pragma GCC unroll 12
-    for (int i = 0; i < kChains; i++) sum[i] = _mm512_dpbf16_ps(sum[i], a, a);
-    asm volatile("" ::: "memory");
+    for (int i = 0; i < kChains; i++) sum[i] = _mm512_dpbf16_ps(sum[i], (__m512bh)ones, (__m512bh)ones);
+    asm volatile("" : "+v"(ones));  // a new number for all that the compiler knows
   }
   __m512 all = _mm512_setzero_ps();
   for (int i = 0; i < kChains; i++) all = _mm512_add_ps(all, sum[i]);
