@@ -16,7 +16,8 @@ constexpr int kMR = FUSEGRAD_VECTOR_BYTES == 64 ? 14 : 6;
 constexpr int64_t kMC = FUSEGRAD_VECTOR_BYTES == 64 ? 84 : 144;
 constexpr int64_t kBytesOfK = FUSEGRAD_VECTOR_BYTES == 64 ? 4096 : 2048;        // at most, of a block
 constexpr int64_t kBytesOfB = FUSEGRAD_VECTOR_BYTES == 64 ? 2 << 20 : 1 << 20;  // packed at a time, by each thread
-constexpr int64_t kShortSums = 96, kBytesOfC = 128 << 10;                       // (a Zen 4, 2026-11-26)
+constexpr int64_t kBytesOfA = 4 << 20;  // kept packed where columns of b are packed in turns, at most
+constexpr int64_t kShortSums = 96, kBytesOfC = 128 << 10;  // (a Zen 4, 2026-11-26)
 constexpr int64_t kPackingCost = 8;  // of a number, in multiplications: for the choice of the parts
 // Words that are added one after another. MKL's error is that of some 90; with 512 ours is 2.4 times as large.
 constexpr int64_t kChain = 192;
@@ -28,10 +29,11 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-// c = a b + bias or c += a b + bias, of a tile of kRows by kVectors and k words; a bias of columns, or of rows.
+// c = sums + a b + bias, of a tile of kRows by kVectors and k words; a bias of columns, or of rows. There may be no
+// sums, and no bias.
 template <int kRows, int kVectors, class P, bool kBiasOfRows = false, class V = typename P::V, class S = ScalarOf<V>>
-void micro_kernel(int64_t k, const typename P::Word* a, const typename P::Word* b, const S* bias, S* c, int64_t ldc,
-                  bool add) {
+void micro_kernel(int64_t k, const typename P::Word* a, const typename P::Word* b, const S* bias, const S* sums,
+                  int64_t ld, S* c, int64_t ldc) {
   V sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++)
@@ -66,16 +68,16 @@ void micro_kernel(int64_t k, const typename P::Word* a, const typename P::Word* 
   for (int i = 0; i < kRows; i++)
 #pragma GCC unroll 2
     for (int j = 0; j < kVectors; j++) {
-      S* to = c + i * ldc + j * kLanes<V>;
-      store<V>(to, add ? load<V>(to) + sum[i][j] : sum[i][j]);
+      const V s = sum[i][j];
+      store<V>(c + i * ldc + j * kLanes<V>, sums ? load<V>(sums + i * ld + j * kLanes<V>) + s : s);
     }
 }
 
 constexpr int64_t kRowsAhead = 24;  // of b, brought nearer meanwhile
 
 // The same of a whole tile, of rows of b that are where they are: it packs them while it multiplies.
-template <class V, class S = ScalarOf<V>>
-void packing_kernel(int64_t k, const S* a, const S* b, int64_t ldb, S* packed, S* c, int64_t ldc, bool add) {
+template <class V, class S = ScalarOf<V>> void packing_kernel(int64_t k, const S* a, const S* b, int64_t ldb, S* packed,
+                                                              const S* sums, int64_t ld, S* c, int64_t ldc) {
   V sum[kMR][2];
 #pragma GCC unroll 16
   for (int i = 0; i < kMR; i++) sum[i][0] = sum[i][1] = V{};
@@ -103,10 +105,20 @@ void packing_kernel(int64_t k, const S* a, const S* b, int64_t ldb, S* packed, S
   for (int i = 0; i < kMR; i++)
 #pragma GCC unroll 2
     for (int j = 0; j < 2; j++) {
-      S* to = c + i * ldc + j * kLanes<V>;
-      store<V>(to, add ? load<V>(to) + sum[i][j] : sum[i][j]);
+      const V s = sum[i][j];
+      store<V>(c + i * ldc + j * kLanes<V>, sums ? load<V>(sums + i * ld + j * kLanes<V>) + s : s);
     }
 }
+
+// Rows that are packed next, brought nearer while others are multiplied: some of their lines before each tile.
+struct Ahead {
+  const char* from;  // nullptr if there are none
+  int64_t stride, rows, lines;
+  void bring(int64_t part, int64_t parts) const {
+    for (int64_t line = lines * part / parts; from && line < lines * (part + 1) / parts; line++)
+      for (int64_t i = 0; i < rows; i++) __builtin_prefetch(from + i * stride + line * 64, 0, 2);
+  }
+};
 
 template <class P, bool kBiasOfRows> struct Kernel {  // for 1 to kMR rows, 1 or 2 vectors
   using MicroKernel = decltype(&micro_kernel<1, 1, P, kBiasOfRows>);
@@ -203,10 +215,11 @@ template <class T> struct Product {
   }
 
   // Rows [i, i + rows) of a, packed, times a panel of b for columns [j, j + columns), over k words. If it is still to
-  // be packed, from rows of b that are b_row apart, the first tile does so.
+  // be packed, from rows of b that are b_row apart, the first tile does so. Partial sums are passed on in L1: rows of c
+  // push one another out of it where they are a multiple of a page apart.
   void macro_kernel(const Word* a, Word* b, int64_t i, int64_t j, int64_t rows, int64_t columns, int64_t k, bool begins,
-                    bool ends, const T* unpacked, int64_t b_row) const {
-    alignas(64) S tile[kMC * kNR<V>];
+                    bool ends, const T* unpacked, int64_t b_row, const Ahead& ahead) const {
+    alignas(64) S tile[kMC * kNR<V>], chained[kMR * kNR<V>];
     const int vectors = columns > kLanes<V> ? 2 : 1;
     const bool whole = columns == vectors * kLanes<V>;
     const bool direct = whole && (ends ? kDirect && !g.activation && !g.saved : true);
@@ -214,18 +227,28 @@ template <class T> struct Product {
     const S* bias = ends ? bias_of(j, columns, room) : nullptr;
     S* to = direct ? partial + i * g.n + j : tile;
     const int64_t ld = direct ? g.n : vectors * kLanes<V>;
+    const int64_t chains = ceil_div(k, kChain), parts = ceil_div(rows, kMR) * chains;
     for (int64_t r = 0; r < rows; r += kMR) {
-      const auto kernel = kKernel<typename P::Multiplied>.tile[vectors - 1][least(kMR, rows - r) - 1];
-      for (int64_t q = 0; q < k; q += kChain) {
+      const int64_t height = least(kMR, rows - r);
+      const auto kernel = kKernel<typename P::Multiplied>.tile[vectors - 1][height - 1];
+      S* c = to + r * ld;
+      const S* sums = direct && !begins ? c : nullptr;
+      for (int64_t i = 0; direct && i < height; i++)
+        for (int j = 0; j < vectors; j++) __builtin_prefetch(c + i * ld + j * kLanes<V>, 1);
+      for (int64_t q = 0, ld_sums = ld; q < k; q += kChain, sums = chained, ld_sums = kNR<V>) {
+        ahead.bring(r / kMR * chains + q / kChain, parts);
         const int64_t steps = least(kChain, k - q);
-        const bool add = q > 0 || (direct && !begins);
+        const bool last = q + kChain >= k;
+        S* out = last ? c : chained;
+        const int64_t ld_out = last ? ld : kNR<V>;
         if constexpr (kDirect) {
           if (unpacked && r == 0) {
-            packing_kernel<V>(steps, a + q * kMR, unpacked + q * b_row, b_row, b + q * kNR<V>, to, ld, add);
+            packing_kernel<V>(steps, a + q * kMR, unpacked + q * b_row, b_row, b + q * kNR<V>, sums, ld_sums, out,
+                              ld_out);
             continue;
           }
         }
-        kernel(steps, a + r * k + q * kMR, b + q * kNR<V>, q + kChain >= k ? bias : nullptr, to + r * ld, ld, add);
+        kernel(steps, a + r * k + q * kMR, b + q * kNR<V>, last ? bias : nullptr, sums, ld_sums, out, ld_out);
       }
     }
     if (!direct) epilogue(tile, ld, i, j, rows, columns, begins, ends);
@@ -240,15 +263,18 @@ template <class T> struct Product {
     const Operand b = rows_of_b<T>(g, p);
     pack<kNR<V>>(b_at(b, j), b.column_stride, b.row_stride, columns, k, to);
   }
-  Word* pack_a(int64_t i, int64_t p, int64_t rows, int64_t k) const {
-    Word* to = room(kSlotOfA, round_up(rows, kMR) * words(k));
+  void pack_a(Word* to, int64_t i, int64_t p, int64_t rows, int64_t k) const {
     pack<kMR>(static_cast<const T*>(g.a.data) + (first + i) * g.a.row_stride + p * g.a.column_stride, g.a.row_stride,
-              g.a.column_stride, rows, k, to);
-    return to;
+              g.a.column_stride, rows, k, to, m - i);
   }
 
   // Blocks of k are all of about one size.
   static int64_t block_of_k(int64_t k) { return round_up(ceil_div(k, ceil_div(k, kKC<T>)), P::kNumbers); }
+
+  // Columns of b that are packed at a time.
+  static int64_t columns_of_block(int64_t k) {
+    return kBytesOfB / int64_t(sizeof(Word)) / (k > 0 ? words(k) : 1) / kNR<V> * kNR<V>;
+  }
 
   // Where sums are short, what takes time is to write c: so few rows at a time that what a panel of columns begins, a
   // line or a page, is still in cache when the next goes on.
@@ -259,27 +285,37 @@ template <class T> struct Product {
 
   // Rows [i, i + m) and columns [j, j + n) of c, by this thread.
   void part(int64_t i0, int64_t m, int64_t j0, int64_t n) const {
-    const int64_t mc = round_up(ceil_div(m, ceil_div(m, rows_of_block(n))), kMR),
-                  nc = kBytesOfB / kBytesOfK / kNR<V> * kNR<V>;
-    const int64_t kc = block_of_k(end_of_b(g, 0));
+    const int64_t mc = round_up(ceil_div(m, ceil_div(m, rows_of_block(n))), kMR);
+    const int64_t kc = block_of_k(end_of_b(g, 0)), nc = columns_of_block(kc);
     const bool reused = mc < m;  // else a panel of b is packed just before use, and stays in L1
+    const int64_t all_of_a = round_up(m, kMR) * words(g.k);
+    const bool keeps_a = nc < n && g.split == 0 && all_of_a * int64_t(sizeof(Word)) <= kBytesOfA;
     for (int64_t j = j0; j < j0 + n; j += nc) {
       const int64_t columns = least(nc, j0 + n - j);
+      Word* a = room(kSlotOfA, keeps_a ? all_of_a : mc * words(kc));
       for (int64_t p = 0, k; p < g.k; p += k) {
         k = least(kc, end_of_b(g, p) - p);
         Word* packed = room(kSlotOfB, (reused ? round_up(columns, kNR<V>) : kNR<V>)*words(k));
         const Operand b = rows_of_b<T>(g, p);
         for (int64_t i = i0; i < i0 + m; i += mc) {
           const int64_t rows = least(mc, i0 + m - i);
-          const Word* a = pack_a(i, p, rows, k);
+          if (!keeps_a || j == j0) pack_a(a, i, p, rows, k);
           for (int64_t q = 0; q < columns; q += kNR<V>) {
             const int64_t width = least(kNR<V>, columns - q);
             Word* panel = reused ? packed + q * words(k) : packed;
             const bool by_tile = kDirect && b.column_stride == 1 && width == kNR<V> && rows >= kMR && !g.bias;
             if (i == i0 && !by_tile) pack_b(panel, p, j + q, k, width);
             const T* unpacked = i == i0 && by_tile ? b_at(b, j + q) : nullptr;
-            macro_kernel(a, panel, i, j + q, rows, width, words(k), p == 0, p + k == g.k, unpacked, b.row_stride);
+            Ahead ahead{};
+            if (i == i0 && b.row_stride == 1 && q + 2 * kNR<V> <= columns) {
+              const T* next = b_at(b, j + q + kNR<V>);
+              ahead = {reinterpret_cast<const char*>(next), b.column_stride * int64_t(sizeof(T)), kNR<V>,
+                       k * int64_t(sizeof(T)) / 64};
+            }
+            macro_kernel(a, panel, i, j + q, rows, width, words(k), p == 0, p + k == g.k, unpacked, b.row_stride,
+                         ahead);
           }
+          if (keeps_a) a += round_up(rows, kMR) * words(k);
         }
       }
     }

@@ -88,9 +88,11 @@ template <class T> struct ChainGradients : Chained<T> {
         const int64_t height = least(kMR, n - i);
         const auto kernel = kKernel<P>.tile[columns > kLanes<V>][height - 1];
         const bool whole = columns == kPanel;
+        S* to = whole ? gw + i * k + j : tile;
+        const int64_t ld = whole ? k : kPanel;
         for (int64_t q = 0; q < rows; q += kChain)
           kernel(least(kChain, rows - q), a + i * rows + q * kMR, b + q * kPanel, nullptr,
-                 whole ? gw + i * k + j : tile, whole ? k : kPanel, whole || q > 0);
+                 whole || q > 0 ? to : nullptr, ld, to, ld);
         for (int64_t r = 0; !whole && r < height; r++)
           Product<T>::add_row(gw + (i + r) * k + j, tile + r * kPanel, columns);
       }

@@ -38,14 +38,15 @@ template <class T> struct GatedProduct {
       const auto kernel = kKernel<P>.tile[1][least(kMR, rows - r) - 1];
       for (int64_t q = 0; q < k; q += kChain)
         kernel(least(kChain, k - q), a + r * k + q * kMR, panel + q * kNR<V>, q + kChain >= k ? bias : nullptr,
-               to + r * kNR<V>, kNR<V>, add || q > 0);
+               add || q > 0 ? to + r * kNR<V> : nullptr, kNR<V>, to + r * kNR<V>, kNR<V>);
     }
   }
 
   // Rows [i0, i0 + m) and columns [j0, j0 + n) of c, by this thread. Where k takes several blocks the sums so far wait
   // in scratch: those of all rows, and of as many columns as are packed at a time.
   void part(int64_t i0, int64_t m, int64_t j0, int64_t n) const {
-    const int64_t k0 = g.gate.k, kc = Product<T>::block_of_k(k0), nc = kBytesOfB / kBytesOfK / kNR<V> / 2 * kNR<V>;
+    const int64_t k0 = g.gate.k, kc = Product<T>::block_of_k(k0);
+    const int64_t nc = Product<T>::columns_of_block(kc) / 2 / kNR<V> * kNR<V>;
     const int64_t mc = round_up(ceil_div(m, ceil_div(m, kMC)), kMR), width = round_up(least(n, nc), kNR<V>);
     const bool in_blocks = kc < k0, reused = mc < m;
     const Scratch waiting(kSlotOfPartial, in_blocks ? 2 * m * width * int64_t(sizeof(S)) : 0);
@@ -55,10 +56,11 @@ template <class T> struct GatedProduct {
       for (int64_t p = 0; p < k0; p += kc) {
         const int64_t k = least(kc, k0 - p), words = Product<T>::words(k);
         const bool begins = p == 0, ends = p + k == k0;
-        Word* b = Product<T>::room(kSlotOfB, 2 * (reused ? width : kNR<V>)*words);
+        Word *a = Product<T>::room(kSlotOfA, mc * words),
+             *b = Product<T>::room(kSlotOfB, 2 * (reused ? width : kNR<V>)*words);
         for (int64_t i = 0; i < m; i += mc) {
           const int64_t rows = least(mc, m - i);
-          const Word* a = gate.pack_a(i0 + i, p, rows, k);
+          gate.pack_a(a, i0 + i, p, rows, k);
           for (int64_t q = 0; q < columns; q += kNR<V>) {
             const int64_t w = least(kNR<V>, columns - q);
             Word *of_gate = reused ? b + 2 * q * words : b, *of_up = of_gate + kNR<V> * words;

@@ -142,7 +142,7 @@ template <int W, class T> void pack_panel(const T* from, int64_t row_stride, int
 // The first words of kTogether panels of W rows, where the rows lie next to each other: a step along k reads whole
 // lines, each once. One panel a time reads each line for each panel that it is a part of, and may find it gone from
 // cache.
-constexpr int kTogether = 8;
+template <int W> constexpr int kTogether = W < 16 ? 6 : 8;
 template <int W, class T>
 void pack_together(const T* from, int64_t k_stride, int64_t words, typename Packed<T>::Word* to, int64_t panel) {
   using P = Packed<T>;
@@ -151,7 +151,7 @@ void pack_together(const T* from, int64_t k_stride, int64_t words, typename Pack
                 kVectors = (W + n - 1) / n;  // the last runs over into the next k, which is written later
   for (int64_t p = 0; p < words; p++, from += P::kNumbers * k_stride, to += W) {
 #pragma GCC unroll 8
-    for (int q = 0; q < kTogether; q++)
+    for (int q = 0; q < kTogether<W>; q++)
 #pragma GCC unroll 8
       for (int i = 0; i < kVectors; i++) {
         const V v = P::load_rows(from + q * W + i * n, k_stride);
@@ -160,14 +160,15 @@ void pack_together(const T* from, int64_t k_stride, int64_t words, typename Pack
   }
 }
 
-// All rows of an operand, panel after panel.
-template <int W, class T>
-void pack(const T* from, int64_t row_stride, int64_t k_stride, int64_t count, int64_t k, typename Packed<T>::Word* to) {
-  constexpr int64_t n = kLanes<typename Packed<T>::V>, kEach = Packed<T>::kNumbers, kGroup = kTogether * W;
+// All rows of an operand, panel after panel; of those that follow in memory so many can be read.
+template <int W, class T> void pack(const T* from, int64_t row_stride, int64_t k_stride, int64_t count, int64_t k,
+                                    typename Packed<T>::Word* to, int64_t readable = 0) {
+  constexpr int64_t n = kLanes<typename Packed<T>::V>, kEach = Packed<T>::kNumbers, kGroup = kTogether<W> * W;
   constexpr int64_t kOver = (W + n - 1) / n * n - W;  // read past the last row
   const int64_t words = (k + kEach - 1) / kEach, last = words - 1;
   int64_t i = 0;
-  for (; row_stride == 1 && k > 0 && i + kGroup + kOver <= count; i += kGroup) {
+  const int64_t end = readable > count ? readable : count;
+  for (; row_stride == 1 && k > 0 && i + kGroup <= count && i + kGroup + kOver <= end; i += kGroup) {
     pack_together<W>(from + i, k_stride, last, to + i * words, W * words);
     for (int64_t q = i; q < i + kGroup; q += W)
       pack_panel<W>(from + q + last * kEach * k_stride, 1, k_stride, W, k - last * kEach, to + q * words + last * W);
