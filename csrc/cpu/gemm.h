@@ -66,7 +66,7 @@ void gemm(const Gemm& given) {
       return;
     }
     if constexpr (Product<T>::kDirect) {
-      if (g.b.row_stride == 1 && g.split == 0 && is_turned<VectorFor<T>>(g.m)) {
+      if (g.b.row_stride == 1 && g.split == 0 && is_turned<VectorFor<T>>(g)) {
         TurnedProduct<T>{g}.run(count);
         return;
       }

@@ -1,6 +1,6 @@
 // y = x w^T as y^T = w x^T: a tile has kMR rows of w, which are read in place, and a panel of rows of x, which are
-// packed. For few rows, since to pack w, as blocked.h does, costs 5 to 9 % of 128 rows and more of fewer; and for few
-// columns, which would leave lanes of vectors empty that rows fill.
+// packed. For rows that are not many, since to pack w, as blocked.h does, costs a tenth of 128 rows and more of fewer;
+// and for few columns, which would leave lanes of vectors empty that rows fill.
 #pragma once
 
 #include "blocked.h"
@@ -8,15 +8,23 @@
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
-constexpr int64_t kBytesOfRows = 128;          // that are turned: a column of c, at most (measured on a Zen 3)
 constexpr int64_t kBytesOfTurned = 256 << 10;  // of w, at a time: they stay in L2
-
-constexpr int64_t kBytesOfPanels = 16 << 10;  // of rows, at a time, where they are many: they stay in L1
+constexpr int64_t kBytesOfPanels = 16 << 10;   // of rows, at a time, where they are many: they stay in L1
 constexpr int64_t kNarrow = 64, kManyRows = 128;
 
+// Whether rows that are so far apart, in bytes, lie about a multiple of a page apart: L1 has eight places for them all.
+constexpr int64_t kPage = 4096, kNear = 128;
+constexpr bool is_aliased(int64_t stride) { return (stride + kNear) % kPage < 2 * kNear; }
+
+// Rows that are turned, at most: of w in its place; and where its rows alias, so that each block of them is copied
+// first. More are faster packed (a Zen 4, by AVX-512 and by AVX2, 2026-11-27).
+template <class S> constexpr int64_t kRowsInPlace = FUSEGRAD_VECTOR_BYTES == 64 || sizeof(S) == 4 ? 256 : 64;
+template <class S> constexpr int64_t kRowsCopied = sizeof(S) == 8 ? 0 : FUSEGRAD_VECTOR_BYTES == 64 ? 256 : 32;
+
 // Whether rows are as few as that, and fill vectors to seven eighths.
-template <class V> bool is_turned(int64_t rows) {
-  return rows * int64_t(sizeof(ScalarOf<V>)) <= kBytesOfRows && 7 * round_up(rows, kLanes<V>) <= 8 * rows;
+template <class V, class S = ScalarOf<V>> bool is_turned(const Gemm& g) {
+  const int64_t most = is_aliased(g.b.column_stride * int64_t(sizeof(S))) ? kRowsCopied<S> : kRowsInPlace<S>;
+  return g.m <= most && 7 * round_up(g.m, kLanes<V>) <= 8 * g.m;
 }
 
 // Whether rows are many, and columns so few that they fill vectors to less than seven eighths (a Zen 4, 2026-11-26).
@@ -120,15 +128,29 @@ template <class T> struct TurnedProduct {
   int64_t panels() const { return ceil_div(g.m, kPanel); }
   int64_t rows_in(int64_t panel) const { return least(kPanel, g.m - panel * kPanel); }
 
-  // to = or += rows [i, i + count) of w times a panel of x, over [p, end) of k.
-  void sums(int64_t i, int64_t count, int64_t panel, int64_t p, int64_t end, const S* x, const S* bias, S* to) const {
+  // From row to row of a copy of w: k numbers at least, and no multiple of a page.
+  static int64_t apart(int64_t k) {
+    return is_aliased(k * int64_t(sizeof(S))) ? k + 2 * kNear / int64_t(sizeof(S)) : k;
+  }
+
+  // to = or += rows [i, i + count) of w times a panel of x, over [p, end) of k; from a copy of the rows, if there is
+  // one, and then with those that are copied next brought nearer meanwhile.
+  void sums(int64_t i, int64_t count, int64_t panel, int64_t p, int64_t end, const S* x, const S* bias, S* to,
+            const S* copy, int64_t ld_copy) const {
+    const int64_t chains = ceil_div(end - p, kChain), tiles = ceil_div(count, kMR), next = i + count;
+    const Ahead copied{copy && next + count <= g.n ? reinterpret_cast<const char*>(w(next) + p) : nullptr,
+                       g.b.column_stride * int64_t(sizeof(S)), count, (end - p) * int64_t(sizeof(S)) / 64};
     const int wide = rows_in(panel) > kLanes<V>;
     for (int64_t r = 0; r < count; r += kMR) {
       const auto kernel = kTurnedKernel<V>.tile[wide][least(kMR, count - r) - 1];
-      const int64_t ahead = panel == 0 && i + r + 2 * kMR <= g.n ? kMR * g.b.column_stride : 0;
-      for (int64_t q = p; q < end; q += kChain)
-        kernel(least(kChain, end - q), w(i + r) + q, g.b.column_stride, ahead, x + q * kPanel,
+      const S* rows = copy ? copy + r * ld_copy : w(i + r) + p;
+      const int64_t ld = copy ? ld_copy : g.b.column_stride,
+                    ahead = !copy && panel == 0 && i + r + 2 * kMR <= g.n ? kMR * ld : 0;
+      for (int64_t q = p; q < end; q += kChain) {
+        copied.bring((panel * tiles + r / kMR) * chains + (q - p) / kChain, panels() * tiles * chains);
+        kernel(least(kChain, end - q), rows + q - p, ld, ahead, x + q * kPanel,
                bias && end == g.k && q + kChain >= end ? bias + r : nullptr, to + r * kPanel, q > 0);
+      }
     }
   }
 
@@ -149,15 +171,21 @@ template <class T> struct TurnedProduct {
     const int64_t height = least(kBytesOfTurned / int64_t(sizeof(S)) / kc / kMR * kMR, kMC);
     const Scratch waiting(kSlotOfPartial, kc < g.k ? panels() * kPanel * n * int64_t(sizeof(S)) : 0);
     alignas(64) S tile[kMC * kPanel], biases[kMC];
+    const int64_t ld_copy = apart(kc);
+    const Scratch room_of_copy(
+        kSlotOfA, is_aliased(g.b.column_stride * int64_t(sizeof(S))) ? height * ld_copy * int64_t(sizeof(S)) : 0);
+    S* copy = static_cast<S*>(room_of_copy.data);
     for (int64_t p = 0; p < g.k; p += kc) {
       const int64_t end = least(p + kc, g.k);
       for (int64_t i = i0; i < i0 + n; i += height) {
         const int64_t count = least(height, i0 + n - i);
         for (int64_t r = 0; g.bias && r < count; r++)
           biases[r] = to_scalar(static_cast<const T*>(g.bias)[(i + r) * g.bias_stride]);
+        for (int64_t r = 0; copy && r < count; r++)
+          __builtin_memcpy(copy + r * ld_copy, w(i + r) + p, (end - p) * sizeof(S));
         for (int64_t panel = 0; panel < panels(); panel++) {
           S* to = kc < g.k ? static_cast<S*>(waiting.data) + (panel * n + i - i0) * kPanel : tile;
-          sums(i, count, panel, p, end, x + panel * kPanel * g.k, g.bias ? biases : nullptr, to);
+          sums(i, count, panel, p, end, x + panel * kPanel * g.k, g.bias ? biases : nullptr, to, copy, ld_copy);
           if (end == g.k) epilogue(i, count, panel, to);
         }
       }
@@ -168,22 +196,23 @@ template <class T> struct TurnedProduct {
   void run_by_rows(int count) const {
     const int64_t bytes = kPanel * g.k * int64_t(sizeof(S)),
                   group = bytes < kBytesOfPanels ? kBytesOfPanels / bytes : 1;
+    const int64_t ld = apart(g.k);
     share(count, ceil_div(panels(), group), [&](int64_t task, int64_t end) {
-      const Scratch of_w(kSlotOfA, g.n * g.k * int64_t(sizeof(S))),
+      const Scratch of_w(kSlotOfA, g.n * ld * int64_t(sizeof(S))),
           of_x(kSlotOfB, (group * kPanel * g.k + kPanel) * int64_t(sizeof(S)));
       S *w = static_cast<S*>(of_w.data), *packed = static_cast<S*>(of_x.data);
       for (int64_t i = 0; i < g.n; i++) {
         const T* from = static_cast<const T*>(g.b.data) + i * g.b.column_stride;
         if (g.b.row_stride == 1)
-          widen_row(from, w + i * g.k, g.k);
+          widen_row(from, w + i * ld, g.k);
         else
-          for (int64_t p = 0; p < g.k; p++) w[i * g.k + p] = to_scalar(from[p * g.b.row_stride]);
+          for (int64_t p = 0; p < g.k; p++) w[i * ld + p] = to_scalar(from[p * g.b.row_stride]);
       }
       for (; task < end; task++) {
         const int64_t first = task * group * kPanel;
         Gemm piece = g;
         piece.m = least(group * kPanel, g.m - first);
-        piece.b = {w, 1, g.k};
+        piece.b = {w, 1, ld};
         piece.c = static_cast<T*>(g.c) + first * g.n;
         if (g.saved) piece.saved = static_cast<T*>(g.saved) + first * g.n;
         const T* x = static_cast<const T*>(g.a.data) + first * g.a.row_stride;
