@@ -31,9 +31,9 @@ inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // c = sums + a b + bias, of a tile of kRows by kVectors and k words; a bias of columns, or of rows. There may be no
 // sums, and no bias.
-template <int kRows, int kVectors, class P, bool kBiasOfRows = false, class V = typename P::V, class S = ScalarOf<V>>
+template <int kRows, int kVectors, class P, bool kBiasOfRows, class Out, class V = typename P::V, class S = ScalarOf<V>>
 void micro_kernel(int64_t k, const typename P::Word* a, const typename P::Word* b, const S* bias, const S* sums,
-                  int64_t ld, S* c, int64_t ldc) {
+                  int64_t ld, Out* c, int64_t ldc) {
   V sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++)
@@ -69,7 +69,7 @@ void micro_kernel(int64_t k, const typename P::Word* a, const typename P::Word* 
 #pragma GCC unroll 2
     for (int j = 0; j < kVectors; j++) {
       const V s = sum[i][j];
-      store<V>(c + i * ldc + j * kLanes<V>, sums ? load<V>(sums + i * ld + j * kLanes<V>) + s : s);
+      store_as(c + i * ldc + j * kLanes<V>, sums ? load<V>(sums + i * ld + j * kLanes<V>) + s : s);
     }
 }
 
@@ -110,26 +110,19 @@ template <class V, class S = ScalarOf<V>> void packing_kernel(int64_t k, const S
     }
 }
 
-// Rows that are packed next, brought nearer while others are multiplied: some of their lines before each tile.
-struct Ahead {
-  const char* from;  // nullptr if there are none
-  int64_t stride, rows, lines;
-  void bring(int64_t part, int64_t parts) const {
-    for (int64_t line = lines * part / parts; from && line < lines * (part + 1) / parts; line++)
-      for (int64_t i = 0; i < rows; i++) __builtin_prefetch(from + i * stride + line * 64, 0, 2);
-  }
-};
-
-template <class P, bool kBiasOfRows> struct Kernel {  // for 1 to kMR rows, 1 or 2 vectors
-  using MicroKernel = decltype(&micro_kernel<1, 1, P, kBiasOfRows>);
+template <class P, bool kBiasOfRows, class Out> struct Kernel {  // for 1 to kMR rows, 1 or 2 vectors
+  using MicroKernel = decltype(&micro_kernel<1, 1, P, kBiasOfRows, Out>);
   MicroKernel tile[2][kMR];
 
   constexpr Kernel() : tile{} { fill(typename Count<kMR>::type{}); }
   template <int... I> constexpr void fill(Indices<I...>) {
-    ((tile[0][I] = micro_kernel<I + 1, 1, P, kBiasOfRows>, tile[1][I] = micro_kernel<I + 1, 2, P, kBiasOfRows>), ...);
+    ((tile[0][I] = micro_kernel<I + 1, 1, P, kBiasOfRows, Out>,
+      tile[1][I] = micro_kernel<I + 1, 2, P, kBiasOfRows, Out>),
+     ...);
   }
 };
-template <class P, bool kBiasOfRows = false> constexpr Kernel<P, kBiasOfRows> kKernel;
+template <class P, bool kBiasOfRows = false, class Out = ScalarOf<typename P::V>>
+constexpr Kernel<P, kBiasOfRows, Out> kKernel;
 
 template <class Body> void share(int count, int64_t tasks, const Body& body) {
   if (count == 1 || tasks == 1)
@@ -214,6 +207,18 @@ template <class T> struct Product {
     for (; q < n; q++) to[q] += from[q];
   }
 
+  // Brings a tile nearer that is written next: of c, or of partial sums.
+  void bring_c(int64_t i, int64_t j, int64_t rows, int64_t columns, bool begins, bool ends) const {
+    const auto bring = [&](const void* from, int64_t size, int64_t row) {
+      for (int64_t r = 0; r < rows; r++)
+        for (int64_t at = 0; at < columns * size; at += kLine)
+          __builtin_prefetch(static_cast<const char*>(from) + r * row * size + at, 1);
+    };
+    if (ends) bring(row(g.c, i) + j, sizeof(T), g.n);
+    if (!kDirect && !(begins && ends)) bring(partial + i * g.n + j, sizeof(S), g.n);
+    if (kDirect && !ends) bring(partial + i * g.n + j, sizeof(S), g.n);
+  }
+
   // Rows [i, i + rows) of a, packed, times a panel of b for columns [j, j + columns), over k words. If it is still to
   // be packed, from rows of b that are b_row apart, the first tile does so. Partial sums are passed on in L1: rows of c
   // push one another out of it where they are a multiple of a page apart.
@@ -223,6 +228,8 @@ template <class T> struct Product {
     const int vectors = columns > kLanes<V> ? 2 : 1;
     const bool whole = columns == vectors * kLanes<V>;
     const bool direct = whole && (ends ? kDirect && !g.activation && !g.saved : true);
+    constexpr bool kNarrows = P::kNumbers > 1;  // in registers: of others it would take as many kernels again
+    const bool narrows = kNarrows && whole && ends && !g.activation && !g.saved;
     S room[kNR<V>];
     const S* bias = ends ? bias_of(j, columns, room) : nullptr;
     S* to = direct ? partial + i * g.n + j : tile;
@@ -232,15 +239,21 @@ template <class T> struct Product {
       const int64_t height = least(kMR, rows - r);
       const auto kernel = kKernel<typename P::Multiplied>.tile[vectors - 1][height - 1];
       S* c = to + r * ld;
-      const S* sums = direct && !begins ? c : nullptr;
-      for (int64_t i = 0; direct && i < height; i++)
-        for (int j = 0; j < vectors; j++) __builtin_prefetch(c + i * ld + j * kLanes<V>, 1);
-      for (int64_t q = 0, ld_sums = ld; q < k; q += kChain, sums = chained, ld_sums = kNR<V>) {
+      const S* sums = begins ? nullptr : direct ? c : narrows ? partial + (i + r) * g.n + j : nullptr;
+      bring_c(i + r, j, height, columns, begins, ends);
+      for (int64_t q = 0, ld_sums = narrows ? g.n : ld; q < k; q += kChain, sums = chained, ld_sums = kNR<V>) {
         ahead.bring(r / kMR * chains + q / kChain, parts);
         const int64_t steps = least(kChain, k - q);
         const bool last = q + kChain >= k;
         S* out = last ? c : chained;
         const int64_t ld_out = last ? ld : kNR<V>;
+        if constexpr (kNarrows) {
+          if (last && narrows) {
+            const auto narrowing = kKernel<P, false, T>.tile[vectors - 1][height - 1];
+            narrowing(steps, a + r * k + q * kMR, b + q * kNR<V>, bias, sums, ld_sums, row(g.c, i + r) + j, g.n);
+            continue;
+          }
+        }
         if constexpr (kDirect) {
           if (unpacked && r == 0) {
             packing_kernel<V>(steps, a + q * kMR, unpacked + q * b_row, b_row, b + q * kNR<V>, sums, ld_sums, out,
@@ -251,7 +264,7 @@ template <class T> struct Product {
         kernel(steps, a + r * k + q * kMR, b + q * kNR<V>, last ? bias : nullptr, sums, ld_sums, out, ld_out);
       }
     }
-    if (!direct) epilogue(tile, ld, i, j, rows, columns, begins, ends);
+    if (!direct && !narrows) epilogue(tile, ld, i, j, rows, columns, begins, ends);
   }
 
   static int64_t words(int64_t k) { return ceil_div(k, P::kNumbers); }
@@ -262,6 +275,12 @@ template <class T> struct Product {
   void pack_b(Word* to, int64_t p, int64_t j, int64_t k, int64_t columns) const {
     const Operand b = rows_of_b<T>(g, p);
     pack<kNR<V>>(b_at(b, j), b.column_stride, b.row_stride, columns, k, to);
+  }
+  Ahead panel_of_b(const Operand& b, int64_t j, int64_t k) const {
+    constexpr int64_t size = sizeof(T);
+    const char* from = reinterpret_cast<const char*>(b_at(b, j));
+    if (b.row_stride == 1) return {from, b.column_stride * size, kNR<V>, k * size};
+    return {b.column_stride == 1 ? from : nullptr, b.row_stride * size, k, kNR<V> * size};
   }
   void pack_a(Word* to, int64_t i, int64_t p, int64_t rows, int64_t k) const {
     pack<kMR>(static_cast<const T*>(g.a.data) + (first + i) * g.a.row_stride + p * g.a.column_stride, g.a.row_stride,
@@ -306,12 +325,8 @@ template <class T> struct Product {
             const bool by_tile = kDirect && b.column_stride == 1 && width == kNR<V> && rows >= kMR && !g.bias;
             if (i == i0 && !by_tile) pack_b(panel, p, j + q, k, width);
             const T* unpacked = i == i0 && by_tile ? b_at(b, j + q) : nullptr;
-            Ahead ahead{};
-            if (i == i0 && b.row_stride == 1 && q + 2 * kNR<V> <= columns) {
-              const T* next = b_at(b, j + q + kNR<V>);
-              ahead = {reinterpret_cast<const char*>(next), b.column_stride * int64_t(sizeof(T)), kNR<V>,
-                       k * int64_t(sizeof(T)) / 64};
-            }
+            const bool packs_next = i == i0 && !by_tile && q + 2 * kNR<V> <= columns;
+            const Ahead ahead = packs_next ? panel_of_b(b, j + q + kNR<V>, k) : Ahead{};
             macro_kernel(a, panel, i, j + q, rows, width, words(k), p == 0, p + k == g.k, unpacked, b.row_stride,
                          ahead);
           }

@@ -57,6 +57,11 @@ inline F32 widen(U16 h, Half) {
 }
 
 inline U16 narrow(F32 x, BFloat16) {
+#if defined(FUSEGRAD_AVX512_BF16)
+  constexpr int kSubnormal = 0x20;  // numbers that the instruction takes for 0
+  if (!_mm512_fpclass_ps_mask(bits<__m512>(x), kSubnormal)) [[likely]]
+    return bits<U16>(_mm512_cvtneps_pbh(bits<__m512>(x)));
+#endif
   const U32 u = bits<U32>(x);
   const U32 rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
   return __builtin_convertvector(x != x ? U32{} + 0x7fc0 : rounded, U16);

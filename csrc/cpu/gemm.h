@@ -65,11 +65,11 @@ void gemm(const Gemm& given) {
       RowProduct<T>{g}.run(count);
       return;
     }
+    if (is_turned<T>(g)) {
+      TurnedProduct<T>{g}.run(count);
+      return;
+    }
     if constexpr (Product<T>::kDirect) {
-      if (g.b.row_stride == 1 && g.split == 0 && is_turned<VectorFor<T>>(g)) {
-        TurnedProduct<T>{g}.run(count);
-        return;
-      }
       Product<T>{g, 0, g.m, static_cast<S*>(g.c)}.run(count);
       return;
     }

@@ -42,6 +42,7 @@ template <class T> struct Packed {
   using V = VectorFor<T>;
   using Word = ScalarOf<V>;
   using Multiplied = Packed<Word>;  // of the same words, whatever they were read from
+  using InPlace = Word;             // rows of these need no packing
   static constexpr int kNumbers = 1;
 
   static V load_k(const T* from) { return load_as(from); }              // a vector of words along k
@@ -49,6 +50,7 @@ template <class T> struct Packed {
   static Word one(const T* from, int64_t, bool) { return to_scalar(*from); }
   static V load(const Word* from) { return FUSEGRAD_ISA::load<V>(from); }
   static V repeat(Word x) { return all<V>(x); }
+  static V repeat_at(const InPlace* from) { return all<V>(*from); }
   static V add_product(V sum, V a, V b) { return sum + a * b; }
 };
 
@@ -58,6 +60,7 @@ template <> struct Packed<BFloat16> {
   using V = F32;  // carries the bits
   using Word = uint32_t;
   using Multiplied = Packed;
+  using InPlace = BFloat16;
   static constexpr int kNumbers = 2;
 
   static V load_k(const BFloat16* from) { return load(reinterpret_cast<const Word*>(from)); }
@@ -76,11 +79,37 @@ template <> struct Packed<BFloat16> {
     return v;
   }
   static V repeat(Word x) { return bits<V>(U32{} + x); }
+  static V repeat_at(const InPlace* from) {
+    Word pair;
+    __builtin_memcpy(&pair, from, sizeof pair);
+    return repeat(pair);
+  }
   static V add_product(V sum, V a, V b) {
     return bits<V>(_mm512_dpbf16_ps(bits<__m512>(sum), bits<__m512bh>(a), bits<__m512bh>(b)));
   }
 };
 #endif
+
+constexpr int64_t kLine = 64;
+
+// Rows of memory that are read next, brought nearer while others are multiplied: a part of them before each tile.
+struct Ahead {
+  const char* from;  // nullptr if there are none
+  int64_t stride, rows, bytes;
+
+  void bring(int64_t part, int64_t parts) const {
+    if (!from) return;
+    const int64_t lines = bytes / kLine;
+    if (lines < rows)  // some rows, or some of each
+      bring(rows * part / parts, rows * (part + 1) / parts, 0, lines);
+    else
+      bring(0, rows, lines * part / parts, lines * (part + 1) / parts);
+  }
+  void bring(int64_t row, int64_t end, int64_t line, int64_t last) const {
+    for (; row < end; row++)
+      for (int64_t at = line; at < last; at++) __builtin_prefetch(from + row * stride + at * kLine, 0, 2);
+  }
+};
 
 constexpr int64_t kWorthASquare = 3;  // numbers of a row that are left: fewer are taken one by one
 

@@ -18,13 +18,15 @@ constexpr bool is_aliased(int64_t stride) { return (stride + kNear) % kPage < 2 
 
 // Rows that are turned, at most: of w in its place; and where its rows alias, so that each block of them is copied
 // first. More are faster packed (a Zen 4, by AVX-512 and by AVX2, 2026-11-27).
-template <class S> constexpr int64_t kRowsInPlace = FUSEGRAD_VECTOR_BYTES == 64 || sizeof(S) == 4 ? 256 : 64;
-template <class S> constexpr int64_t kRowsCopied = sizeof(S) == 8 ? 0 : FUSEGRAD_VECTOR_BYTES == 64 ? 256 : 32;
+template <class T> constexpr int64_t kRowsInPlace = FUSEGRAD_VECTOR_BYTES == 64 || sizeof(T) == 4 ? 256 : 64;
+template <class T> constexpr int64_t kRowsCopied = sizeof(T) == 8 ? 0 : FUSEGRAD_VECTOR_BYTES == 64 ? 256 : 32;
 
-// Whether rows are as few as that, and fill vectors to seven eighths.
-template <class V, class S = ScalarOf<V>> bool is_turned(const Gemm& g) {
-  const int64_t most = is_aliased(g.b.column_stride * int64_t(sizeof(S))) ? kRowsCopied<S> : kRowsInPlace<S>;
-  return g.m <= most && 7 * round_up(g.m, kLanes<V>) <= 8 * g.m;
+// Whether w can be read in place, and rows are as few as that, and fill vectors to seven eighths.
+template <class T> bool is_turned(const Gemm& g) {
+  using P = Packed<T>;
+  const int64_t most = is_aliased(g.b.column_stride * int64_t(sizeof(T))) ? kRowsCopied<T> : kRowsInPlace<T>;
+  return sizeof(typename P::InPlace) == sizeof(T) && g.b.row_stride == 1 && g.split == 0 && g.k % P::kNumbers == 0 &&
+         g.m <= most && 7 * round_up(g.m, kLanes<typename P::V>) <= 8 * g.m;
 }
 
 // Whether rows are many, and columns so few that they fill vectors to less than seven eighths (a Zen 4, 2026-11-26).
@@ -34,8 +36,9 @@ template <class V> bool is_narrow(const Gemm& g) {
 
 // to = a b + bias or to += a b + bias, of kRows rows of a, lda apart, and a panel of b; a bias of rows. Of the rows
 // that start `ahead` further, what lies beside is brought nearer meanwhile.
-template <int kRows, int kVectors, class V, class S = ScalarOf<V>>
-void turned_kernel(int64_t k, const S* a, int64_t lda, int64_t ahead, const S* b, const S* bias, S* to, bool add) {
+template <int kRows, int kVectors, class P, class V = typename P::V, class S = ScalarOf<V>>
+void turned_kernel(int64_t k, const typename P::InPlace* a, int64_t lda, int64_t ahead, const typename P::Word* b,
+                   const S* bias, S* to, bool add) {
   V sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++)
@@ -43,27 +46,27 @@ void turned_kernel(int64_t k, const S* a, int64_t lda, int64_t ahead, const S* b
     for (int j = 0; j < kVectors; j++) sum[i][j] = V{};
   // a pointer for three rows: the second and third are lda and 2 lda past it, as an address can say
   constexpr int kEach = 3, kPointers = (kRows + kEach - 1) / kEach;
-  const S* rows[kPointers];
+  const typename P::InPlace* rows[kPointers];
 #pragma GCC unroll 5
   for (int i = 0; i < kPointers; i++) rows[i] = a + kEach * i * lda;
   const auto step = [&](int u) __attribute__((always_inline)) {
     asm("" : "+r"(lda));  // else GCC computes each address that takes a constant past a row, and keeps it in memory
     V row[kVectors];
 #pragma GCC unroll 2
-    for (int j = 0; j < kVectors; j++) row[j] = load<V>(b + u * kNR<V> + j * kLanes<V>);
+    for (int j = 0; j < kVectors; j++) row[j] = P::load(b + u * kNR<V> + j * kLanes<V>);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; i++) {
-      const V factor = all<V>(rows[i / kEach][i % kEach * lda + u]);
+      const V factor = P::repeat_at(rows[i / kEach] + i % kEach * lda + u * P::kNumbers);
 #pragma GCC unroll 2
-      for (int j = 0; j < kVectors; j++) sum[i][j] += factor * row[j];
+      for (int j = 0; j < kVectors; j++) sum[i][j] = P::add_product(sum[i][j], factor, row[j]);
     }
   };
   const auto move = [&](int steps) __attribute__((always_inline)) {
 #pragma GCC unroll 5
-    for (int i = 0; i < kPointers; i++) rows[i] += steps;
+    for (int i = 0; i < kPointers; i++) rows[i] += steps * P::kNumbers;
     b += steps * kNR<V>;
   };
-  constexpr int kSteps = 64 / sizeof(S);  // a line of each row of a
+  constexpr int kSteps = 64 / sizeof(typename P::Word);  // a line of each row of a
   for (; k >= kSteps; k -= kSteps) {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; i++) __builtin_prefetch(rows[i / kEach] + i % kEach * lda + ahead);
@@ -85,16 +88,16 @@ void turned_kernel(int64_t k, const S* a, int64_t lda, int64_t ahead, const S* b
     }
 }
 
-template <class V> struct TurnedKernel {  // for 1 to kMR rows, 1 or 2 vectors
-  using Kernel = decltype(&turned_kernel<1, 1, V>);
+template <class P> struct TurnedKernel {  // for 1 to kMR rows, 1 or 2 vectors
+  using Kernel = decltype(&turned_kernel<1, 1, P>);
   Kernel tile[2][kMR];
 
   constexpr TurnedKernel() : tile{} { fill(typename Count<kMR>::type{}); }
   template <int... I> constexpr void fill(Indices<I...>) {
-    ((tile[0][I] = turned_kernel<I + 1, 1, V>, tile[1][I] = turned_kernel<I + 1, 2, V>), ...);
+    ((tile[0][I] = turned_kernel<I + 1, 1, P>, tile[1][I] = turned_kernel<I + 1, 2, P>), ...);
   }
 };
-template <class V> constexpr TurnedKernel<V> kTurnedKernel;
+template <class P> constexpr TurnedKernel<P> kTurnedKernel;
 
 // (columns, kNR) as (rows, columns): square by square.
 template <class T, class V = VectorFor<T>, class S = ScalarOf<V>>
@@ -121,35 +124,39 @@ void write_turned(const S* from, int64_t rows, int64_t columns, T* to, int64_t l
 template <class T> struct TurnedProduct {
   using V = VectorFor<T>;
   using S = ScalarOf<V>;
-  static constexpr int64_t kPanel = kNR<V>;
+  using P = typename Packed<T>::Multiplied;
+  using Word = typename P::Word;
+  using W = typename P::InPlace;
+  static constexpr int64_t kPanel = kNR<V>, kEach = P::kNumbers;
   const Gemm& g;
 
-  const S* w(int64_t i) const { return static_cast<const S*>(g.b.data) + i * g.b.column_stride; }
+  const W* w(int64_t i) const { return static_cast<const W*>(g.b.data) + i * g.b.column_stride; }
   int64_t panels() const { return ceil_div(g.m, kPanel); }
   int64_t rows_in(int64_t panel) const { return least(kPanel, g.m - panel * kPanel); }
 
   // From row to row of a copy of w: k numbers at least, and no multiple of a page.
   static int64_t apart(int64_t k) {
-    return is_aliased(k * int64_t(sizeof(S))) ? k + 2 * kNear / int64_t(sizeof(S)) : k;
+    return is_aliased(k * int64_t(sizeof(W))) ? k + 2 * kNear / int64_t(sizeof(W)) : k;
   }
 
   // to = or += rows [i, i + count) of w times a panel of x, over [p, end) of k; from a copy of the rows, if there is
   // one, and then with those that are copied next brought nearer meanwhile.
-  void sums(int64_t i, int64_t count, int64_t panel, int64_t p, int64_t end, const S* x, const S* bias, S* to,
-            const S* copy, int64_t ld_copy) const {
-    const int64_t chains = ceil_div(end - p, kChain), tiles = ceil_div(count, kMR), next = i + count;
+  void sums(int64_t i, int64_t count, int64_t panel, int64_t p, int64_t end, const Word* x, const S* bias, S* to,
+            const W* copy, int64_t ld_copy) const {
+    const int64_t first = p / kEach, last = end / kEach, chains = ceil_div(last - first, kChain),
+                  tiles = ceil_div(count, kMR), next = i + count;
     const Ahead copied{copy && next + count <= g.n ? reinterpret_cast<const char*>(w(next) + p) : nullptr,
-                       g.b.column_stride * int64_t(sizeof(S)), count, (end - p) * int64_t(sizeof(S)) / 64};
+                       g.b.column_stride * int64_t(sizeof(W)), count, (end - p) * int64_t(sizeof(W))};
     const int wide = rows_in(panel) > kLanes<V>;
     for (int64_t r = 0; r < count; r += kMR) {
-      const auto kernel = kTurnedKernel<V>.tile[wide][least(kMR, count - r) - 1];
-      const S* rows = copy ? copy + r * ld_copy : w(i + r) + p;
+      const auto kernel = kTurnedKernel<P>.tile[wide][least(kMR, count - r) - 1];
+      const W* rows = copy ? copy + r * ld_copy : w(i + r) + p;
       const int64_t ld = copy ? ld_copy : g.b.column_stride,
                     ahead = !copy && panel == 0 && i + r + 2 * kMR <= g.n ? kMR * ld : 0;
-      for (int64_t q = p; q < end; q += kChain) {
-        copied.bring((panel * tiles + r / kMR) * chains + (q - p) / kChain, panels() * tiles * chains);
-        kernel(least(kChain, end - q), rows + q - p, ld, ahead, x + q * kPanel,
-               bias && end == g.k && q + kChain >= end ? bias + r : nullptr, to + r * kPanel, q > 0);
+      for (int64_t q = first; q < last; q += kChain) {
+        copied.bring((panel * tiles + r / kMR) * chains + (q - first) / kChain, panels() * tiles * chains);
+        kernel(least(kChain, last - q), rows + (q - first) * kEach, ld, ahead, x + q * kPanel,
+               bias && end == g.k && q + kChain >= last ? bias + r : nullptr, to + r * kPanel, q > 0);
       }
     }
   }
@@ -166,15 +173,15 @@ template <class T> struct TurnedProduct {
 
   // Columns [i0, i0 + n) of c. Where k takes several blocks, those of blocked.h, so that the bits are the same, the
   // sums so far wait in scratch.
-  void part(int64_t i0, int64_t n, const S* x) const {
+  void part(int64_t i0, int64_t n, const Word* x) const {
     const int64_t kc = Product<T>::block_of_k(g.k);
-    const int64_t height = least(kBytesOfTurned / int64_t(sizeof(S)) / kc / kMR * kMR, kMC);
+    const int64_t height = least(kBytesOfTurned / int64_t(sizeof(W)) / kc / kMR * kMR, kMC);
     const Scratch waiting(kSlotOfPartial, kc < g.k ? panels() * kPanel * n * int64_t(sizeof(S)) : 0);
     alignas(64) S tile[kMC * kPanel], biases[kMC];
     const int64_t ld_copy = apart(kc);
     const Scratch room_of_copy(
-        kSlotOfA, is_aliased(g.b.column_stride * int64_t(sizeof(S))) ? height * ld_copy * int64_t(sizeof(S)) : 0);
-    S* copy = static_cast<S*>(room_of_copy.data);
+        kSlotOfA, is_aliased(g.b.column_stride * int64_t(sizeof(W))) ? height * ld_copy * int64_t(sizeof(W)) : 0);
+    W* copy = static_cast<W*>(room_of_copy.data);
     for (int64_t p = 0; p < g.k; p += kc) {
       const int64_t end = least(p + kc, g.k);
       for (int64_t i = i0; i < i0 + n; i += height) {
@@ -182,10 +189,11 @@ template <class T> struct TurnedProduct {
         for (int64_t r = 0; g.bias && r < count; r++)
           biases[r] = to_scalar(static_cast<const T*>(g.bias)[(i + r) * g.bias_stride]);
         for (int64_t r = 0; copy && r < count; r++)
-          __builtin_memcpy(copy + r * ld_copy, w(i + r) + p, (end - p) * sizeof(S));
+          __builtin_memcpy(copy + r * ld_copy, w(i + r) + p, (end - p) * sizeof(W));
         for (int64_t panel = 0; panel < panels(); panel++) {
           S* to = kc < g.k ? static_cast<S*>(waiting.data) + (panel * n + i - i0) * kPanel : tile;
-          sums(i, count, panel, p, end, x + panel * kPanel * g.k, g.bias ? biases : nullptr, to, copy, ld_copy);
+          sums(i, count, panel, p, end, x + panel * kPanel * (g.k / kEach), g.bias ? biases : nullptr, to, copy,
+               ld_copy);
           if (end == g.k) epilogue(i, count, panel, to);
         }
       }
@@ -223,8 +231,8 @@ template <class T> struct TurnedProduct {
   }
 
   void run(int count) const {
-    const Scratch room(kSlotOfB, (panels() * kPanel * g.k + kPanel) * int64_t(sizeof(S)));
-    S* packed = static_cast<S*>(room.data);
+    const Scratch room(kSlotOfB, (panels() * kPanel * (g.k / kEach) + kPanel) * int64_t(sizeof(Word)));
+    Word* packed = static_cast<Word*>(room.data);
     pack<kPanel>(static_cast<const T*>(g.a.data), g.a.row_stride, g.a.column_stride, g.m, g.k, packed);
     const int64_t width = round_up(ceil_div(g.n, count), kMR);
     share(count, ceil_div(g.n, width), [&](int64_t task, int64_t end) {
