@@ -83,7 +83,10 @@ template <class V, class S = ScalarOf<V>> void packing_kernel(int64_t k, const S
   for (int i = 0; i < kMR; i++) sum[i][0] = sum[i][1] = V{};
   const auto step = [&]() __attribute__((always_inline)) {
     const V left = load<V>(b), right = load<V>(b + kLanes<V>);
-    __builtin_prefetch(b + kRowsAhead * ldb);
+    const S* ahead = b + kRowsAhead * ldb;  // two lines, or three
+    __builtin_prefetch(ahead);
+    __builtin_prefetch(ahead + kLanes<V>);
+    __builtin_prefetch(ahead + kNR<V> - 1);
     store<V>(packed, left);
     store<V>(packed + kLanes<V>, right);
 #pragma GCC unroll 16
