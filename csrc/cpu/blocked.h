@@ -4,13 +4,11 @@
 #pragma once
 
 #include "elementwise.h"
-#include "pack.h"
+#include "tile.h"
 
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
-// The tile: kMR rows of 2 vectors. Its sums, one row of b and one number of a fill the registers.
-constexpr int kMR = FUSEGRAD_VECTOR_BYTES == 64 ? 14 : 6;
 // Of AVX-512 by what a Zen 4 is fastest with (2026-11-26): c is read and written once for each block of k, which took a
 // tenth of large products in float64 where blocks had 1.5 kB.
 constexpr int64_t kMC = FUSEGRAD_VECTOR_BYTES == 64 ? 84 : 144;
@@ -22,110 +20,11 @@ constexpr int64_t kPackingCost = 8;  // of a number, in multiplications: for the
 // Words that are added one after another. MKL's error is that of some 90; with 512 ours is 2.4 times as large.
 constexpr int64_t kChain = 192;
 constexpr int64_t kPartialRows = 4096;  // of results whose partial sums need room
-template <class V> constexpr int kNR = 2 * kLanes<V>;
 template <class T> constexpr int64_t kKC = kBytesOfK / sizeof(typename Packed<T>::Word) * Packed<T>::kNumbers;
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
-// c = sums + a b + bias, of a tile of kRows by kVectors and k words; a bias of columns, or of rows. There may be no
-// sums, and no bias.
-template <int kRows, int kVectors, class P, bool kBiasOfRows, class Out, class V = typename P::V, class S = ScalarOf<V>>
-void micro_kernel(int64_t k, const typename P::Word* a, const typename P::Word* b, const S* bias, const S* sums,
-                  int64_t ld, Out* c, int64_t ldc) {
-  V sum[kRows][kVectors];
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; i++)
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; j++) sum[i][j] = V{};
-  const auto step = [&]() __attribute__((always_inline)) {
-    V row[kVectors];
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; j++) row[j] = P::load(b + j * kLanes<V>);
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; i++) {
-      const V factor = P::repeat(a[i]);
-#pragma GCC unroll 2
-      for (int j = 0; j < kVectors; j++) sum[i][j] = P::add_product(sum[i][j], factor, row[j]);
-    }
-    a += kMR;
-    b += kNR<V>;
-  };
-  // from L1 on a Zen 3, 97 to 99 % of the FMA peak; without unrolling 87 to 99 %, as the loop happens to lie in memory
-  for (; k >= 4; k -= 4) {
-#pragma GCC unroll 4
-    for (int u = 0; u < 4; u++) step();
-  }
-  for (; k > 0; k--) step();
-  if (bias) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; i++)
-#pragma GCC unroll 2
-      for (int j = 0; j < kVectors; j++) sum[i][j] += kBiasOfRows ? all<V>(bias[i]) : load<V>(bias + j * kLanes<V>);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; i++)
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; j++) {
-      const V s = sum[i][j];
-      store_as(c + i * ldc + j * kLanes<V>, sums ? load<V>(sums + i * ld + j * kLanes<V>) + s : s);
-    }
-}
-
-constexpr int64_t kRowsAhead = 24;  // of b, brought nearer meanwhile
-
-// The same of a whole tile, of rows of b that are where they are: it packs them while it multiplies.
-template <class V, class S = ScalarOf<V>> void packing_kernel(int64_t k, const S* a, const S* b, int64_t ldb, S* packed,
-                                                              const S* sums, int64_t ld, S* c, int64_t ldc) {
-  V sum[kMR][2];
-#pragma GCC unroll 16
-  for (int i = 0; i < kMR; i++) sum[i][0] = sum[i][1] = V{};
-  const auto step = [&]() __attribute__((always_inline)) {
-    const V left = load<V>(b), right = load<V>(b + kLanes<V>);
-    const S* ahead = b + kRowsAhead * ldb;  // two lines, or three
-    __builtin_prefetch(ahead);
-    __builtin_prefetch(ahead + kLanes<V>);
-    __builtin_prefetch(ahead + kNR<V> - 1);
-    store<V>(packed, left);
-    store<V>(packed + kLanes<V>, right);
-#pragma GCC unroll 16
-    for (int i = 0; i < kMR; i++) {
-      const V factor = all<V>(a[i]);
-      sum[i][0] += factor * left;
-      sum[i][1] += factor * right;
-    }
-    a += kMR;
-    b += ldb;
-    packed += kNR<V>;
-  };
-  for (; k >= 4; k -= 4) {
-#pragma GCC unroll 4
-    for (int u = 0; u < 4; u++) step();
-  }
-  for (; k > 0; k--) step();
-#pragma GCC unroll 16
-  for (int i = 0; i < kMR; i++)
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; j++) {
-      const V s = sum[i][j];
-      store<V>(c + i * ldc + j * kLanes<V>, sums ? load<V>(sums + i * ld + j * kLanes<V>) + s : s);
-    }
-}
-
-template <class P, bool kBiasOfRows, class Out> struct Kernel {  // for 1 to kMR rows, 1 or 2 vectors
-  using MicroKernel = decltype(&micro_kernel<1, 1, P, kBiasOfRows, Out>);
-  MicroKernel tile[2][kMR];
-
-  constexpr Kernel() : tile{} { fill(typename Count<kMR>::type{}); }
-  template <int... I> constexpr void fill(Indices<I...>) {
-    ((tile[0][I] = micro_kernel<I + 1, 1, P, kBiasOfRows, Out>,
-      tile[1][I] = micro_kernel<I + 1, 2, P, kBiasOfRows, Out>),
-     ...);
-  }
-};
-template <class P, bool kBiasOfRows = false, class Out = ScalarOf<typename P::V>>
-constexpr Kernel<P, kBiasOfRows, Out> kKernel;
 
 template <class Body> void share(int count, int64_t tasks, const Body& body) {
   if (count == 1 || tasks == 1)
@@ -204,6 +103,11 @@ template <class T> struct Product {
     for (int64_t r = 0; r < rows; r++) narrow_row(tile + r * ld, row(g.c, i + r) + j, columns);
   }
 
+  static S* copy_rows(const S* from, int64_t ld, int64_t rows, S* to, int64_t ld_to) {
+    for (int64_t r = 0; r < rows; r++) __builtin_memcpy(to + r * ld_to, from + r * ld, kNR<V> * sizeof(S));
+    return to;
+  }
+
   static void add_row(S* to, const S* from, int64_t n) {
     int64_t q = 0;
     for (; q + kLanes<V> <= n; q += kLanes<V>) store<V>(to + q, load<V>(to + q) + load<V>(from + q));
@@ -227,7 +131,7 @@ template <class T> struct Product {
   // push one another out of it where they are a multiple of a page apart.
   void macro_kernel(const Word* a, Word* b, int64_t i, int64_t j, int64_t rows, int64_t columns, int64_t k, bool begins,
                     bool ends, const T* unpacked, int64_t b_row, const Ahead& ahead) const {
-    alignas(64) S tile[kMC * kNR<V>], chained[kMR * kNR<V>];
+    alignas(64) S tile[kMC * kNR<V>], chained[kMR * kNR<V>] = {};
     const int vectors = columns > kLanes<V> ? 2 : 1;
     const bool whole = columns == vectors * kLanes<V>;
     const bool direct = whole && (ends ? kDirect && !g.activation && !g.saved : true);
@@ -243,7 +147,7 @@ template <class T> struct Product {
       const auto kernel = kKernel<typename P::Multiplied>.tile[vectors - 1][height - 1];
       S* c = to + r * ld;
       const S* sums = begins ? nullptr : direct ? c : narrows ? partial + (i + r) * g.n + j : nullptr;
-      bring_c(i + r, j, height, columns, begins, ends);
+      if (chains > 1 || !begins) bring_c(i + r, j, height, columns, begins, ends);
       for (int64_t q = 0, ld_sums = narrows ? g.n : ld; q < k; q += kChain, sums = chained, ld_sums = kNR<V>) {
         ahead.bring(r / kMR * chains + q / kChain, parts);
         const int64_t steps = least(kChain, k - q);
@@ -259,8 +163,14 @@ template <class T> struct Product {
         }
         if constexpr (kDirect) {
           if (unpacked && r == 0) {
-            packing_kernel<V>(steps, a + q * kMR, unpacked + q * b_row, b_row, b + q * kNR<V>, sums, ld_sums, out,
-                              ld_out);
+            const bool all = height == kMR;  // else it makes rows that there are not
+            if (!all && q == 0 && sums) {
+              sums = copy_rows(sums, ld_sums, height, chained, kNR<V>);
+              ld_sums = kNR<V>;
+            }
+            packing_kernel<V>(steps, a + q * kMR, unpacked + q * b_row, b_row, b + q * kNR<V>, sums, ld_sums,
+                              all ? out : chained, all ? ld_out : kNR<V>);
+            if (!all && last) copy_rows(chained, kNR<V>, height, c, ld);
             continue;
           }
         }
@@ -293,11 +203,6 @@ template <class T> struct Product {
   // Blocks of k are all of about one size.
   static int64_t block_of_k(int64_t k) { return round_up(ceil_div(k, ceil_div(k, kKC<T>)), P::kNumbers); }
 
-  // Columns of b that are packed at a time.
-  static int64_t columns_of_block(int64_t k) {
-    return kBytesOfB / int64_t(sizeof(Word)) / (k > 0 ? words(k) : 1) / kNR<V> * kNR<V>;
-  }
-
   // Where sums are short, what takes time is to write c: so few rows at a time that what a panel of columns begins, a
   // line or a page, is still in cache when the next goes on.
   int64_t rows_of_block(int64_t columns) const {
@@ -308,7 +213,7 @@ template <class T> struct Product {
   // Rows [i, i + m) and columns [j, j + n) of c, by this thread.
   void part(int64_t i0, int64_t m, int64_t j0, int64_t n) const {
     const int64_t mc = round_up(ceil_div(m, ceil_div(m, rows_of_block(n))), kMR);
-    const int64_t kc = block_of_k(end_of_b(g, 0)), nc = columns_of_block(kc);
+    const int64_t kc = block_of_k(end_of_b(g, 0)), nc = kBytesOfB / kBytesOfK / kNR<V> * kNR<V>;
     const bool reused = mc < m;  // else a panel of b is packed just before use, and stays in L1
     const int64_t all_of_a = round_up(m, kMR) * words(g.k);
     const bool keeps_a = nc < n && g.split == 0 && all_of_a * int64_t(sizeof(Word)) <= kBytesOfA;
@@ -325,7 +230,7 @@ template <class T> struct Product {
           for (int64_t q = 0; q < columns; q += kNR<V>) {
             const int64_t width = least(kNR<V>, columns - q);
             Word* panel = reused ? packed + q * words(k) : packed;
-            const bool by_tile = kDirect && b.column_stride == 1 && width == kNR<V> && rows >= kMR && !g.bias;
+            const bool by_tile = kDirect && b.column_stride == 1 && width == kNR<V> && !g.bias;
             if (i == i0 && !by_tile) pack_b(panel, p, j + q, k, width);
             const T* unpacked = i == i0 && by_tile ? b_at(b, j + q) : nullptr;
             const bool packs_next = i == i0 && !by_tile && q + 2 * kNR<V> <= columns;

@@ -46,7 +46,7 @@ template <class T> struct GatedProduct {
   // in scratch: those of all rows, and of as many columns as are packed at a time.
   void part(int64_t i0, int64_t m, int64_t j0, int64_t n) const {
     const int64_t k0 = g.gate.k, kc = Product<T>::block_of_k(k0);
-    const int64_t nc = Product<T>::columns_of_block(kc) / 2 / kNR<V> * kNR<V>;
+    const int64_t nc = kBytesOfB / kBytesOfK / kNR<V> / 2 * kNR<V>;
     const int64_t mc = round_up(ceil_div(m, ceil_div(m, kMC)), kMR), width = round_up(least(n, nc), kNR<V>);
     const bool in_blocks = kc < k0, reused = mc < m;
     const Scratch waiting(kSlotOfPartial, in_blocks ? 2 * m * width * int64_t(sizeof(S)) : 0);
