@@ -141,9 +141,7 @@ def keep_turns(turns: Sequence[tuple[nn.Module, Any]], of: Plan) -> Found | None
     """The same of turns of a loop."""
     layers, acts = [layer for layer, _ in turns], [act for _, act in turns if act is not None]
     kept = _kept_of(layers[0])
-    facts = (
-        facts_of(layers, {id(act): act for act in acts}.values()) if _can_keep(of.names) and may_try(kept) else None
-    )
+    facts = facts_of(layers, {id(act): act for act in acts}.values()) if _can_keep(of.names) and may_try(kept) else None
     if facts is None:
         return None
     found = Found({}, (), facts, _parameters(layers), of.acts, of.saves_input, True, 0)

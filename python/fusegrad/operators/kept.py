@@ -11,14 +11,13 @@ from torch.compiler import is_compiling
 from .. import backends
 from ..fusion.chains import chain_from
 from ..fusion.find import UNFUSED, is_sequential
-from ..fusion.kept import KEPT, Kept, facts_of
+from ..fusion.kept import KEPT, Kept, facts_of, may_try
 from ..internals.module import HOOKS, children, is_hooked, reads_what_is_stored
 from ..nn import Linear
 from ..ops.chain import plan
 from ..routing import have_kernels
 
 _STREAMS = "streams"  # the place among what is kept of a Sequential
-_TRIES = 64  # of one that is another each time, or none
 
 
 class Found(NamedTuple):
@@ -49,8 +48,7 @@ def laplacian_at_once(
         made = backends.node.kept_streams(x, directions, second, found)
         if made is not None:
             return made
-    kept.tries += 1
-    found = _find(model) if kept.tries <= _TRIES else None
+    found = _find(model) if may_try(kept) else None
     if found is None:
         return None
     kept[_STREAMS] = found

@@ -57,7 +57,7 @@ def streamed(
 
 
 class StreamedChain:
-    """y, its tangents and l; what the kernel saves of each layer, (r + 2) M n numbers, is kept.
+    """y, its tangents and l; what the kernel saves of each layer is kept: (r + 2) M n numbers, and less of the first.
 
     Backward is the op chain_streams_backward. Its derivatives are those of the layers one by one, computed again.
     """
