@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import grad
 
+import fusegrad as fg
+
 from .harness import Case, Step, gradients
 from .providers import COMPILE_MODES, Cannot, needs_autograd, network, normal
 
@@ -23,7 +25,7 @@ Loss = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 
 
 def cases(device: str, smoke: bool) -> list[Case]:
-    """A PDE with a Laplacian, by nested autograd, and training on forces F = -dE/dx."""
+    """A PDE with a Laplacian, by nested autograd, and training on forces F = -dE/dx; ours after fuse."""
     pinn, forces = SMOKE_BATCH if smoke else BATCH[device]
     return [
         _case("Laplacian PINN", pinn_loss, pinn, SMOKE if smoke else PINN, device),
@@ -64,7 +66,11 @@ def _build(loss: Loss, batch: int, widths: tuple[int, ...], device: str, provide
     if provider == "quack":
         raise Cannot("its rules cannot be differentiated")
     like = torch.float32
-    model, parameters = network(provider, widths, ACT, device, like=like, dtype=dtype)
+    ours = provider == "fusegrad"
+    model, parameters = network("stock" if ours else provider, widths, ACT, device, like=like, dtype=dtype)
+    if ours:
+        assert isinstance(model, torch.nn.Module)
+        fg.fuse(model)
     x = normal(batch, widths[0], seed=1, like=like, dtype=dtype, device=device).requires_grad_()
     target = normal(batch, widths[0], seed=2, like=like, dtype=dtype, device=device)
 

@@ -6,8 +6,8 @@ Lengths are in units of half the interval, velocities in units of the first wave
 Reynolds number). The exact solution is a ratio of integrals of Gaussians (Cole 1951), here of 100 nodes by Gauss and
 Hermite. The network is multiplied by t (1 - x²) and added to the first wave, so that edge and start are exact. Float32.
 
-One Laplacian gives all that the equation needs: along the curve (x + √ν a, t - a²/2) a model has at a = 0 the first
-derivative √ν u_x and the second ν u_xx - u_t.
+One Laplacian gives all that the equation needs: along √ν x, with a drift against t, the first derivative √ν u_x and
+the second-order ν u_xx - u_t.
 """
 
 import math
@@ -23,6 +23,7 @@ import fusegrad as fg
 from side_by_side import Side, adam, run, train
 
 NU = 0.1 / math.pi
+ALONG_X, AGAINST_T = torch.tensor([[NU**0.5], [0.0]]), torch.tensor([0.0, -1.0])
 
 
 class Wave(nn.Module):
@@ -51,9 +52,7 @@ def stock(model: nn.Module) -> Tensor:
 
 
 def fused(model: nn.Module) -> Tensor:
-    p = points()
-    along = lambda a: model(p + torch.cat((NU**0.5 * a, -a.square() / 2), -1))
-    r = fg.laplacian(along, torch.zeros(len(p), 1))
+    r = fg.laplacian(model, points(), directions=ALONG_X, drift=AGAINST_T)  # ν u_xx - u_t
     u, u_x = r.value, r.jacobian.squeeze(-1) / NU**0.5
     return (u * u_x - r.laplacian).square().mean()
 

@@ -25,7 +25,7 @@ bool streams_right(const Kernels& kernels, const StreamsCase& c, std::mt19937& r
   };
   std::vector<Bytes> w, b, gw, gb;
   std::vector<ChainLayer> layers;
-  int64_t width = 0;
+  int64_t kept = 0;
   for (int l = 0; l < count; l++) {
     const int64_t k = sizes[l], n = sizes[l + 1];
     w.push_back(random_numbers(type, n * k, random));
@@ -44,14 +44,14 @@ bool streams_right(const Kernels& kernels, const StreamsCase& c, std::mt19937& r
     if (c.chain.needed >> (1 + 2 * l) & 1) layer.gw = gw[l].data();
     if (c.chain.needed >> (2 + 2 * l) & 1) layer.gb = gb[l].data();
     layers.push_back(layer);
-    if (l < count - 1 || c.chain.ends) width += roomy(n);
+    if (l < count - 1 || c.chain.ends) kept += saved_streams(c.alike, r, l) * m * roomy(n);
   }
   const int64_t of_t = c.alike ? d : m * d;
   const Bytes x = random_numbers(type, m * d, random), t = random_numbers(type, r * of_t, random),
               tl = random_numbers(type, m * d, random), gy = random_numbers(type, m * last_n, random),
               gty = random_numbers(type, r * m * last_n, random), gly = random_numbers(type, m * last_n, random);
-  Bytes y(m * last_n * size), ty(r * y.size()), ly(y), saved(streams * m * width * size), unsaved(y), gx(m * d * size),
-      gt(r * gx.size()), gl(gx);
+  Bytes y(m * last_n * size), ty(r * y.size()), ly(y), saved((kept + (c.alike ? r * layers[0].n : 0)) * size),
+      unsaved(y), gx(m * d * size), gt(r * gx.size()), gl(gx);
   ChainStreams h{{type, m, count, layers.data(), {x.data(), d, 1}, unsaved.data(), nullptr},
                  r,
                  {t.data(), d, 1},

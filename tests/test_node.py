@@ -5,10 +5,10 @@ import gc
 import sys
 import threading
 import weakref
-from itertools import pairwise
 
 import pytest
 import torch
+from ops_with_nodes import OPS, chain
 from torch.autograd import detect_anomaly, grad
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -21,44 +21,6 @@ from processes import python
 pytestmark = pytest.mark.skipif(backends.node is None, reason="no C++ nodes")
 
 
-def layers(last="tanh"):
-    for (k, n), act in zip(pairwise((3, 8, 8, 2)), ("silu", "tanh", last), strict=True):
-        w, b = torch.randn(n, k, dtype=torch.double), torch.randn(n, dtype=torch.double)
-        yield w.requires_grad_(), b.requires_grad_(), act
-
-
-def chain(last="tanh"):
-    """x and tensors that y = made() depends on."""
-    x, of = torch.randn(12, 3, dtype=torch.double, requires_grad=True), list(layers(last))
-    return x, [x, *(t for layer in of for t in layer[:2])], lambda: fg.chain(x, of)
-
-
-def layer(act, has_bias=True):
-    x, (w, b, _) = torch.randn(12, 3, dtype=torch.double, requires_grad=True), next(layers())
-    b = b if has_bias else None
-    return x, [x, w, *([b] if has_bias else [])], lambda: fg.linear_act(x, w, b, act=act)
-
-
-def act(name):
-    z = torch.randn(12, 3, dtype=torch.double, requires_grad=True)
-    return z, [z], lambda: fg.act(z, name)
-
-
-def gated(name, has_bias=True):
-    x, (w, b, _), (w2, b2, _) = (
-        torch.randn(12, 3, dtype=torch.double, requires_grad=True),
-        next(layers()),
-        next(layers()),
-    )
-    b, b2 = (b, b2) if has_bias else (None, None)
-    return x, [x, w, w2, *([b, b2] if has_bias else [])], lambda: fg.gated(x, w, w2, b, b2, act=name)
-
-
-def mlp(name):
-    x, ((w1, b1, _), (w2, b2, _), _) = torch.randn(5, 3, dtype=torch.double, requires_grad=True), layers()
-    return x, [x, w1, b1, w2, b2], lambda: fg.mlp(x, w1, b1, w2, b2, act=name)
-
-
 @pytest.fixture(autouse=True)
 def _no_chain_of_two(request, monkeypatch):
     if "[mlp" in request.node.name:  # else its layers are a chain
@@ -66,21 +28,6 @@ def _no_chain_of_two(request, monkeypatch):
         monkeypatch.setattr(routing, "CHAIN_LARGEST", 0)
 
 
-OPS = {
-    "chain": chain,
-    "chain, input saved": lambda: chain("silu"),
-    "chain, neither": lambda: chain(None),
-    "layer": lambda: layer("tanh"),
-    "layer, input saved": lambda: layer("silu"),
-    "layer, no activation": lambda: layer(None),
-    "layer, no bias": lambda: layer("gelu", False),
-    "act": lambda: act("tanh"),
-    "act, input saved": lambda: act("gelu"),
-    "gated": lambda: gated("sigmoid"),
-    "gated, input saved, no bias": lambda: gated("silu", False),
-    "mlp": lambda: mlp("tanh"),
-    "mlp, input saved": lambda: mlp("gelu"),
-}
 each_op = pytest.mark.parametrize("make", OPS.values(), ids=OPS)
 
 

@@ -5,6 +5,7 @@
 // returns None, and backward calls the rule that the Function has.
 #include "kept.h"
 #include "mlp.h"
+#include "streams.h"
 
 namespace {
 
@@ -27,8 +28,12 @@ PyMethodDef methods[] = {
     {"kept_gated", fast<&fusegrad::kept_gated>(), METH_FASTCALL, "The same of a gated layer."},
     {"kept_layer", fast<&fusegrad::kept_layer>(), METH_FASTCALL,
      "y of a layer and its activation, as they were found before, if nothing has changed."},
+    {"kept_streams", fast<&fusegrad::kept_streams>(), METH_FASTCALL,
+     "y, its first derivatives and its Laplacian, of a Sequential as it was found before, if nothing has changed."},
     {"layer", fast<&fusegrad::layer>(), METH_FASTCALL, "y of a layer, or None where Python is to make it."},
     {"mlp", fast<&fusegrad::mlp>(), METH_FASTCALL, "y of two layers, or None where Python is to make it."},
+    {"streams", fast<&fusegrad::streams>(), METH_FASTCALL,
+     "y, ty, ly of a chain with its streams, or None where Python is to make them."},
     {"set_activations", &note<&fusegrad::activations>, METH_O, "Note what is to be known of activations."},
     {"set_rule", &note<&fusegrad::rule_in_python>, METH_O, "Note the function that calls the rule of an op in Python."},
     {"weight_and_bias", fast<&fusegrad::weight_and_bias>(), METH_FASTCALL,

@@ -38,8 +38,11 @@ template <class Rule> variable_list by_rule(const Facts& facts, const Needed& ne
   return to_tensors(call_python(rule_in_python, call).get());
 }
 
+// Whether compiled autograd, where the rule is Python's, sees into it, or calls it as it is.
+template <class Rule> inline constexpr bool kTraceable = true;
+
 template <class Rule> struct Function : torch::autograd::Function<Function<Rule>> {
-  static constexpr bool is_traceable = true;  // in compiled autograd: the rule is Python's there
+  static constexpr bool is_traceable = kTraceable<Rule>;
 
   static variable_list backward(torch::autograd::AutogradContext* ctx, variable_list grads) {
     const variable_list saved = ctx->get_saved_variables();

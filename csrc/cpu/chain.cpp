@@ -81,10 +81,11 @@ struct Given {
   }
 };
 
-int64_t saved_of(const std::vector<ChainLayer>& layers) {
-  int64_t width = layers.back().value ? roomy(layers.back().n) : 0;
-  for (size_t l = 0; l + 1 < layers.size(); l++) width += roomy(layers[l].n);
-  return width;
+int64_t saved_of(const std::vector<ChainLayer>& layers, int64_t m, const Given& given) {
+  const size_t count = layers.back().value ? layers.size() : layers.size() - 1;
+  int64_t size = 0;
+  for (size_t l = 0; l < count; l++) size += saved_streams(given.alike, given.r, int(l)) * roomy(layers[l].n);
+  return size * m + (given.alike ? given.r * layers[0].n : 0);
 }
 
 Shape along(int64_t directions, Shape shape) {
@@ -100,11 +101,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> chain_streams(Tensor x, Tensor t, std
   const std::vector<ChainLayer> layers = layers_of("chain_streams", type, x, weights, acts);
   const Rows rows(x);
   const Given given("chain_streams", x, rows, t, l);
-  const int64_t streams = given.r + 2;
   Tensor y = output(x, *weights[weights.size() - 2]);
   const Shape shape = shape_of(y);
   Tensor of_t = empty(x, along(given.r, shape)), of_l = empty(x, along(1, shape)),
-         saved = empty(x, {save ? streams * rows.m * saved_of(layers) : 0});
+         saved = empty(x, {save ? saved_of(layers, rows.m, given) : 0});
   ChainStreams args = given.args({type, rows.m, int(layers.size()), layers.data(), rows.operand, y.mutable_data_ptr(),
                                   save ? saved.mutable_data_ptr() : nullptr});
   args.ty = of_t.mutable_data_ptr();
@@ -125,7 +125,7 @@ Tensors chain_streams_backward(std::optional<Tensor> gy, std::optional<Tensor> g
   std::vector<ChainLayer> layers = layers_of(op, type, x, weights, acts);
   const Rows rows(x);
   const Given given(op, x, rows, t, l);
-  const int64_t n = layers.back().n, width = (given.r + 2) * rows.m * saved_of(layers);
+  const int64_t n = layers.back().n, width = saved_of(layers, rows.m, given);
   require(saved.size(0) == width && saved.is_contiguous(), op, ": saved is ", described(saved), "; need ", width,
           " adjacent numbers");
   Shape shape = shape_of(x);

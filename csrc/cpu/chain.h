@@ -101,16 +101,17 @@ template <class T> struct Chained {
   }
   bool is_whole(int64_t panel) const { return rows_in(panel) == kPanel; }
   void keep(const S* values, int l, int64_t panel) const {
-    const int64_t rows = rows_in(panel);
-    S* to = saved(l, panel);
-    for (int64_t i = 0; i < streams * roomy(g.layers[l].n); i++)
-      __builtin_memcpy(to + i * rows, values + i * kPanel, rows * sizeof(S));
+    keep(values, streams * roomy(g.layers[l].n), rows_in(panel), saved(l, panel));
+  }
+  static void keep(const S* values, int64_t n, int64_t rows, S* to) {
+    for (int64_t i = 0; i < n; i++) __builtin_memcpy(to + i * rows, values + i * kPanel, rows * sizeof(S));
   }
   // What was kept: itself, or, if it is not whole, made so in `room` by zeros.
   const S* kept(int l, int64_t panel, S* room) const {
-    const S* from = saved(l, panel);
-    if (is_whole(panel)) return from;
-    const int64_t rows = rows_in(panel), n = streams * roomy(g.layers[l].n);
+    return kept(saved(l, panel), streams * roomy(g.layers[l].n), rows_in(panel), room);
+  }
+  static const S* kept(const S* from, int64_t n, int64_t rows, S* room) {
+    if (rows == kPanel) return from;
     __builtin_memset(room, 0, n * kPanel * sizeof(S));
     for (int64_t i = 0; i < n; i++) __builtin_memcpy(room + i * kPanel, from + i * rows, rows * sizeof(S));
     return room;

@@ -169,6 +169,10 @@ struct ChainStreams {
   void *gt = nullptr, *gl = nullptr;  // (r, m, k), (m, k), all adjacent; nullptr if not needed
 };
 
+// How many of the streams of a layer are saved: where t is alike, of the first the value alone, as its tangents are the
+// same for all rows, and l is zero. These tangents, (r, n), are saved after all layers.
+static constexpr int64_t saved_streams(bool alike, int64_t r, int layer) { return alike && layer == 0 ? 1 : r + 2; }
+
 // A chain, and the gradients of <gy, y> + <gl, l>, l = D y[t] + sum_ij f_ij D^2 y[e_i, e_j]: of its first derivative
 // along t, and of second derivatives along features of x, both of each row. `chain` has what forward saved of it, and
 // y where the last activation saves its output; gy, which has no data if it is zero; gx, gw, gb.

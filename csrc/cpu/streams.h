@@ -15,8 +15,8 @@ namespace FUSEGRAD_ISA {
 
 template <class T> struct Streamed : ChainGradients<T> {
   using Base = ChainGradients<T>;
-  using Base::g, Base::is_whole, Base::keep, Base::kept, Base::kPanel, Base::multiply, Base::pack_weights;
-  using Base::panels, Base::read, Base::rows_in, Base::saved, Base::size_of_packed, Base::step, Base::streams,
+  using Base::g, Base::is_whole, Base::kPanel, Base::multiply, Base::pack_weights;
+  using Base::panels, Base::read, Base::roomy, Base::rows_in, Base::size_of_packed, Base::step, Base::streams,
       Base::widest;
   using Base::write;
   using typename Base::S;
@@ -58,6 +58,38 @@ template <class T> struct Streamed : ChainGradients<T> {
     }
   }
 
+  // --- what is saved -------------------------------------------------------------------------------------------------
+
+  bool saves_value_alone(int l) const { return saved_streams(h.alike, r, l) == 1; }
+  int64_t saved_before(int l) const {
+    int64_t count = 0;
+    for (int i = 0; i < l; i++) count += saved_streams(h.alike, r, i) * roomy(g.layers[i].n);
+    return count * g.m;
+  }
+  S* saved(int l, int64_t panel) const {
+    return static_cast<S*>(g.saved) + saved_before(l) + panel * saved_streams(h.alike, r, l) * step(g.layers[l].n);
+  }
+  S* saved_tangents() const {
+    const int layers = g.layers[g.count - 1].value ? g.count : g.count - 1;
+    return static_cast<S*>(g.saved) + saved_before(layers);
+  }
+  void keep(const S* values, int l, int64_t panel) const {
+    Base::keep(values, saved_streams(h.alike, r, l) * roomy(g.layers[l].n), rows_in(panel), saved(l, panel));
+  }
+  // All streams: what was kept, or made of it in `room`.
+  const S* kept(int l, int64_t panel, S* room) const {
+    const int64_t n = g.layers[l].n, size = step(n), streams_kept = saved_streams(h.alike, r, l);
+    const S* from = Base::kept(saved(l, panel), streams_kept * roomy(n), rows_in(panel), room);
+    if (!saves_value_alone(l)) return from;
+    if (from != room) __builtin_memcpy(room, from, n * kPanel * sizeof(S));
+    const S* tz = saved_tangents();
+    for (int64_t k = 1; k <= r; k++, tz += n)
+      for (int64_t j = 0; j < n; j++)
+        for (int64_t i = 0; i < kPanel; i += kLanes<V>) store<V>(room + k * size + j * kPanel + i, all<V>(tz[j]));
+    __builtin_memset(room + (r + 1) * size, 0, n * kPanel * sizeof(S));
+    return room;
+  }
+
   // --- forward -------------------------------------------------------------------------------------------------------
 
   void products(int l, const Weights& weights, const S* alike, const S* from, int64_t rows, S* z) const {
@@ -87,14 +119,15 @@ template <class T> struct Streamed : ChainGradients<T> {
     for (int l = 0; l < g.count; l++) {
       const ChainLayer& layer = g.layers[l];
       const bool ends = l == g.count - 1, keeps = g.saved && (layer.value || !ends);
-      S* z = keeps && whole ? saved(l, panel) : out;
+      const bool in_place = keeps && whole && !saves_value_alone(l);
+      S* z = in_place ? saved(l, panel) : out;
       products(l, weights, alike, from, rows, z);
       S* y = z;
       if (layer.value) {
         if (keeps) y = z == out ? in : out;  // what `from` was is not needed any more
         apply(layer, z, y, keeps && !layer.saves_input ? z : nullptr);
       }
-      if (keeps && !whole) keep(z, l, panel);
+      if (keeps && !in_place) keep(z, l, panel);
       if (ends) {
         const int64_t step = this->step(layer.n), all = g.m * layer.n;
         write(y, panel, layer.n, g.y);
@@ -114,7 +147,12 @@ template <class T> struct Streamed : ChainGradients<T> {
     const int64_t width = streams * (widest() + 4) * kPanel + kLanes<V>, room_for_alike = widest() * kPanel + kLanes<V>;
     const Scratch fixed(kSlotOfSums, (size_of_alike() + room_for_alike) * int64_t(sizeof(S)));
     S* alike = static_cast<S*>(fixed.data);
-    if (h.alike) multiply_alike(weights, alike, alike + size_of_alike());
+    if (h.alike) {
+      const int64_t n = g.layers[0].n;
+      multiply_alike(weights, alike, alike + size_of_alike());
+      for (int64_t k = 0; g.saved && k < r; k++)
+        for (int64_t j = 0; j < n; j++) saved_tangents()[k * n + j] = alike[(k / kPanel * n + j) * kPanel + k % kPanel];
+    }
     share(count, panels(), [&](int64_t panel, int64_t end) {
       S* room = static_cast<S*>(scratch(kSlotOfA, 2 * width * int64_t(sizeof(S))));
       for (; panel < end; panel++) forward(weights, alike, panel, room, room + width);

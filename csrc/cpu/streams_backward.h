@@ -14,7 +14,7 @@ template <class T> struct StreamedGradients : Streamed<T> {
   using Base::Base;
   using Base::clear_rest, Base::first_needed, Base::g, Base::h, Base::is_whole;
   using Base::kept, Base::kPanel, Base::last, Base::multiply, Base::place_sums, Base::r, Base::read, Base::rows_in;
-  using Base::saved, Base::step, Base::streams, Base::tangent, Base::write;
+  using Base::step, Base::streams, Base::tangent, Base::write;
   using typename Base::Room;
   using typename Base::S;
   using typename Base::Sums;
@@ -30,11 +30,16 @@ template <class T> struct StreamedGradients : Streamed<T> {
   // The streams that are the input of layer l, panel after panel; `next` is free.
   const S* input(int l, int64_t panel, int64_t count, const Room& room, S* next) const {
     const int64_t k = g.layers[l].k;
-    if (l > 0 && !g.layers[l - 1].value) return is_whole(panel) ? saved(l - 1, panel) : kept(l - 1, panel, room.x);
+    const bool as_kept = l > 0 && !g.layers[l - 1].value;
+    if (as_kept && !this->saves_value_alone(l - 1)) return kept(l - 1, panel, room.x);
     for (int64_t p = 0; p < count; p++) {
       S* to = room.x + p * streams * step(k);
       if (l == 0) {
         this->read_input(panel + p, to);
+        continue;
+      }
+      if (as_kept) {
+        kept(l - 1, panel + p, to);
         continue;
       }
       __builtin_memset(next, 0, streams * step(k) * sizeof(S));  // of no cotangents

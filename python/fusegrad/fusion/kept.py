@@ -128,7 +128,7 @@ def keep(m: nn.Module, modules: Sequence[nn.Module], at: int, end: int, of: Plan
     place, chosen = children(m), modules[at:end]
     if not _can_keep(of.names):
         return
-    facts = _facts_of([m for m in chosen if type(m) is Linear], [m for m in chosen if type(m) is not Linear])
+    facts = facts_of([m for m in chosen if type(m) is Linear], [m for m in chosen if type(m) is not Linear])
     if facts is None:
         return
     one_by_one = of.names[-1] != "identity" or end == len(modules)
@@ -141,9 +141,7 @@ def keep_turns(turns: Sequence[tuple[nn.Module, Any]], of: Plan) -> Found | None
     """The same of turns of a loop."""
     layers, acts = [layer for layer, _ in turns], [act for _, act in turns if act is not None]
     kept = _kept_of(layers[0])
-    facts = (
-        _facts_of(layers, {id(act): act for act in acts}.values()) if _can_keep(of.names) and may_try(kept) else None
-    )
+    facts = facts_of(layers, {id(act): act for act in acts}.values()) if _can_keep(of.names) and may_try(kept) else None
     if facts is None:
         return None
     found = Found({}, (), facts, _parameters(layers), of.acts, of.saves_input, True, 0)
@@ -162,7 +160,7 @@ def keep_activated(layer: nn.Module, act: Any, key: Any, name: str, param: float
     kept = _kept_of(layer)
     if not may_try(kept) or not _can_keep((name,)):
         return
-    facts = _facts_of([layer], [act])
+    facts = facts_of([layer], [act])
     if facts is not None:
         of_layer, saves_input = layer.__dict__["_parameters"], REGISTRY[name].saves_input
         kept[key] = Activated(act, facts, of_layer, name, param, saves_input)
@@ -173,7 +171,7 @@ def keep_gated(gate: nn.Module, up: nn.Module, act: Any, name: str, param: float
     kept = _kept_of(gate)
     if not may_try(kept) or not _can_keep((name,)):
         return
-    facts = _facts_of([gate, up], [act])
+    facts = facts_of([gate, up], [act])
     if facts is not None:
         of_gate, of_up = gate.__dict__["_parameters"], up.__dict__["_parameters"]
         kept[id(act)] = Gated(act, up, facts, of_gate, of_up, name, param)
@@ -216,7 +214,7 @@ def _parameters(modules: Iterable[nn.Module]) -> tuple[dict, ...]:
     return tuple(m.__dict__["_parameters"] for m in modules if type(m) is Linear)
 
 
-def _facts_of(layers: Sequence[nn.Module], acts: Iterable[Any]) -> tuple | None:
+def facts_of(layers: Sequence[nn.Module], acts: Iterable[Any]) -> tuple | None:
     """What is true of layers and activations, and of all that makes them; None if more may count."""
     acts = [*acts]
     parts = [*map(facts_.of_layer, layers), *map(facts_.of_act, acts)]

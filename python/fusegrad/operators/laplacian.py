@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .arguments import Model, along_axes, along_columns, at_random, check_point, drift_of
 from .evaluate import evaluate
+from .kept import laplacian_at_once
 from .streams import Rules, whole
 
 
@@ -74,8 +75,11 @@ def laplacian(
     elif directions is not None:
         s = along_columns("laplacian", x, directions)
     else:
-        s = along_axes(x)
+        s = None  # the axes
     b = None if drift is None else drift_of("laplacian", x, drift)
+    if (made := laplacian_at_once(model, x, s, b)) is not None:
+        return Laplacian(*made)
+    s = along_axes(x) if s is None else s
     y, (first, second) = evaluate("laplacian", model, x, s, Rules(2, s.shape[0], summed=True), b)
     return Laplacian(y, last(first, y, s.shape[0]), sum_of(second, y))
 

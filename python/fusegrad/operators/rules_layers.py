@@ -10,11 +10,12 @@ from .. import functional, ops
 from ..activations import REGISTRY, Activation
 from ..nn import fits
 from ..ops.chain import FORWARD as CHAIN
+from ..ops.op import RULES
 from ..ops.terms import rows, total
 from .calls import rule
 from .functions import Derivative
 from .run import Run
-from .streamed import Layer, streamed
+from .streamed import Layer, rule_by, streamed
 from .streams import Rules, Streams, each, whole
 
 
@@ -30,6 +31,9 @@ def one_by_one(rules: Rules, x: Tensor, streams: Streams, chain: Sequence[Layer]
         if layer.act != "identity":
             x, streams = act_streams(rules, x, streams, layer.act, layer.param)
     return x, streams
+
+
+RULES["chain_streams"] = rule_by(one_by_one)
 
 
 def product(rules: Rules, x: Tensor, streams: Streams, w: Tensor, b: Tensor | None) -> tuple[Tensor, Streams]:

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import backends
 from ..internals.call import in_plain_eager, requires_grad
 from ..internals.engine import wanted
 from ..internals.function import below_autograd, single_level
-from ..ops.chain import Plan, check_places, places, plan
+from ..ops.chain import Plan, check_places, places, plan, plan_of
 from ..ops.chain_streams import STREAMS, STREAMS_BACKWARD
 from ..routing import streams_are_a_chain
 from .streams import Rules, Streams, whole
@@ -45,46 +46,56 @@ def streamed(
     t = whole(t, (*t.shape[1:-1], x.shape[-1])).reshape(t.shape[0], -1) if is_alike else whole(t, x.shape)
     l = None if l is None else whole(l, x.shape)[0]  # noqa: E741
     of = plan(acts, tuple(layer.param for layer in chain), tuple(layer.b is not None for layer in chain))
-    if requires_grad(x, t, l, *weights):
-        y, ty, ly = _apply(of, rules, by_layers, x, t, l, *weights)
+    made = None if backends.node is None else backends.node.streams(x, t, l, tuple(weights), of.acts)
+    if made is not None:
+        y, ty, ly = made
+    elif requires_grad(x, t, l, *weights):
+        y, ty, ly = _apply(of, by_layers, x, t, l, *weights)
     else:
         y, ty, ly, _ = below_autograd(STREAMS, x, t, l, weights, of.acts, False)
     return y, (ty, ly)
 
 
 class StreamedChain:
-    """y, its tangents and l; what the kernel saves of each layer, (r + 2) M n numbers, is kept.
+    """y, its tangents and l; what the kernel saves of each layer is kept: (r + 2) M n numbers, and less of the first.
 
     Backward is the op chain_streams_backward. Its derivatives are those of the layers one by one, computed again.
     """
 
     @staticmethod
-    def forward(ctx, of, rules, by_layers, x, t, l, *weights):  # noqa: E741
-        ctx.plan, ctx.rules, ctx.by_layers, ctx.at = of, rules, by_layers, places(weights)
+    def forward(ctx, of, by_layers, x, t, l, *weights):  # noqa: E741
+        ctx.plan, ctx.by_layers, ctx.at = of, by_layers, places(weights)
         y, ty, ly, saved = below_autograd(STREAMS, x, t, l, weights, of.acts, True)
         ctx.has_l = l is not None
-        ctx.constant = _of_value_alone(of)
-        ctx.save_for_backward(saved, x, t, l, *weights)
+        ctx.save_for_backward(saved, t, l, x, *weights)
         ctx.set_materialize_grads(False)
         return y, ty, ly
 
     @staticmethod
     def backward(ctx, *grads):
-        saved, x, t, l, *weights = ctx.saved_tensors  # noqa: E741
+        saved, t, l, x, *weights = ctx.saved_tensors  # noqa: E741
         inputs = (x, t, l, *weights)
-        count = 3 + len(inputs)
+        count = 2 + len(inputs)
         if all(g is None for g in grads):
             return (None,) * count
-        absent = ctx.plan.shifted(6, 0, 1, 2, *(() if ctx.has_l else (5,)))
-        needed = wanted(ctx, count, absent)[3:]
+        absent = ctx.plan.shifted(5, 0, 1, *(() if ctx.has_l else (4,)))
+        needed = wanted(ctx, count, absent)[2:]
         check_places("laplacian", weights, ctx.at)
-        if torch.is_grad_enabled() or not in_plain_eager(*grads, *inputs):
-            return None, None, None, *_again(ctx, inputs, grads, needed)
-        if grads[0] is None:
-            needed = [n and not is_bias for n, is_bias in zip(needed, ctx.constant, strict=True)]
-        mask = sum(1 << i for i, n in enumerate(needed) if n)
-        found = below_autograd(STREAMS_BACKWARD, *grads, x, t, l, weights, saved, ctx.plan.acts, mask)
-        return None, None, None, *(g if n else None for g, n in zip(found, needed, strict=True))
+        return None, None, *_gradients(ctx.plan, ctx.by_layers, grads, needed, saved, inputs)
+
+
+def _gradients(
+    of: Plan, by_layers: ByLayers, grads: Sequence[Any], needed: Sequence[bool], saved: Tensor, inputs: Sequence[Any]
+) -> list[Tensor | None]:
+    """Of x, t, l, w_1, b_1, ..., as the mode asks for them."""
+    if torch.is_grad_enabled() or not in_plain_eager(*grads, *inputs):
+        return _again(of, by_layers, inputs, grads, needed)
+    if grads[0] is None:
+        needed = [n and not is_constant for n, is_constant in zip(needed, _of_value_alone(of), strict=True)]
+    mask = sum(1 << i for i, n in enumerate(needed) if n)
+    x, t, l, *weights = inputs  # noqa: E741
+    found = below_autograd(STREAMS_BACKWARD, *grads, x, t, l, weights, saved, of.acts, mask)
+    return [g if n else None for g, n in zip(found, needed, strict=True)]
 
 
 def _of_value_alone(of: Plan) -> list[bool]:
@@ -93,13 +104,15 @@ def _of_value_alone(of: Plan) -> list[bool]:
     return [curved < 0, False, False, *(bias and i > curved for i in range(len(of.names)) for bias in (False, True))]
 
 
-def _again(ctx: Any, inputs: Sequence[Any], grads: Sequence[Any], needed: Sequence[bool]) -> list[Tensor | None]:
+def _again(
+    of: Plan, by_layers: ByLayers, inputs: Sequence[Any], grads: Sequence[Any], needed: Sequence[bool]
+) -> list[Tensor | None]:
     """The gradients, and where gradients are on, as functions of all that they depend on."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # of aliases: else what reaches a tensor through another, a weight that was computed from x say, counted twice
         alias = [a if a is None or not a.requires_grad else a.view_as(a) for a in inputs]
-        y, (ty, ly) = _run_by_layers(ctx, *alias)
+        y, (ty, ly) = _run_by_layers(of, by_layers, *alias)
         made = [(out, g) for out, g in zip((y, ty, ly), grads, strict=True) if g is not None and out.requires_grad]
         on = [a for a, n in zip(alias, needed, strict=True) if n]
         outs, along = [out for out, _ in made], [g for _, g in made]
@@ -108,14 +121,26 @@ def _again(ctx: Any, inputs: Sequence[Any], grads: Sequence[Any], needed: Sequen
     return [next(found) if n else None for n in needed]
 
 
-def _run_by_layers(ctx: Any, x: Tensor, t: Tensor, l: Tensor | None, *weights: Any):  # noqa: E741
-    of: Plan = ctx.plan
+def _run_by_layers(of: Plan, by_layers: ByLayers, x: Tensor, t: Tensor, l: Tensor | None, *weights: Any):  # noqa: E741
+    rules = Rules(2, t.shape[0], summed=True)
     if t.dim() <= x.dim():  # the same for all rows
         t = t.reshape(t.shape[0], *(1,) * (x.dim() - 1), -1)
     chain = list(map(Layer, weights[::2], weights[1::2], of.names, of.params))
-    y, (ty, ly) = ctx.by_layers(ctx.rules, x, (t, None if l is None else l.unsqueeze(0)), chain)
-    ty = whole(ty, y.shape)
-    return y, (ty, torch.zeros_like(y).unsqueeze(0) if ly is None else whole(ly, y.shape))
+    y, (ty, ly) = by_layers(rules, x, (t, None if l is None else l.unsqueeze(0)), chain)
+    assert ty is not None  # as t is there
+    return y, (whole(ty, y.shape), torch.zeros_like(y).unsqueeze(0) if ly is None else whole(ly, y.shape))
+
+
+def rule_by(by_layers: ByLayers) -> Callable[..., Sequence[Tensor | None]]:
+    """The rule of a node that C++ made (csrc/autograd/streams.h), in all modes but plain eager mode."""
+
+    def rule(ctx: Any, *grads: Tensor | None) -> Sequence[Tensor | None]:
+        """Of x, t, l, w_1, b_1, ..."""
+        saved, t, l, x, *weights = ctx.saved_tensors  # noqa: E741
+        inputs = x, t, l, *weights
+        return _gradients(plan_of(ctx.acts, weights), by_layers, grads, ctx.wanted, saved, inputs)
+
+    return rule
 
 
 _apply = single_level(StreamedChain)
