@@ -104,14 +104,30 @@ def by_torch(m: nn.Module, x: Any) -> Any:
 
 def keep_activated(act: Any, layer: Any, x: Any, key: Any, spec: Spec) -> None:
     """Keep that an activation is called after a layer, if both are what their classes say and x is what they take."""
-    if may_be_layers(x) and (_are_links(layer) if type(layer) is Linear else _may_be_chains() and _is_plain(layer)):
+    if may_be_layers(x) and _may_be_kept(layer):
         kept.keep_activated(layer, act, key, spec[0], _parameter(*spec))
+
+
+def alone(f: Any, x: Any) -> Any:
+    """f(x), of a layer, whatever reads it; in one call where it is as it was found before."""
+    if type(x) is Tensor and not is_compiling():
+        y = kept.alone(x, f)
+        if y is None and kept.is_new(f) and may_be_layers(x) and _may_be_kept(f):
+            kept.keep_alone(f)
+            y = kept.alone(x, f)
+        if y is not None:
+            return y
+    return f(x)
 
 
 def keep_gated(act: Any, gate: Any, up: Any, x: Any) -> None:
     """The same of a gate: what comes of the one is multiplied with another layer of x."""
     if may_be_layers(x) and _are_links(gate, up) and isinstance(spec := match(gate, act), tuple):
         kept.keep_gated(gate, up, act, spec[0], _parameter(*spec))
+
+
+def _may_be_kept(layer: Any) -> bool:
+    return _are_links(layer) if type(layer) is Linear else _may_be_chains() and _is_plain(layer)
 
 
 def _are_links(*layers: Any) -> bool:
