@@ -1,6 +1,11 @@
 """Finds, in the source of a function, the layers whose results it returns as they are.
 
 return F.linear(x, self.g * self.v, self.bias)
+
+    z = x @ self.weight.T               a bias is added to it, if there is one
+    if self.bias is None:
+        return z
+    return z + self.bias
 """
 
 import ast
@@ -10,7 +15,9 @@ from .emit import put_off
 from .paths import Path
 from .reasons import blocks
 from .sites import Reader, Swaps
-from .terms import Layer, Product, Term, Variable, Variables, Viewed, layers, variables_of
+from .terms import Layer, Product, Scaled, Term, Variable, Variables, Viewed, layers, variables_of
+
+_GIVEN = Layer, Product, Viewed
 
 
 def returned(reader: Reader) -> tuple[Swaps, set[Path]]:
@@ -35,7 +42,7 @@ def _returned_from(reader: Reader, statements: list[ast.stmt]) -> tuple[Term | N
         match statement:
             case ast.Return(value=ast.expr() as e):
                 term = reader.terms.layer(e, variables, calm=bool(variables))
-                if not isinstance(term, (Layer, Product, Viewed, Variable)):
+                if not (isinstance(term, (*_GIVEN, Variable)) or (term and _is_biased(term))):
                     return None, {}
                 if {v.node.id for v in variables_of(term)} != set(variables):
                     return None, {}
@@ -43,9 +50,21 @@ def _returned_from(reader: Reader, statements: list[ast.stmt]) -> tuple[Term | N
             case ast.Assign(targets=[ast.Name(id=name)], value=e) if reader.may_hold(name):
                 term = reader.terms.layer(e, variables, calm=bool(variables))
                 read = {v.node.id for v in variables_of(term)} if term else set()
-                if not isinstance(term, (Layer, Product, Viewed)) or not read <= {name} or set(variables) - read:
+                if (
+                    not (isinstance(term, _GIVEN) or (term and _is_biased(term)))
+                    or not read <= {name}
+                    or set(variables) - read
+                ):
                     return None, {}
                 variables, swaps[e] = {name: term}, functools.partial(put_off, term)
+            case ast.If(test=test, body=[ast.Return(value=ast.Name(id=name))], orelse=[]) if name in variables:
+                if not reader.terms.calm(test, variables):
+                    return None, {}
             case _:
                 break
     return None, {}
+
+
+def _is_biased(term: Term) -> bool:
+    """Whether something is added to a term, as a bias is."""
+    return isinstance(term, Scaled) and isinstance(term.node.op, ast.Add) and isinstance(term.of, (*_GIVEN, Variable))
