@@ -1,11 +1,13 @@
 """Finds, in the source of a function, the layers whose results it returns as they are.
 
-return F.linear(x, self.g * self.v, self.bias)
+    return F.linear(x, self.g * self.v, self.bias)
 
     z = x @ self.weight.T               a bias is added to it, if there is one
     if self.bias is None:
         return z
     return z + self.bias
+
+They may be stored first.
 """
 
 import ast
