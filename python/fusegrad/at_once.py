@@ -59,8 +59,11 @@ def parameters_at_once(layer: nn.Module) -> tuple[Any, Any] | None:
 
 
 def kept_layer(x: Tensor, act: Any, found: tuple) -> Tensor | None:
-    """The same of a layer and what is called after it, as they were found before (fusion/kept.py)."""
-    return None if backends.node is None else backends.node.kept_layer(x, act, found)
+    """The same of a layer and what is called after it, as they were found before (fusion/kept.py).
+
+    Under torch.func it is computed by torch's functions, where they are best.
+    """
+    return None if backends.node is None else backends.node.kept_layer(x, act, found, routing.SMALL_IN_TRANSFORMS)
 
 
 def kept_gated(x: Tensor, act: Any, up: Any, found: tuple) -> Tensor | None:

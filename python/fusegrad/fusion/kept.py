@@ -209,6 +209,16 @@ def alone(x: Any, layer: Any) -> Tensor | None:
     return None if found is None or found.facts[0] is not layer.__dict__ else kept_layer(x, None, found)
 
 
+def may_be_found(layer: Any) -> bool:
+    """Whether what is called after a layer was not looked for often."""
+    kept = of(layer)
+    return kept is None or kept.tries < _TRIES
+
+
+def is_found(layer: Any, key: Any) -> bool:
+    return _found(layer, key) is not None
+
+
 def is_new(layer: Any) -> bool:
     """Whether it is not kept yet that a layer is called alone, and that was not tried often."""
     kept = _kept_of(layer)

@@ -15,13 +15,13 @@ from torch.compiler import is_compiling
 
 from .. import functional
 from ..at_once import route_at_once
-from ..internals.call import is_one_of_others
+from ..internals.call import in_torch_func, is_one_of_others
 from ..internals.module import is_hooked, run_pre_hooks
 from ..internals.stock import stands_for
 from ..nn import Linear, fits, is_ours, linear, stock_linear, weight_and_bias, why_alone
 from ..routing import Route, route_of_layer, stock_serves
 from . import kept, one_op, opened
-from .chains import Turns, alone, keep_gated, turns  # noqa: F401  # which methods call too
+from .chains import Turns, alone, keep_gated, keep_met, may_be_met, turns  # noqa: F401  # which methods call too
 from .match import FAST, match
 from .notes import RESHAPE, Later, Product, first, gated, product_of_call, second
 from .one_op import given_by, key_of
@@ -76,10 +76,11 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
     module that returns the result of a layer is called up to that.
     """
     if len(args) == 1:
-        if not kwargs and type(args[0]) is Tensor and not is_compiling() and (known := kept.of(f)) is not None:
-            if known:
+        if not kwargs and type(args[0]) is Tensor and not is_compiling():
+            known = kept.of(f)
+            if known or (in_torch_func() and may_be_met(f)):
                 return Soon(f, args[0])
-            if kept.is_vain(known):
+            if known is not None and kept.is_vain(known):
                 return alone(f, args[0])
     elif f is mul:
         s, z = args
@@ -182,7 +183,12 @@ def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
 def _at_once(act: Any, z: Soon, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     """act(z, ...) as it was found before, if nothing has changed."""
     key = key_of(act, args, kwargs, z.scale[:1]) if z.made is None else None
-    return None if key is None else kept.activated(z.x, act, z.f, key)
+    if key is None:
+        return None
+    y = kept.activated(z.x, act, z.f, key)
+    if y is None and not z.scale and in_torch_func() and keep_met(act, z.f, key, args, kwargs):
+        y = kept.activated(z.x, act, z.f, key)
+    return y
 
 
 def passed(act: Any, z: Any) -> Any:
@@ -195,6 +201,8 @@ def passed(act: Any, z: Any) -> Any:
 def activated(act: Any, f: Any, x: Any) -> Any:
     """act(f(x)), of an activation and a layer; at once where they are as they were found before."""
     y = None if is_compiling() else kept.activated(x, act, f, id(act))
+    if y is None and in_torch_func() and keep_met(act, f, id(act)):
+        y = kept.activated(x, act, f, id(act))
     return apply(act, _later(f, x)) if y is None else y
 
 
