@@ -161,6 +161,16 @@ inline Stock torchs(const std::string& name) {
   return found == known.end() ? stock_of(name) : found->second;
 }
 
+// is_short(z, most): whether this is plain eager mode, and z a plain tensor, in 32 or 64 bits, of up to so many elements.
+inline PyObject* is_short(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 2, "is_short: not its arguments");
+  if (!is_plain_eager() || !is_plain(args[0])) Py_RETURN_FALSE;
+  const at::Tensor& z = THPVariable_Unpack(args[0]);
+  return to_bool(is_wide(z.scalar_type()) && z.numel() <= PyLong_AsLongLong(args[1]));
+  END_HANDLE_TH_ERRORS
+}
+
 inline PyObject* activations = nullptr;  // by name: default parameter, whether its output is saved, which limit
 
 // act(z, name, param or None, three limits): y, or None where that is left to Python. Up to a limit of elements, the

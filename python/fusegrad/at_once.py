@@ -89,6 +89,11 @@ def gated_at_once(x: Any, w_gate: Any, w_up: Any, b_gate: Any, b_up: Any, a: Act
     return backends.node.gated(x, w_gate, w_up, b_gate, b_up, a.name, param)
 
 
+def is_short(z: Any, most: int) -> bool:
+    """Whether this is plain eager mode, and a tensor of so many elements, as far as C++ tells."""
+    return backends.node is not None and not is_dynamo_compiling() and backends.node.is_short(z, most)
+
+
 def act_at_once(z: Any, act: Any, param: float | None) -> Tensor | None:
     """The same of an activation by its name, of which nothing is known either."""
     if backends.node is None or is_dynamo_compiling():
