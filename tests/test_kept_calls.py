@@ -131,6 +131,20 @@ def _set_act(m, act):
     m.act = act
 
 
+class Slotted:
+    """Has no attributes of its own, and no weak references."""
+
+    __slots__ = ()
+
+    def __call__(self, x):
+        return x.square()
+
+
+def _set_last(m, f):
+    del m.last
+    m.last = f
+
+
 def _set_bias(layer):
     del layer.bias
     layer.register_buffer("bias", torch.ones(8).double())
@@ -169,6 +183,8 @@ WAYS_CHANGES = {
     "a forward of the last": lambda m, patch: setattr(m.last, "forward", torch.tanh),
     "another weight of the last": lambda m, patch: setattr(m.last, "weight", nn.Parameter(torch.ones(2, 8).double())),
     "no bias of the last": lambda m, patch: setattr(m.last, "bias", None),
+    "a function for the last": lambda m, patch: _set_last(m, torch.tanh),
+    "an object for the last": lambda m, patch: _set_last(m, Slotted()),
 }
 
 

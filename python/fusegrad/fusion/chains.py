@@ -128,7 +128,13 @@ def alone(f: Any, x: Any) -> Any:
     """f(x), of a layer, whatever reads it; in one call where it is as it was found before."""
     if type(x) is Tensor and not is_compiling():
         y = kept.alone(x, f)
-        if y is None and kept.is_new(f) and (may_be_layers(x) or in_torch_func()) and _may_be_kept(f):
+        if (
+            y is None
+            and is_one_call(f)
+            and kept.is_new(f)
+            and (may_be_layers(x) or in_torch_func())
+            and _may_be_kept(f)
+        ):
             kept.keep_alone(f)
             y = kept.alone(x, f)
         if y is not None:
