@@ -12,9 +12,10 @@ from torch.autograd import grad
 from torch.masked import masked_tensor
 
 import fusegrad as fg
+from fusegrad import backends, routing
 from fusegrad.activations import REGISTRY
 
-from cases import DEFAULTS, DEVICE, DTYPES, STOCK
+from cases import DEFAULTS, DEVICE, DTYPES, STOCK, on_cpu
 from models import inputs
 
 NAMES = [c.name for c in DEFAULTS if REGISTRY[c.name].module is not None]
@@ -204,3 +205,15 @@ def test_a_block_that_was_fused_before_the_model_that_writes():
 
 def test_explain_is_about_linear_layers():
     assert list(fg.explain(fg.fuse(nn.Sequential(nn.LayerNorm(4), nn.Tanh())))) == []
+
+
+@on_cpu
+@pytest.mark.skipif(backends.node is None, reason="no C++ nodes")
+@pytest.mark.parametrize("module, limit, most", ((nn.Tanh, "TINY_TENSOR", 8), (nn.SiLU, "SMALL_TENSOR_AS_FAST", 4)))
+def test_what_torch_computes_as_fast_is_torchs_call(module, limit, most, monkeypatch):
+    monkeypatch.setattr(routing, limit, most)
+    m = fg.fuse(nn.Sequential(nn.Identity(), module()))[1]
+    for count, node in ((most, f"{module.__name__.capitalize()}Backward0"), (most + 1, "CppFunction")):
+        x = torch.linspace(-2, 2, count, requires_grad=True)
+        torch.testing.assert_close(m(x), module()(x))
+        assert type(m(x).grad_fn).__name__ == node

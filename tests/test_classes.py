@@ -135,13 +135,22 @@ class Exact(Counts):
 
 class Named(Counts):
     def forward(self, x):
-        return torch.tanh(self.fc(x)) * len(type(self).__name__) + isinstance(type(self)(self.note), Named)
+        cls = type(self)
+        shown = f"{self.__class__}" == f"{Named}" and getattr(cls, "calls", None) == 0
+        return torch.tanh(self.fc(x)) * len(cls.__name__) * shown + isinstance(type(self)(self.note), Named)
+
+
+class Kept(Counts):
+    def forward(self, x):
+        cls = type(self)
+        return torch.tanh(self.fc(x)) if cls is Kept else x
 
 
 LEFT = {
     CountsByType: "CountsByType.forward depends on its exact class",
-    CountsByClassMethod: "CountsByClassMethod.count depends on its exact class",
+    CountsByClassMethod: "",
     Exact: "Exact.forward depends on its exact class",
+    Kept: "Kept.forward depends on its exact class",
     Heard: "Heard wants to hear of its subclasses",
     Named: "",
 }
@@ -255,3 +264,23 @@ def test_writing_to_the_output_works_as_in_torch(act, after):
 
     stock, fused = gradient(lambda m: m), gradient(fg.fuse)
     torch.testing.assert_close(stock, fused) if stock is not None else None
+
+
+class Built(Counts):
+    """Its class method makes one of it, and another one is replaced later."""
+
+    @classmethod
+    def make(cls):
+        return cls.named(), cls is Built
+
+    @classmethod
+    def named(cls):
+        return cls()
+
+
+def test_class_methods_are_given_the_class_before_fuse(monkeypatch):
+    model = fg.fuse(Built())
+    made, is_it = type(model).make()
+    assert type(made) is Built and is_it and model.make()[1]
+    monkeypatch.setattr(Built, "named", classmethod(lambda cls: cls.__name__))
+    assert model.make() == type(model).make() == ("Built", True)

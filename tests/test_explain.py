@@ -79,6 +79,40 @@ def test_lists_are_followed():
     assert sum(row.ran.fused for row in fg.explain(model, inputs())) == 5  # some in a chain
 
 
+class Zipped(nn.Module):
+    """A loop over layers and norms, which ends with the norms; and layers that are not torch's."""
+
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4))
+
+        def forward(self, x):
+            return F.linear(x, self.weight, self.bias)
+
+    def __init__(self, layer):
+        super().__init__()
+        self.ls = nn.ModuleList(layer() for _ in range(3))
+        self.norms, self.act = nn.ModuleList([nn.Identity(), nn.Identity()]), nn.ReLU()
+
+    def forward(self, x):
+        for layer, norm in zip(self.ls, self.norms):  # noqa: B905
+            x = layer(x)
+            x = norm(x)
+            x = self.act(x)
+        x = self.ls[-1](x)
+        return F.dropout(x, 0.0)
+
+
+@pytest.mark.parametrize("layer", (lambda: nn.Linear(4, 4), Zipped.Plain), ids=("torch's", "a library's"))
+def test_lists_that_are_gone_through_together_end_with_the_shortest(layer):
+    rows = fg.explain(fg.fuse(Zipped(layer).to(DEVICE)), inputs())
+    assert [(row.layer, row.fused_with, row.ran.fused) for row in rows] == [
+        ("ls.0", "relu (act)", 1), ("ls.1", "relu (act)", 1), ("ls.2", "", 0)
+    ]  # fmt: skip
+    assert "F.dropout" in rows[-1].why
+
+
 def hook(module):
     module.register_forward_hook(lambda *_: None)
 

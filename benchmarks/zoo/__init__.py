@@ -3,7 +3,7 @@
 One entry a model, in the file of its kind. A library is imported when a model of it is built.
 """
 
-from . import language, layers, particles, physics, vision
+from . import graphs, language, layers, particles, physics, vision
 from .libraries import PACKAGES, prepare, version
 from .model import Model, Size, inference, inputs_of, linears, make, training
 
@@ -12,6 +12,7 @@ MODELS: list[Model] = [
     *vision.MODELS,
     *physics.MODELS,
     *particles.MODELS,
+    *graphs.MODELS,
     *layers.MODELS,
 ]
 

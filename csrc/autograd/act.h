@@ -1,13 +1,17 @@
 // The ops `act` and `act_vjp` with their nodes, as python/fusegrad/ops/act.py has them.
 #pragma once
 
+#include <ATen/ops/elu.h>
 #include <ATen/ops/exp.h>
+#include <ATen/ops/gelu.h>
 #include <ATen/ops/hardswish.h>
 #include <ATen/ops/hardtanh.h>
 #include <ATen/ops/leaky_relu.h>
+#include <ATen/ops/mish.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
+#include <ATen/ops/softplus.h>
 #include <ATen/ops/square.h>
 #include <ATen/ops/tanh.h>
 
@@ -141,6 +145,30 @@ inline Stock stock_of(const std::string& name) {
   };
   const auto found = known.find(name);
   return found == known.end() ? nullptr : found->second;
+}
+
+// What torch has as one function.
+inline Stock torchs(const std::string& name) {
+  static const std::unordered_map<std::string, Stock> known{
+      {"elu", [](const at::Tensor& z, double alpha) { return at::elu(z, alpha); }},
+      {"gelu", [](const at::Tensor& z, double) { return at::gelu(z); }},
+      {"gelu_tanh", [](const at::Tensor& z, double) { return at::gelu(z, "tanh"); }},
+      {"identity", [](const at::Tensor& z, double) { return z; }},
+      {"mish", [](const at::Tensor& z, double) { return at::mish(z); }},
+      {"softplus", [](const at::Tensor& z, double beta) { return at::softplus(z, beta); }},
+  };
+  const auto found = known.find(name);
+  return found == known.end() ? stock_of(name) : found->second;
+}
+
+// is_short(z, most): whether this is plain eager mode, and z a plain tensor, in 32 or 64 bits, of up to so many elements.
+inline PyObject* is_short(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 2, "is_short: not its arguments");
+  if (!is_plain_eager() || !is_plain(args[0])) Py_RETURN_FALSE;
+  const at::Tensor& z = THPVariable_Unpack(args[0]);
+  return to_bool(is_wide(z.scalar_type()) && z.numel() <= PyLong_AsLongLong(args[1]));
+  END_HANDLE_TH_ERRORS
 }
 
 inline PyObject* activations = nullptr;  // by name: default parameter, whether its output is saved, which limit

@@ -23,6 +23,17 @@ inline bool is_plain_eager() {
          !at::impl::torch_function_mode_enabled() && !torch::autograd::ForwardADLevel::try_get_by_idx(0);
 }
 
+// Whether torch.func is at work, and nothing else that is no plain eager mode.
+inline bool is_only_torch_func() {
+  using c10::DispatchKey;
+  constexpr c10::DispatchKeySet levels{DispatchKey::FuncTorchDynamicLayerFrontMode,
+                                       DispatchKey::FuncTorchDynamicLayerBackMode};
+  const c10::impl::LocalDispatchKeySet keys = c10::impl::tls_local_dispatch_key_set();
+  return keys.included_.has(DispatchKey::FuncTorchDynamicLayerFrontMode) &&
+         keys.included_ - levels == c10::default_included_set && keys.excluded_ == c10::default_excluded_set &&
+         !at::impl::torch_function_mode_enabled();
+}
+
 // Whether this is a dense tensor of the CPU, and no more: no subclass, nothing of torch.func, not one whose numbers are
 // to be negated.
 inline bool is_plain(const at::Tensor& t) {

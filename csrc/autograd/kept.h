@@ -1,6 +1,8 @@
 // Layers and activations that were found before (python/fusegrad/fusion/kept.py), run at once if nothing has changed.
 #pragma once
 
+#include <ATen/ops/linear.h>
+
 #include "chain.h"
 #include "facts.h"
 #include "gated.h"
@@ -40,21 +42,49 @@ inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) 
   END_HANDLE_TH_ERRORS
 }
 
-// kept_layer(x, act, (act, facts, _parameters of the layer, name, param, saves_input)): y of a layer and of what
-// is called after it, as they were found before, if nothing has changed.
+// act(x w^T + b) by torch's functions, or nothing: under torch.func, whose levels cost an op in Python more than its
+// kernel saves, up to so many numbers of a weight (SMALL_IN_TRANSFORMS of python/fusegrad/routing.py).
+template <class Weight>
+std::optional<at::Tensor> by_torch(PyObject* given, Weight weight, const Activation& a, long most) {
+  PyObject* const objects[] = {given, weight(0), weight(1)};
+  at::Tensor of[3];
+  for (int i = 0; i < 3; i++) {
+    if (i == 2 && objects[i] == Py_None) break;
+    if (objects[i] == nullptr || !THPVariable_CheckExact(objects[i])) return std::nullopt;
+    of[i] = THPVariable_Unpack(objects[i]);
+    const at::Tensor& t = of[i];
+    if (!t.is_cpu() || t.layout() != at::kStrided || !is_wide(t.scalar_type())) return std::nullopt;
+    if (t.scalar_type() != of[0].scalar_type() || t.dim() == 0) return std::nullopt;
+  }
+  const auto& [x, w, b] = of;
+  if (w.dim() != 2 || x.size(-1) != w.size(1) || w.numel() > most) return std::nullopt;
+  if (b.defined() && (b.dim() != 1 || b.size(0) != w.size(0))) return std::nullopt;
+  const Stock act = torchs(a.name);
+  if (act == nullptr) return std::nullopt;
+  const pybind11::gil_scoped_release no_gil;
+  return act(at::linear(x, w, if_any(b)), a.param);
+}
+
+// kept_layer(x, act, (act, facts, _parameters of the layer, name, param, saves_input), most): y of a layer and of what
+// is called after it, as they were found before, if nothing has changed; `most` is for torch.func.
 inline PyObject* kept_layer(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 3 && PyTuple_Check(args[2]) && PyTuple_GET_SIZE(args[2]) == 6,
+  TORCH_CHECK_TYPE(count == 4 && PyTuple_Check(args[2]) && PyTuple_GET_SIZE(args[2]) == 6,
                    "kept_layer: not its arguments");
   const auto part = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[2], i); };
   if (part(0) != args[1]) Py_RETURN_NONE;
   const auto weight = [&](Py_ssize_t i) { return parameter(part(2), i); };
   Given given;
-  if (!given.read(args[0], 2, weight, {})) Py_RETURN_NONE;
+  const bool in_torch_func = is_only_torch_func();
+  if (!in_torch_func && !given.read(args[0], 2, weight, {})) Py_RETURN_NONE;
   const bool same = hold(part(1));
   if (PyErr_Occurred()) return nullptr;
   if (!same) Py_RETURN_NONE;
   const Activation a(part(3), part(4));
+  if (in_torch_func) {
+    const std::optional<at::Tensor> y = by_torch(args[0], weight, a, PyLong_AsLong(args[3]));
+    return y ? THPVariable_Wrap(*y) : Py_NewRef(Py_None);
+  }
   const bool saves_input = part(5) == Py_True;
   const variable_list& of = given.saved;
   return without_gil([&] { return linear_act(of[kX], of[kWeights], of[kWeights + 1], a, saves_input).first; });

@@ -22,6 +22,7 @@ PyMethodDef methods[] = {
     {"act", fast<&fusegrad::act_of>(), METH_FASTCALL, "y of an activation, or None where Python is to make it."},
     {"are_as_found", &fusegrad::are_as_found, METH_O, "Whether layers of a Sequential are as they were found before."},
     {"chain", fast<&fusegrad::chain>(), METH_FASTCALL, "y of a chain, or None where Python is to make it."},
+    {"is_short", fast<&fusegrad::is_short>(), METH_FASTCALL, "Whether a tensor is plain, and has few elements."},
     {"kept_chain", fast<&fusegrad::kept_chain>(), METH_FASTCALL,
      "The same of the layers of a Sequential, as they were found before, if nothing has changed."},
     {"gated", fast<&fusegrad::gated>(), METH_FASTCALL, "y of a gated layer, or None where Python is to make it."},

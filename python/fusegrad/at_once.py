@@ -59,8 +59,11 @@ def parameters_at_once(layer: nn.Module) -> tuple[Any, Any] | None:
 
 
 def kept_layer(x: Tensor, act: Any, found: tuple) -> Tensor | None:
-    """The same of a layer and what is called after it, as they were found before (fusion/kept.py)."""
-    return None if backends.node is None else backends.node.kept_layer(x, act, found)
+    """The same of a layer and what is called after it, as they were found before (fusion/kept.py).
+
+    Under torch.func it is computed by torch's functions, where they are best.
+    """
+    return None if backends.node is None else backends.node.kept_layer(x, act, found, routing.SMALL_IN_TRANSFORMS)
 
 
 def kept_gated(x: Tensor, act: Any, up: Any, found: tuple) -> Tensor | None:
@@ -84,6 +87,11 @@ def gated_at_once(x: Any, w_gate: Any, w_up: Any, b_gate: Any, b_up: Any, a: Act
     if not _at_once(x, a) or linear_is_replaced():
         return None
     return backends.node.gated(x, w_gate, w_up, b_gate, b_up, a.name, param)
+
+
+def is_short(z: Any, most: int) -> bool:
+    """Whether this is plain eager mode, and a tensor of so many elements, as far as C++ tells."""
+    return backends.node is not None and not is_dynamo_compiling() and backends.node.is_short(z, most)
 
 
 def act_at_once(z: Any, act: Any, param: float | None) -> Tensor | None:

@@ -45,11 +45,12 @@ AS_FAST_IN_STOCK = PIECEWISE | {"hardswish", "silu", "sigmoid", "exp", "square"}
 SMALL_GATED = 2**20  # multiplications of each of its two layers
 SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
 SMALL_TENSOR_AS_FAST, SMALL_TENSOR_PIECEWISE = 2**20, 2**62  # of AS_FAST_IN_STOCK, of those in PIECEWISE
+TINY_TENSOR = 2**8  # of a tanh, of which a call of torch's own costs a third less than ours (Zen 4, 2026-11-27)
 # numbers of a weight, or of a tensor, up to which torch.func's levels cost an op in Python more than its kernel saves
 SMALL_IN_TRANSFORMS = 2**18
 LIMITS = (
     *("SMALL_IN_TRANSFORMS", "SMALL_LAYER", "SMALL_IN_INFERENCE", "SMALL_GATED"),
-    *("SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING", "SMALL_TENSOR_AS_FAST", "SMALL_TENSOR_PIECEWISE"),
+    *("SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING", "SMALL_TENSOR_AS_FAST", "SMALL_TENSOR_PIECEWISE", "TINY_TENSOR"),
 )
 
 

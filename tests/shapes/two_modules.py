@@ -23,6 +23,56 @@ class Conv1D(nn.Module):
         return x
 
 
+class Biased(nn.Linear):
+    """Falcon's: a product, and a bias that is added to it, if there is one."""
+
+    def forward(self, input):
+        hidden_states = input @ self.weight.T
+        if self.bias is None:
+            return hidden_states
+        return hidden_states + self.bias
+
+
+class Falcon(nn.Module):
+    def __init__(self, bias):
+        super().__init__()
+        self.up, self.act, self.down = Biased(D, 2 * D, bias=bias), nn.GELU(), Biased(2 * D, D, bias=bias)
+
+    def forward(self, x):
+        x = self.act(self.up(x))
+        x = self.down(x)
+        return x
+
+
+shape(1, name="product and bias")(lambda: Falcon(True))  # huggingface/transformers, Falcon
+shape(1, name="product without a bias")(lambda: Falcon(False))
+
+
+class GeLUFunction(torch.autograd.Function):
+    """BLOOM's: its backward is written by hand."""
+
+    @staticmethod
+    def forward(ctx, input):
+        ctx.save_for_backward(input)
+        return input * torch.sigmoid(input)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (input,) = ctx.saved_tensors
+        s = torch.sigmoid(input)
+        return grad_output * (s + input * s * (1 - s))
+
+
+class BloomGelu(nn.Module):
+    def forward(self, x):
+        return GeLUFunction.apply(x)
+
+
+@shape(0, {"0": "followed by BloomGelu, whose GeLUFunction has a backward of its own"})
+def backward_by_hand():
+    return nn.Sequential(nn.Linear(D, D), BloomGelu(), nn.Linear(D, D))
+
+
 class WeightNorm(nn.Module):
     """PhysicsNeMo's: the weight is computed on each call."""
 

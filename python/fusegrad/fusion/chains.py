@@ -12,14 +12,14 @@ from torch.compiler import is_compiling
 from ..activations import REGISTRY
 from ..at_once import are_as_found, kept_chain, may_be_layers
 from ..chained import run_chain, run_seen
-from ..internals.call import is_ops_mode_on
+from ..internals.call import in_torch_func, is_ops_mode_on
 from ..internals.module import children, has_own_hooks, is_any_module_hooked, reads_what_is_stored
 from ..internals.stock import as_written, called_as_written
 from ..nn import Linear
 from ..ops.chain import Plan, plan
 from ..routing import may_be_a_chain
 from . import kept
-from .facts import OTHERWISE, WEIGHTS
+from .facts import OTHERWISE, WEIGHTS, is_one_call
 from .kept import KEPT, Kept, keep, may_try
 from .match import match
 from .recognise import STOCK, Spec
@@ -104,14 +104,52 @@ def by_torch(m: nn.Module, x: Any) -> Any:
 
 def keep_activated(act: Any, layer: Any, x: Any, key: Any, spec: Spec) -> None:
     """Keep that an activation is called after a layer, if both are what their classes say and x is what they take."""
-    if may_be_layers(x) and (_are_links(layer) if type(layer) is Linear else _may_be_chains() and _is_plain(layer)):
+    if may_be_layers(x) and _may_be_kept(layer):
         kept.keep_activated(layer, act, key, spec[0], _parameter(*spec))
+
+
+def may_be_met(layer: Any) -> bool:
+    """Whether a layer may be kept where torch.func is at work, and is not yet."""
+    return is_one_call(layer) and kept.may_be_found(layer) and _may_be_kept(layer)
+
+
+def keep_met(act: Any, layer: Any, key: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> bool:
+    """Keep that an activation is called after a layer, where torch.func is at work; whether that was not kept yet."""
+    if is_compiling() or kept.is_found(layer, key) or not may_be_met(layer):
+        return False
+    spec = match(layer, act, args, kwargs)
+    if not isinstance(spec, tuple) or spec[0] == "identity":
+        return False
+    kept.keep_activated(layer, act, key, spec[0], _parameter(*spec))
+    return True
+
+
+def alone(f: Any, x: Any) -> Any:
+    """f(x), of a layer, whatever reads it; in one call where it is as it was found before."""
+    if type(x) is Tensor and not is_compiling():
+        y = kept.alone(x, f)
+        if (
+            y is None
+            and is_one_call(f)
+            and kept.is_new(f)
+            and (may_be_layers(x) or in_torch_func())
+            and _may_be_kept(f)
+        ):
+            kept.keep_alone(f)
+            y = kept.alone(x, f)
+        if y is not None:
+            return y
+    return f(x)
 
 
 def keep_gated(act: Any, gate: Any, up: Any, x: Any) -> None:
     """The same of a gate: what comes of the one is multiplied with another layer of x."""
     if may_be_layers(x) and _are_links(gate, up) and isinstance(spec := match(gate, act), tuple):
         kept.keep_gated(gate, up, act, spec[0], _parameter(*spec))
+
+
+def _may_be_kept(layer: Any) -> bool:
+    return _are_links(layer) if type(layer) is Linear else _may_be_chains() and _is_plain(layer)
 
 
 def _are_links(*layers: Any) -> bool:

@@ -21,7 +21,7 @@ from .code import Unreadable
 from .find import SITES, UNFUSED, Key, is_sequential
 from .kept import KEPT
 from .opened import is_layer
-from .own_class import needs_its_own
+from .own_class import class_methods, needs_its_own
 from .recognise import ADOPTED, STOCK, is_activation
 from .rewrite import rewrite
 from .runtime import NOTES, apply, later, now, passed
@@ -55,7 +55,7 @@ def fused_class(original: type[nn.Module], sites: Iterable[Key]) -> type[nn.Modu
     if made is not None:
         return made
     members: dict[str, Any] = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
-    members |= {UNFUSED: original, SITES: sites, "__reduce_ex__": _reduce}
+    members |= {UNFUSED: original, SITES: sites, "__reduce_ex__": _reduce} | class_methods(original)
     try:
         for name, found in wrappers.items():
             chosen = frozenset(k for at, k in sites if at == name)

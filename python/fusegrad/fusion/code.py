@@ -204,3 +204,12 @@ def stored_by(statement: ast.stmt) -> str | None:
 
 def reads_of(node: ast.AST, name: str) -> int:
     return sum(isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load) for n in ast.walk(node))
+
+
+def names_in(function: Any) -> set[str]:
+    """What a function, or what it wraps, mentions."""
+    codes: list[CodeType] = []
+    while isinstance(function, FunctionType):
+        codes += [function.__code__, *nested(function.__code__)]
+        function = vars(function).get("__wrapped__")
+    return {name for code in codes for name in code.co_names}

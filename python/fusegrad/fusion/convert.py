@@ -71,10 +71,11 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
             if fused_class_of(m) not in (None, type(m)):
                 continue  # another library has made a class of its own from ours
             original = original_class(type(m))
-            ours = [call for call in calls(m) if _runs_ours(m, call)]
+            found = [*calls(m)]
+            ours = [call for call in found if _runs_ours(m, call)]
             for call in ours:
                 acts[call.linear] |= call.acts
-            keys = [call.key for call in ours]
+            keys = [call.key for call in (*ours, *(call for call in found if call.alone))] if ours else []
             if keys and why_class_stays(original) is None:
                 set_class(m, fused_class(original, (key for key in keys if key is not None)))
         for linear, names in acts.items():

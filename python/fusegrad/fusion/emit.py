@@ -39,6 +39,10 @@ def run_act(act: Act) -> ast.expr:
     return call_of("apply_method" if act.method else "apply", act.node, _arguments(act, act.of), act.node.keywords)
 
 
+def run_alone(e: ast.Call) -> ast.expr:
+    return call_of("alone", e, [e.func, *e.args])
+
+
 def run_passed(act: Act) -> ast.expr:
     """The same, or what is put off where the activation is an identity."""
     return call_of("passed", act.node, _arguments(act, act.of))

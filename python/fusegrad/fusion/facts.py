@@ -127,6 +127,14 @@ def _of_forward(cls: type[nn.Module]) -> Facts | None:
         return None
 
 
+def is_one_call(layer: Any) -> bool:
+    """Whether a module is a layer by its class, and no more."""
+    cls = type(layer)
+    return cls is Linear or (
+        isinstance(layer, nn.Module) and not issubclass(cls, nn.Linear) and _of_forward(cls) is not None
+    )
+
+
 def _calls_linear(forward: FunctionType) -> str | None:
     """The name of what a forward returns a call of, with its input, its weight and its bias."""
     try:

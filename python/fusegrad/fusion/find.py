@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import takewhile
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 from torch import nn
@@ -20,7 +20,8 @@ from ..internals.stock import torchs
 from ..nn import MLP, Linear, why_alone, why_unfit
 from ..nn_gated import GatedLinear, GatedMLP
 from . import chains, opened, recognise, wrapped
-from .code import Unreadable, nested
+from .code import Unreadable, names_in
+from .facts import is_one_call
 from .match import match, why_unknown
 from .opened import LEFT_OUT
 from .paths import Path, find, join
@@ -46,6 +47,7 @@ class Call:
     acts: frozenset[str] = frozenset()  # what it may be fused with, but for gates
     in_chain: bool = False  # of several layers as one op
     multiplied: bool = False  # nothing is computed after it, but the product can be an op
+    alone: bool = False  # nothing is to be told of it: the layer is called, whatever reads it
     one_by_one: int | None = None  # in a module of ours, which fuse leaves as it is: up to how many rows are two calls
 
 
@@ -72,21 +74,12 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
             inner = wrapped.layers(function)[-1]
             method = read(inner, inner.__code__)
         except Unreadable as e:
-            for child in _linears(m, None if name == "forward" else _names(function)):
+            for child in _linears(m, None if name == "forward" else names_in(function)):
                 unread[child, str(e)].append(name)
             continue
         yield from _in_method(m, path, name, method)
     for (child, why), names in unread.items():
         yield Call(child, "", f"{original.__name__}.{', '.join(names)}: {why}")
-
-
-def _names(function: Any) -> set[str]:
-    """What a function, or what it wraps, mentions."""
-    codes: list[CodeType] = []
-    while isinstance(function, FunctionType):
-        codes += [function.__code__, *nested(function.__code__)]
-        function = vars(function).get("__wrapped__")
-    return {name for code in codes for name in code.co_names}
 
 
 # the modules of ours that make one op of several layers: which layers
@@ -161,6 +154,11 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
     in_gates: set[Any] = set()  # activations that are told of with their gate
     chained: set[nn.Module] = set()
     for k, site in enumerate(method.sites):
+        if site.alone:
+            held = [*find(m, site.alone).values()]
+            if held and all(map(is_one_call, held)):
+                yield Call(held[0], "", "", (name, k), alone=True)
+            continue
         if site.longer and any(_is_identity(m, act) for act in site.longer.identities):
             k, site = longer(k), site.longer
         if site.after_loop is not None and (name, k) in vars(fused_class_of(m) or nn.Module).get(SITES, ()):

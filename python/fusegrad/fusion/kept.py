@@ -74,7 +74,9 @@ class Kept(dict[Any, Any]):
     """
 
     tries = 0  # what changes on each call is not kept for ever
+    tries_alone = 0
     misses = 0  # how often the layer was put off, and then called by itself
+    alone: "Activated | None" = None  # the layer by itself
 
     def __copy__(self) -> "Kept":
         return Kept()
@@ -166,6 +168,13 @@ def keep_activated(layer: nn.Module, act: Any, key: Any, name: str, param: float
         kept[key] = Activated(act, facts, of_layer, name, param, saves_input)
 
 
+def keep_alone(layer: nn.Module) -> None:
+    """Keep what is true of a layer by itself."""
+    facts = _facts_of([layer], []) if _can_keep(("identity",)) else None
+    if facts is not None:
+        _kept_of(layer).alone = Activated(None, facts, layer.__dict__["_parameters"], "identity", 0.0, False)
+
+
 def keep_gated(gate: nn.Module, up: nn.Module, act: Any, name: str, param: float) -> None:
     """The same of a gate, of two layers."""
     kept = _kept_of(gate)
@@ -189,6 +198,30 @@ def activated(x: Any, act: Any, layer: Any, key: Any) -> Tensor | None:
     """act(layer(x)), as they were found before, if nothing has changed; else None. Not under a compiler."""
     found = _found(layer, key)
     return None if type(found) is not Activated else kept_layer(x, act, found)
+
+
+def alone(x: Any, layer: Any) -> Tensor | None:
+    """layer(x), the same."""
+    kept = of(layer)
+    found = None if kept is None else kept.alone
+    return None if found is None or found.facts[0] is not layer.__dict__ else kept_layer(x, None, found)
+
+
+def may_be_found(layer: Any) -> bool:
+    """Whether what is called after a layer was not looked for often."""
+    kept = of(layer)
+    return kept is None or kept.tries < _TRIES
+
+
+def is_found(layer: Any, key: Any) -> bool:
+    return _found(layer, key) is not None
+
+
+def is_new(layer: Any) -> bool:
+    """Whether it is not kept yet that a layer is called alone, and that was not tried often."""
+    kept = _kept_of(layer)
+    kept.tries_alone += 1
+    return (kept.alone is None or kept.alone.facts[0] is not layer.__dict__) and kept.tries_alone <= _TRIES
 
 
 def gated(x: Any, act: Any, gate: Any, up: Any) -> Tensor | None:

@@ -48,14 +48,26 @@ def why_unknown(act: Any, text: str) -> str:
     if isinstance(act, nn.Module):
         if LEFT_OUT in vars(act):
             return f"filter_fn left {type(act).__name__} after it alone"
+        if function := _function_of_its_own(getattr(type(act), "forward", None)):
+            return f"followed by {type(act).__name__}, whose {function} has a backward of its own"
         has = is_activation(type(act))
         lacks = "whose options fusegrad does not have" if has else "which is no activation of fusegrad"
         return f"followed by {type(act).__name__}, {lacks}"
     if isinstance(act, FunctionType) and not act.__module__.startswith("torch."):
+        if function := _function_of_its_own(act):
+            return f"read by {text}, whose {function} has a backward of its own"
         return f"read by {text}, which begins with no activation of fusegrad"
     if any(act is f for f in ("chunk", "split", torch.chunk, torch.split)):
         return why_cut_is_alone(f"`{text}`")
     return f"read by {text}"
+
+
+def _function_of_its_own(f: Any) -> str | None:
+    """The autograd.Function that a function mentions, if any: what its backward computes need be no derivative."""
+    if not isinstance(f, FunctionType) or f.__module__.startswith("torch."):
+        return None
+    mentioned = (f.__globals__.get(name) for name in f.__code__.co_names)
+    return next((m.__name__ for m in mentioned if isinstance(m, type) and issubclass(m, torch.autograd.Function)), None)
 
 
 def _is_in_place(act: Any, kwargs: dict[str, Any] | None) -> bool:

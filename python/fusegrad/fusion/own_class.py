@@ -1,10 +1,13 @@
 """Whether a class says what depends on being exactly that class: its modules then keep it, as ours is a subclass.
 
 `type(self).calls += 1` would count on ours, `type(self) is Net` would be false, a table of classes would not have it.
+Class methods are given the class that they know.
 """
 
 import ast
+from collections.abc import Iterator
 from types import FunctionType
+from typing import Any
 
 from .code import Unreadable, nested, parse, self_name
 from .find import is_torchs
@@ -12,53 +15,70 @@ from .find import is_torchs
 
 def needs_its_own(cls: type) -> str | None:
     """The method of a class, or of its bases in the same package, that depends on it; or None."""
+    return next((name for name, f in _methods(cls) if isinstance(f, FunctionType) and _depends(f)), None)
+
+
+class OfOriginal:
+    """A class method as it is of the class before fuse: it is given that class, whichever it is called on."""
+
+    def __init__(self, original: type, name: str) -> None:
+        self.original, self.name = original, name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return getattr(self.original, self.name)
+
+
+def class_methods(cls: type) -> dict[str, OfOriginal]:
+    """The class methods of a class, and of its bases in the same package."""
+    return {name: OfOriginal(cls, name) for name, f in _methods(cls) if isinstance(f, classmethod)}
+
+
+def _methods(cls: type) -> Iterator[tuple[str, Any]]:
     for base in cls.__mro__:
         if not is_torchs(base) and _package(base) == _package(cls):
-            for name, value in vars(base).items():
-                if name == "__init_subclass__":
-                    continue  # which does not hear of ours
-                function = value.__func__ if isinstance(value, classmethod) else value
-                if isinstance(function, FunctionType) and _depends(function, isinstance(value, classmethod)):
-                    return name
-    return None
+            # of its subclasses it does not hear: ours is none that its author would want to hear of
+            yield from ((name, f) for name, f in vars(base).items() if name != "__init_subclass__")
 
 
 def _package(cls: type) -> str:
     return cls.__module__.split(".")[0]
 
 
-def _depends(function: FunctionType, of_class: bool) -> bool:
+def _depends(function: FunctionType) -> bool:
     codes = [function.__code__, *nested(function.__code__)]
-    if not of_class and not any({"type", "__class__"} & {*code.co_names} for code in codes):
+    if not any({"type", "__class__"} & {*code.co_names} for code in codes):
         return False
     try:
         _, tree = parse(function, function.__code__)
-        first = self_name(tree)
+        self_ = self_name(tree)
     except Unreadable:
         return False
     parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
-    return any(_is_class(node, first, of_class) and not _is_read(node, parents[node], of_class) for node in parents)
+    classes = [node for node in parents if _is_class(node, self_)]
+    # variables that are given it
+    given = [t for p in map(parents.get, classes) if isinstance(p, ast.Assign) for t in p.targets]
+    names = {t.id for t in given if isinstance(t, ast.Name)}
+    classes += [n for n in parents if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load) and n.id in names]
+    return not all(isinstance(t, ast.Name) for t in given) or not all(_is_read(n, parents[n]) for n in classes)
 
 
-def _is_class(node: ast.AST, first: str, of_class: bool) -> bool:
-    """Whether a node is type(self) or self.__class__, or the first argument of a class method."""
+def _is_class(node: ast.AST, self_: str) -> bool:
+    """Whether a node is type(self) or self.__class__."""
     match node:
         case ast.Call(func=ast.Name(id="type"), args=[ast.Name(id=name)]):
-            return name == first and not of_class
+            return name == self_
         case ast.Attribute(value=ast.Name(id=name), attr="__class__"):
-            return name == first and not of_class
-        case ast.Name(id=name):
-            return name == first and of_class
+            return name == self_
     return False
 
 
-def _is_read(node: ast.AST, parent: ast.AST, of_class: bool) -> bool:
-    """Whether a class is only asked for what it inherits, or called."""
+def _is_read(node: ast.AST, parent: ast.AST) -> bool:
+    """Whether a class is only asked for what it inherits, or called, shown, or given to a variable."""
     match parent:
-        case ast.Attribute(ctx=ast.Load()):
+        case ast.Attribute(ctx=ast.Load()) | ast.FormattedValue() | ast.Assign():
             return True
-        case ast.Attribute():
-            return False
+        case ast.Call(func=ast.Name(id="getattr" | "hasattr"), args=[first, *_]):
+            return first is node
         case ast.Call(func=func):
-            return func is node or of_class
-    return of_class
+            return func is node
+    return False

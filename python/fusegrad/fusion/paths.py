@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from types import CodeType, FunctionType, MethodType
@@ -12,7 +13,8 @@ from torch import nn
 from ..internals.module import children, holds, stored
 from .code import Unreadable, parse
 
-Step = tuple[str, Any]  # ("attribute", name), ("named", its beginning), ("item", key) or ("each of", slice)
+Step = tuple[str, Any]  # ("attribute", name), ("named", its beginning), ("item", key), ("each of", slice) or
+# ("zipped", where the others are that are gone through with it)
 Path = tuple[Step, ...]  # from the module
 EVERY: Step = ("each of", slice(None))
 # an index made of these is looked up without doing anything else
@@ -76,7 +78,12 @@ class Names:
                 self._loop(item, inner)
             case ast.Call(func=ast.Name(id="zip"), args=inners), ast.Tuple(elts=items):
                 for item, inner in zip(items, inners, strict=False):
-                    self._loop(item, inner)
+                    held = self.of(inner)
+                    others = tuple(paths for other in inners if other is not inner and (paths := self.of(other)))
+                    if held and others and isinstance(item, ast.Name):
+                        self._bind(item, tuple((*p, ("zipped", others)) for p in held))
+                    else:
+                        self._loop(item, inner)
             case ast.Call(func=ast.Name(id="reversed"), args=[inner]), _:
                 self._loop(target, inner)
             case ast.Call(func=ast.Attribute(value=inner, attr="values"), args=[]), _:
@@ -110,10 +117,19 @@ def find(module: nn.Module, paths: Iterable[Path]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in paths:
         held: dict[str, Any] = {"": module}
-        for step in path:
-            held = {join(at, name): value for at, owner in held.items() for name, value in _step(owner, *step)}
+        for kind, key in path:
+            if kind == "zipped":
+                kind, key = "each of", slice(min((_length(module, other) for other in key), default=None))
+            held = {join(at, name): value for at, owner in held.items() for name, value in _step(owner, kind, key)}
         found |= held
     return found
+
+
+def _length(module: nn.Module, paths: tuple[Path, ...]) -> int:
+    """How many a list of modules holds, of those that may be at these places; many if that is not known."""
+    return max(
+        (len([*_step(owner, *EVERY)]) or sys.maxsize for owner in find(module, paths).values()), default=sys.maxsize
+    )
 
 
 def _step(owner: Any, kind: str, key: Any) -> Iterator[tuple[str, Any]]:

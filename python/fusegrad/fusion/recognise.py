@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import functional
+from .. import functional, routing
 from ..activations import REGISTRY, Activation
 from ..activations.definition import Facts
-from ..at_once import act_at_once
+from ..at_once import act_at_once, is_short
 from ..internals.call import is_one_of_others
 from ..internals.module import has_own_hooks, is_any_module_hooked
 from ..internals.stock import as_written, called_as_written, stands_for, stands_for_what_it_is, torchs
 from ..nn import MLP, Act, Linear, takes_input, why_called
-from ..routing import AS_FAST_IN_STOCK, route_of_tensor, stock_maps
+from ..routing import AS_FAST_IN_STOCK, PIECEWISE, route_of_tensor, stock_maps
 
 Spec = tuple[str, float | None]  # name and parameter of an activation
 
@@ -226,6 +226,11 @@ _DERIVED_TWICE = {cls for cls, known in _BY_MODULE.items() if all(a.stock_derive
 _AS_FAST = {cls for cls in _DERIVED_TWICE if _NAME[cls] in AS_FAST_IN_STOCK}
 
 
+# what torch computes as fast, up to which limit of routing.py
+_UP_TO = {cls: "SMALL_TENSOR_PIECEWISE" if _NAME[cls] in PIECEWISE else "SMALL_TENSOR_AS_FAST" for cls in _AS_FAST}
+_UP_TO[nn.Tanh] = "TINY_TENSOR"
+
+
 # where torch's forward is as fast at all sizes, saves the same, and can be differentiated as often: that
 _AS_OURS: dict[type, tuple[str, ...]] = {nn.ReLU: ("forward",)}
 
@@ -235,6 +240,8 @@ class AdoptedAct(Act):
 
     def forward(self, input: Tensor) -> Tensor:
         stock = getattr(type(self), STOCK)
+        if stock in _UP_TO and is_short(input, getattr(routing, _UP_TO[stock])):
+            return stock.forward(self, input)
         if is_one_of_others(input) or (stock in _AS_FAST and stock_maps(input, _NAME[stock])):
             return stock.forward(self, input)
         spec = of_adopted(self)

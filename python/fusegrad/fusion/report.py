@@ -13,6 +13,7 @@ from ..internals.module import stored
 from ..nn import Linear
 from .classes import original_class, why_class_stays
 from .convert import check_model, forget_functions, why_not
+from .facts import is_one_call
 from .find import SITES, Call, calls, fused_class_of
 from .opened import LEFT_OUT
 from .watch import Ran, watch
@@ -93,13 +94,14 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
     try:
         for path, m in model.named_modules():
             for call in calls(m, path):
-                found.setdefault(call.linear, []).append(_as_it_runs(m, call))
+                if not call.alone:
+                    found.setdefault(call.linear, []).append(_as_it_runs(m, call))
     finally:
         forget_functions()
     layers = {
         m: path
         for path, m in model.named_modules()
-        if isinstance(m, nn.Linear) or any(call.fused_with for call in found.get(m, ()))
+        if isinstance(m, nn.Linear) or any(call.fused_with or is_one_call(m) for call in found.get(m, ()))
     }
     ran: dict[nn.Module, Ran] = {}
     if inputs or named_inputs:

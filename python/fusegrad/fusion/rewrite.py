@@ -7,6 +7,7 @@ from typing import Any
 
 from .code import Unreadable, parse, remake, self_name
 from .paths import Path
+from .returned import returned
 from .sites import Passed, Reader, Site, Swaps
 
 
@@ -77,7 +78,7 @@ def gives_later(function: FunctionType, helpers: Any) -> tuple[FunctionType, set
     if isinstance(definition, ast.Lambda):
         return None
     reader = Reader(function, definition, self_name(definition))
-    swaps, paths = reader.returned()
+    swaps, paths = returned(reader)
     return (remake(function, _swap(module, swaps), helpers), paths, tuple(reader.terms.passed)) if swaps else None
 
 

@@ -9,29 +9,26 @@ that no op takes are obeyed without anyone having to notice the change.
 from operator import add, matmul, mul  # noqa: F401  # which methods call too
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from .. import functional
-from ..activations import REGISTRY
 from ..at_once import route_at_once
-from ..internals.call import is_one_of_others
+from ..internals.call import in_torch_func, is_one_of_others
 from ..internals.module import is_hooked, run_pre_hooks
 from ..internals.stock import stands_for
 from ..nn import Linear, fits, is_ours, linear, stock_linear, weight_and_bias, why_alone
 from ..routing import Route, route_of_layer, stock_serves
-from . import kept, opened, recognise
-from .chains import Turns, keep_activated, keep_gated, turns  # noqa: F401  # which methods call too
+from . import kept, one_op, opened
+from .chains import Turns, alone, keep_gated, keep_met, may_be_met, turns  # noqa: F401  # which methods call too
 from .match import FAST, match
-from .notes import RESHAPE, Later, Product, first, gated, packed_glu, product_of_call, second
+from .notes import RESHAPE, Later, Product, first, gated, product_of_call, second
+from .one_op import given_by, key_of
 from .opened import LEFT_OUT
 from .recognise import is_unchanged
-from .scaled import numbers_of, scaled_layer
 
 stands_for(nn.Identity, (nn.Identity, "forward"))
-_PLAIN = frozenset((bool, int, float, str, type(None)))
 
 
 class Soon:
@@ -79,11 +76,12 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
     module that returns the result of a layer is called up to that.
     """
     if len(args) == 1:
-        if not kwargs and type(args[0]) is Tensor and not is_compiling() and (known := kept.of(f)) is not None:
-            if known:
+        if not kwargs and type(args[0]) is Tensor and not is_compiling():
+            known = kept.of(f)
+            if known or (in_torch_func() and may_be_met(f)):
                 return Soon(f, args[0])
-            if kept.is_vain(known):
-                return f(args[0])
+            if known is not None and kept.is_vain(known):
+                return alone(f, args[0])
     elif f is mul:
         s, z = args
         on_the_left = type(z) is Soon
@@ -120,7 +118,7 @@ def _later(f: Any, *args: Any, **kwargs: Any) -> Any:
             if is_hooked(f):
                 run_pre_hooks(f, args)
             z = noted(given(*args, **kwargs))
-            return _given_by(f, z) if type(z) is Later else z
+            return given_by(f, z) if type(z) is Later else z
         return f(*args, **kwargs)
     called = product_of_call(f, args, kwargs)
     return _call(f, args, kwargs) if called is None else Later(f, args, kwargs, None, called)
@@ -141,10 +139,6 @@ def settled(z: Any, f: Any) -> Any:
     if not pure and isinstance(f, nn.Module):
         pure = type(f).forward is nn.Linear.forward and opened.giving(f) is not None
     return z if pure or not isinstance(f, nn.Module) else now(z)
-
-
-def _given_by(layer: nn.Module | None, z: Later) -> Later:
-    return Later(z.f, z.args, z.kwargs, layer, z.product)
 
 
 def _later_of_later(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -178,7 +172,9 @@ def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
             return y
         z = noted(z)
     if type(z) is not Later:
-        return act(z, *args, **kwargs) if args or kwargs else act(z)
+        if args or kwargs:
+            return act(z, *args, **kwargs)
+        return alone(act, z) if type(act) is Linear else act(z)
     if isinstance(act, str):  # that the module holds, where an activation was to be
         return act(now(z), *args, **kwargs)  # type: ignore[operator]  # raises what the author's call raises
     return _apply(act, z, args, kwargs)
@@ -186,19 +182,13 @@ def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _at_once(act: Any, z: Soon, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     """act(z, ...) as it was found before, if nothing has changed."""
-    key = _key(act, args, kwargs, z.scale[:1]) if z.made is None else None
-    return None if key is None else kept.activated(z.x, act, z.f, key)
-
-
-def _key(act: Any, args: tuple, kwargs: dict[str, Any], scale: tuple = ()) -> Any:
-    """By what a call of an activation is kept; None where that is not done."""
-    key = act if isinstance(act, str) else id(act)
-    if args or kwargs:
-        given = *args, *kwargs.values()
-        if not _PLAIN.issuperset(map(type, given)):
-            return None
-        return key, *scale, given, (*kwargs,), (*map(type, given),)
-    return (key, *scale) if scale else key
+    key = key_of(act, args, kwargs, z.scale[:1]) if z.made is None else None
+    if key is None:
+        return None
+    y = kept.activated(z.x, act, z.f, key)
+    if y is None and not z.scale and in_torch_func() and keep_met(act, z.f, key, args, kwargs):
+        y = kept.activated(z.x, act, z.f, key)
+    return y
 
 
 def passed(act: Any, z: Any) -> Any:
@@ -211,6 +201,8 @@ def passed(act: Any, z: Any) -> Any:
 def activated(act: Any, f: Any, x: Any) -> Any:
     """act(f(x)), of an activation and a layer; at once where they are as they were found before."""
     y = None if is_compiling() else kept.activated(x, act, f, id(act))
+    if y is None and in_torch_func() and keep_met(act, f, id(act)):
+        y = kept.activated(x, act, f, id(act))
     return apply(act, _later(f, x)) if y is None else y
 
 
@@ -237,7 +229,7 @@ def apply_method(name: str, z: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _apply(act: Any, z: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     if type(z) is Later and type(act) is not nn.Identity:
-        y = _activated(act, z, args, kwargs)
+        y = one_op.activated(act, z, args, kwargs)
         if y is not None:
             return y
     return _call(act, (now(z), *args), kwargs)
@@ -271,7 +263,7 @@ def _value(z: Any, made: dict[int, Any]) -> Any:
     if id(z) not in made:
         y = None
         if z.spec is not None and id(z.args[0]) not in made:
-            y = _activated(z.f, z.args[0], z.args[1:], z.kwargs)
+            y = one_op.activated(z.f, z.args[0], z.args[1:], z.kwargs)
         if y is None:
             y = _computed(z, z.product) if z.product else _call(z.f, tuple(_value(a, made) for a in z.args), z.kwargs)
         made[id(z)] = y
@@ -307,44 +299,3 @@ def turned(x: Any) -> Any:
         for f, act in x.calls:
             y = f(y) if act is None else activated(act, f, y)
     return y
-
-
-# --- what can be one op -------------------------------------------------------------------------------------------
-
-
-def _activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """act(z, ...) as one op, or None."""
-    scales: list[Later] = []
-    layer = z
-    while layer.f is mul or layer.f is add:
-        scales.insert(0, layer)
-        layer = layer.args[0] if type(layer.args[0]) is Later else layer.args[1]
-    if isinstance(layer.f, str) and layer.f in RESHAPE and not scales:
-        flat, *shape = layer.args
-        if flat.product is None or any(isinstance(size, torch.dtype) for size in shape):
-            return None
-        if not isinstance(match(flat.layer, act, args, kwargs), tuple):
-            return None
-        y = _activated(act, _given_by(z.layer or flat.layer, flat), args, kwargs)
-        return None if y is None else getattr(y, layer.f)(*shape)
-    if layer.product is None:
-        return None
-    spec = match(layer.layer, act, args, kwargs)
-    if not isinstance(spec, tuple):
-        if spec is None and not args and not kwargs and not is_compiling() and (taking := opened.taking(act)):
-            return taking(z)
-        return packed_glu(act, layer.product, args, kwargs) if spec is None and not scales else None
-    if isinstance(act, str) and not recognise.is_torchs_method(act, layer.product.x, layer.product.w):
-        return None
-    scaled = scaled_layer(layer.product, scales, spec) if scales else (layer.product, spec)
-    if scaled is None:
-        return None
-    (x, w, b, route), (name, param) = scaled
-    if layer.layer is not None and w is layer.product.w and b is layer.product.b and not is_compiling():
-        key = _key(act, args, kwargs, numbers_of(scales))
-        if key is not None and name != "identity":
-            keep_activated(act, layer.layer, x, key, (name, param))
-    if name == "identity":
-        return functional.by_route(route, x, w, b)
-    a = REGISTRY[name]
-    return functional.activated(route, x, w, b, a, a.default if param is None else float(param))

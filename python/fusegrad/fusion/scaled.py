@@ -38,7 +38,7 @@ def scaled_layer(product: Product, scales: list[Later], spec: Spec) -> tuple[Pro
             if REGISTRY["sin"].accepts(omega) and w is product.w:
                 spec = "sin", omega
                 continue
-        if x.numel() < x.shape[-1] ** 2:
+        if f is mul and x.numel() < x.shape[-1] ** 2:
             return None
         if f is mul and not isinstance(s, Tensor) and not _LEAST <= abs(s) <= 1 / _LEAST:
             return None

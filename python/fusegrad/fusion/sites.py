@@ -25,12 +25,12 @@ from typing import Any
 import torch
 
 from .code import Definition, reads_of
-from .emit import keep, put_off, run_act, run_gate, run_passed, run_variable
+from .emit import keep, put_off, run_act, run_alone, run_gate, run_passed, run_variable
 from .gates import Swaps, gate_in
 from .loops import loop_in
 from .paths import Path
 from .reasons import blocks, text_of, why_cut_is_alone, why_stored_is_alone
-from .terms import Act, Gate, Layer, Product, Term, Terms, Variable, Variables, Viewed, layers, variables_of
+from .terms import Act, Gate, Term, Terms, Variable, Variables, layers
 
 _SEE_LOCALS = {"locals", "vars", "dir", "eval", "exec", "breakpoint"}
 
@@ -48,6 +48,7 @@ class Site:
     after_loop: tuple[Path, ...] | None = None  # of a loop over layers: where the one is held that comes after it
     identities: tuple[Act, ...] = ()  # what is called before one of these and passes the layer on if it is an identity
     longer: "Site | None" = None  # the same, through identities
+    alone: tuple[Path, ...] = ()  # where a layer may be held that is called, whatever reads it
 
 
 class Reader:
@@ -70,7 +71,7 @@ class Reader:
         loops = [*self._loops()]
         in_loops = {read.node for site in loops for read in site.reads}
         nested = [site for site in self._nested() if in_loops.isdisjoint(site.swaps)]
-        return [*self._gates(), *loops, *nested, *self._in_statements()]
+        return [*self._gates(), *loops, *nested, *self._in_statements(), *self._calls()]
 
     def alone(self) -> Iterator[tuple[tuple[Path, ...], str]]:
         parents = {child: parent for parent in self.everything for child in ast.iter_child_nodes(parent)}
@@ -133,6 +134,13 @@ class Reader:
             self.terms.passed = []
             if isinstance(e, ast.Call) and (act := self.terms.act(e, {})):
                 yield self._site([act], {e: functools.partial(run_act, act)})
+
+    def _calls(self) -> Iterator[Site]:
+        for e in self.everything:
+            match e:
+                case ast.Call(func=f, args=[x], keywords=[]) if not isinstance(x, ast.Starred):
+                    if paths := self.terms.names.of(f):
+                        yield Site((), (), {e: functools.partial(run_alone, e)}, alone=paths)
 
     # --- in statements
 
@@ -291,44 +299,6 @@ class Reader:
             swaps[e] = functools.partial(run_variable, name, e)
             return True
         return False
-
-    # --- of a module that is a layer
-
-    def returned(self) -> tuple[Swaps, set[Path]]:
-        """Puts off the layers whose results are returned as they are; and where the module may hold them, or ()."""
-        self.terms.passed = []
-        swaps: Swaps = {}
-        paths: set[Path] = set()
-        for body in blocks(self.definition):
-            for i in range(len(body)):
-                term, puts_off = self._returned_from(body[i:])
-                if term is not None and swaps.keys().isdisjoint(puts_off):
-                    swaps |= puts_off
-                    paths |= {path for layer in layers(term) for path in layer.paths or ((),)}
-        return swaps, paths
-
-    def _returned_from(self, statements: list[ast.stmt]) -> tuple[Term | None, Swaps]:
-        """The same for what the first statements store, and the last of them returns."""
-        variables: Variables = {}
-        swaps: Swaps = {}
-        for statement in statements:
-            match statement:
-                case ast.Return(value=ast.expr() as e):
-                    term = self.terms.layer(e, variables, calm=bool(variables))
-                    if not isinstance(term, (Layer, Product, Viewed, Variable)):
-                        return None, {}
-                    if {v.node.id for v in variables_of(term)} != set(variables):
-                        return None, {}
-                    return term, swaps | {e: functools.partial(put_off, term)}
-                case ast.Assign(targets=[ast.Name(id=name)], value=e) if self.may_hold(name):
-                    term = self.terms.layer(e, variables, calm=bool(variables))
-                    read = {v.node.id for v in variables_of(term)} if term else set()
-                    if not isinstance(term, (Layer, Product, Viewed)) or not read <= {name} or set(variables) - read:
-                        return None, {}
-                    variables, swaps[e] = {name: term}, functools.partial(put_off, term)
-                case _:
-                    break
-        return None, {}
 
     def _site(self, reads: Any, swaps: Swaps) -> Site:
         return Site(tuple(reads), tuple(self.terms.passed), swaps)
