@@ -170,7 +170,7 @@ def keep_activated(layer: nn.Module, act: Any, key: Any, name: str, param: float
 
 def keep_alone(layer: nn.Module) -> None:
     """Keep what is true of a layer by itself."""
-    facts = _facts_of([layer], []) if _can_keep(("identity",)) else None
+    facts = facts_of([layer], []) if _can_keep(("identity",)) else None
     if facts is not None:
         _kept_of(layer).alone = Activated(None, facts, layer.__dict__["_parameters"], "identity", 0.0, False)
 
