@@ -122,7 +122,7 @@ KNOWN: frozenset[str] = frozenset(extension.activations()) if extension is not N
 def empty_cache() -> None:
     """Give back the memory that the CPU kernels keep from call to call: of this thread, and of those that work for it.
 
-    It is at most 32 MB for a thread that calls ops and some 3 MB for each that works for it; torch does not see it.
+    It is at most 32 MB for a thread that calls ops and some 7 MB for each that works for it; torch does not see it.
 
     >>> import fusegrad as fg
     >>> fg.empty_cache()
