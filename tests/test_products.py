@@ -56,6 +56,29 @@ def test_products_of_integers_are_exact(m, k, n, transposed, dtype, count):
     assert torch.equal(y.cpu(), z.relu().square().to(dtype))
 
 
+@pytest.mark.parametrize("act", ("relu", "square"))  # which keep their output, and their input
+@pytest.mark.parametrize("save", (False, True))
+@pytest.mark.parametrize("rows", (9, 16, 31, 64, 128, 129))
+def test_gates_of_integers_are_exact(rows, save, act):
+    """Of rows that are turned, with w in place or copied, and of others."""
+    for k, n in ((60, 70), (1024, 33), (1030, 18)):
+        g = torch.Generator().manual_seed(rows)
+        x, gate, up, b, b_up = (
+            integers(g, rows, k),
+            integers(g, n, k),
+            integers(g, n, k),
+            integers(g, n),
+            integers(g, n),
+        )
+        z, factor = F.linear(x, gate, b), F.linear(x, up, b_up)
+        h = z.relu() if act == "relu" else z.square()
+        for dtype in (torch.float32, torch.float64):
+            got = ops.gated(*(t.to(DEVICE, dtype) for t in (x, gate, up, b, b_up)), act, 0.0, save)
+            truth = (h * factor, h if act == "relu" else z, factor) if save else (h * factor,)
+            for mine, exact in zip(got, truth, strict=False):
+                assert torch.equal(mine.cpu(), exact.to(dtype))
+
+
 @examples(0.6)
 @given(sizes, sizes, sizes, st.sampled_from(DTYPES), st.tuples(*[st.booleans()] * 3), st.integers(1, 4))
 def test_gradients_of_integers_are_exact(m, k, n, dtype, needed, count):

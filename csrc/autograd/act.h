@@ -161,7 +161,8 @@ inline Stock torchs(const std::string& name) {
   return found == known.end() ? stock_of(name) : found->second;
 }
 
-// is_short(z, most): whether this is plain eager mode, and z a plain tensor, in 32 or 64 bits, of up to so many elements.
+// is_short(z, most): whether this is plain eager mode, and z a plain tensor, in 32 or 64 bits, of up to so many
+// elements.
 inline PyObject* is_short(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 2, "is_short: not its arguments");

@@ -82,6 +82,26 @@ void gemm(const Gemm& given) {
   });
 }
 
+constexpr int64_t kTurnedGate = 128;  // rows, at most: of more one pass over both takes less (a Zen 4, 2026-11-27)
+
+// Both products one after the other, with their weights in place, and c = gate up after them.
+template <class T> void gated_by_turned(const Gated& g, int count) {
+  using V = VectorFor<T>;
+  const int64_t n = g.gate.m * g.gate.n, bytes = n * int64_t(sizeof(T));
+  const Scratch of_up(kSlotOfGz, g.up.c ? 0 : bytes);
+  Gemm gate = g.gate, up = g.up;
+  if (!up.c) up.c = of_up.data;
+  if (!g.saves_input) gate.saved = nullptr;
+  TurnedProduct<T>{up}.run(count);
+  TurnedProduct<T>{gate}.run(count);
+  T* c = static_cast<T*>(gate.c);
+  const T* factor = static_cast<const T*>(up.c);
+  if (!g.saves_input && g.gate.saved) __builtin_memcpy(g.gate.saved, c, bytes);
+  int64_t i = 0;
+  for (; i + kLanes<V> <= n; i += kLanes<V>) store<V>(c + i, load<V>(c + i) * load<V>(factor + i));
+  for (; i < n; i++) c[i] *= factor[i];
+}
+
 void gated(const Gated& given) {
 #if defined(FUSEGRAD_AVX512_BF16)
   if (given.gate.type != Type::bf16) return avx512::gated(given);
@@ -92,6 +112,11 @@ void gated(const Gated& given) {
   const int count = threads_for(g.gate);
   with_type_of_product(g.gate.type, [&](auto t) {
     using T = decltype(t);
+    if constexpr (Product<T>::kDirect) {
+      if (g.gate.k > 0 && g.gate.m > kSkinnyRows && g.gate.m <= kTurnedGate && is_turned<T>(g.gate) &&
+          is_turned<T>(g.up))
+        return gated_by_turned<T>(g, count);
+    }
     const GatedProduct<T> product{g};
     const bool skinny = g.gate.m <= kSkinnyRows && is_along_k(g.gate) && is_along_k(g.up);
     if (g.gate.k == 0 || skinny)
