@@ -189,7 +189,7 @@ void pack_together(const T* from, int64_t k_stride, int64_t words, typename Pack
   }
 }
 
-// All rows of an operand, panel after panel; of those that follow in memory so many can be read.
+// All rows of an operand, panel after panel. `readable`: how many there are in memory, if more follow than are packed.
 template <int W, class T> void pack(const T* from, int64_t row_stride, int64_t k_stride, int64_t count, int64_t k,
                                     typename Packed<T>::Word* to, int64_t readable = 0) {
   constexpr int64_t n = kLanes<typename Packed<T>::V>, kEach = Packed<T>::kNumbers, kGroup = kTogether<W> * W;
