@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class Step:
 
     run: Callable[[], tuple[Tensor, ...]]  # returns outputs and gradients, to be held to float64
     owned: Sequence[Tensor]  # parameters and inputs: they live anyway, so they don't count as kept
+    sample: Callable[[int], float] | None = None  # seconds of a run, of so many, where that is in another process
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _measure(case: Case, device: str, budget: Budget, tell: Callable[[str], None
     moved = sum(t.numel() for t in (*step.owned, *truth)) * case.dtype.itemsize
     del step
     results: dict[str, Result] = {}
-    steps: dict[str, Callable[[], object]] = {}
+    steps: dict[str, Step] = {}
     for provider in of:
         if provider in case.leave_out:
             continue
@@ -112,7 +114,7 @@ def _measure(case: Case, device: str, budget: Budget, tell: Callable[[str], None
         try:
             step = _ready(case, provider, device, budget)
             result = _held_to(truth, step, case, result, results.get("stock", result).error)
-            steps[provider] = step.run
+            steps[provider] = step
         except Exception as e:  # one that is wrong is not worth timing, one that fails can't be; ours may do neither
             if provider in ("stock", "fusegrad"):
                 raise
@@ -190,7 +192,9 @@ def _ready(case: Case, provider: str, device: str, budget: Budget) -> Step:
 def _held_to(truth: Sequence[Tensor], step: Step, case: Case, result: Result, stock_error: float) -> Result:
     """The result with its error and the bytes it keeps, or WrongResult."""
     out: list[Tensor] = []
-    kept = bytes_saved(lambda: out.extend(step.run()), *step.owned)
+    kept = float(bytes_saved(lambda: out.extend(step.run()), *step.owned))
+    if step.sample:
+        kept = math.nan  # in another process
     off = error(out, truth)
     if result.provider == "stock":
         stock_error = off
@@ -206,18 +210,19 @@ def _held_to(truth: Sequence[Tensor], step: Step, case: Case, result: Result, st
 
 
 def _times(
-    steps: dict[str, Callable[[], object]], dtype: torch.dtype, device: str, budget: Budget
+    steps: dict[str, Step], dtype: torch.dtype, device: str, budget: Budget
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds per step, a list per provider, and the FMA peak. They take turns; each round another one goes first."""
-    sample = {"cpu": _sample_cpu, "cuda": cuda_seconds}[device]
+    here = {"cpu": sample_cpu, "cuda": cuda_seconds}[device]
+    samples = {provider: step.sample or partial(here, step.run) for provider, step in steps.items()}
     # Not between the rounds: the probe's threads and those that wait for torch's next step are more than there are
     # cores, and a machine that is shared takes the time back from the steps that follow.
     before = peak_gflops(dtype, device)
     start = time.perf_counter()
     times: dict[str, list[float]] = {}
     repeats: dict[str, int] = {}
-    for provider, run in steps.items():
-        once = sample(run, 1)
+    for provider, sample in samples.items():
+        once = sample(1)
         repeats[provider] = math.ceil(SAMPLE_SECONDS / once)
         times[provider] = [once] if once > SAMPLE_SECONDS else []
     order = list(steps)
@@ -226,12 +231,13 @@ def _times(
         if i and (used > OVERTIME or (used > 1 and i >= MIN_ROUNDS and budget.enough(times))):
             break  # not before the first, however busy the machine is: each provider has a time
         for provider in order:
-            times[provider].append(sample(steps[provider], repeats[provider]))
+            times[provider].append(samples[provider](repeats[provider]))
         order.append(order.pop(0))
     return times, max(before, peak_gflops(dtype, device))
 
 
-def _sample_cpu(run: Callable[[], object], repeat: int) -> float:
+def sample_cpu(run: Callable[[], object], repeat: int) -> float:
+    """Seconds of a run, of so many after another."""
     if repeat > 1:  # else that is most of the sample
         run()  # code and data that the providers before it have driven out of the caches
     start = time.perf_counter()

@@ -5,7 +5,6 @@ The rivals: nested autograd, that step compiled as a whole, a forward Laplacian 
 compiled, and, where they are installed, JAX (jvp of grad) and folx.
 """
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -15,6 +14,7 @@ from torch.autograd import grad
 
 import fusegrad as fg
 
+from . import in_jax
 from .harness import Case, Result, Step, gradients
 from .providers import Cannot, network, normal
 
@@ -157,25 +157,14 @@ def _with_autograd_traced(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor]
 
 
 def _of_jax(provider: str, parameters: Sequence[Tensor], act: str, along: Tensor | None, x: Tensor) -> Step:
-    for name in ("jax", provider):
-        if importlib.util.find_spec(name) is None:
-            raise Cannot(f"{name} is not installed")
-    if x.device.type != "cpu" or x.dtype != torch.float32:
-        raise Cannot("float32 on a CPU only")
+    in_jax.needs(x, "jax", provider)
     if provider == "folx" and along is not None:
         raise Cannot("along the axes only")
     import jax
     import jax.numpy as jnp
 
-    f = {"tanh": jnp.tanh, "silu": jax.nn.silu, "gelu": lambda z: jax.nn.gelu(z, approximate=False)}[act]
-    weights = [jnp.asarray(p.detach().numpy()) for p in parameters]
-    points = jnp.asarray(x.numpy())
-
-    def net(p, v):
-        layers = list(zip(p[::2], p[1::2], strict=True))
-        for w, b in layers[:-1]:
-            v = f(w @ v + b)
-        return (layers[-1][0] @ v + layers[-1][1])[0]
+    of_points, points = in_jax.network(act), in_jax.to_jax(x)
+    net = lambda p, v: of_points(p, v)[0]
 
     def jvp_of_grad(p, v, s):
         first = jax.grad(lambda q: net(p, q))
@@ -189,13 +178,7 @@ def _of_jax(provider: str, parameters: Sequence[Tensor], act: str, along: Tensor
         return folx.forward_laplacian(lambda q: net(p, q), 0)(v).laplacian
 
     of = jvp_of_grad if provider == "jax" else forward
-    own = None if along is None else jnp.asarray(along.movedim(0, 1).numpy())
+    own = None if along is None else in_jax.to_jax(along.movedim(0, 1))
     laplacians = lambda p: jax.vmap(lambda v, s: of(p, v, s))(points, own)
     loss = lambda p: jnp.mean((laplacians(p) - jnp.sin(points).sum(1)) ** 2)
-    step = jax.jit(jax.value_and_grad(loss))
-
-    def run() -> tuple[Tensor, ...]:
-        value, (*found, _) = jax.block_until_ready(step(weights))  # not of the last bias: no Laplacian depends on it
-        return torch.tensor(float(value)), *(torch.from_numpy(jnp.asarray(g).__array__().copy()) for g in found)
-
-    return Step(run, (x, *parameters))
+    return in_jax.step(loss, parameters, x, independent=1)  # no Laplacian depends on the last bias

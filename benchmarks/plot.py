@@ -16,6 +16,11 @@ COLOURS = {
     "max-autotune": "tab:purple",
     "mkldnn": "tab:green",
     "quack": "tab:brown",
+    "by hand, compiled": "tab:olive",
+    "jax": "tab:red",
+    "folx": "tab:pink",
+    "stock, memory kept": "tab:gray",
+    "fusegrad, memory kept": "tab:cyan",
     "fusegrad": "tab:orange",
 }
 DTYPES = {"float32": "tab:orange", "float64": "tab:blue", "bfloat16": "tab:green", "float16": "tab:purple"}

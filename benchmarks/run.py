@@ -18,7 +18,9 @@ from .plot import plot, question
 from .table import table, verdict
 
 NAMES = ("linear_act", "gated", "mlp_training", "second_order", "call_overhead")
-SWEEPS = ("gemm_peak", "grid", "small_networks", "laplacian", "laplacian_large")  # many cases: only when asked for
+SWEEPS = (  # many cases: only when asked for
+    *("gemm_peak", "grid", "small_networks", "rl_step", "laplacian", "laplacian_large", "keep_memory"),
+)
 AT_RANDOM = "grid"  # draws its cases
 REAL = "models"  # real models of the libraries that are here: when asked for too
 ROUNDS = 30

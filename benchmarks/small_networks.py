@@ -10,9 +10,11 @@ import torch
 
 import fusegrad as fg
 
+from . import in_jax
+from .elsewhere import KEPT, with_memory_kept
 from .harness import Case, Step
 from .mlp_training import training
-from .providers import needs_autograd, network, normal
+from .providers import network, normal
 
 # rows, widths, activation: of PINNs, force fields, policies, classifiers
 NETWORKS = [
@@ -29,6 +31,7 @@ NETWORKS = [
     (1024, (20, 256, 256, 256, 1), "silu"),
     (300, (440, 440, 440, 440), "tanh"),
 ]
+PROVIDERS = ("stock", "compile", "stock, memory kept", "jax", "fusegrad")
 SMOKE = [(10, (3, 8, 1), "tanh")]
 
 
@@ -44,9 +47,17 @@ def cases(device: str, smoke: bool) -> list[Case]:
 
 def case(what: str, rows: int, widths: tuple[int, ...], act: str, like: torch.dtype, device: str) -> Case:
     """A network that trains, or infers."""
-    build = partial(_training if what == "train" else _inference, device, rows, widths, act, like)
+    build = partial(_build, what == "train", device, rows, widths, act, like)
     name = f"{what} {'→'.join(map(str, widths))} {act}, {rows} rows"
-    return Case(name, like, build, leave_out=("mkldnn", "quack"))  # of a layer
+    return Case(name, like, build)
+
+
+def _build(train: bool, device, rows, widths, act, like, provider, dtype) -> Step:
+    if provider in KEPT:
+        return with_memory_kept(partial(_build, train, device, rows, widths, act, like), provider, dtype)
+    if provider == "jax":
+        return _of_jax(train, rows, widths, act, like, dtype)
+    return (_training if train else _inference)(device, rows, widths, act, like, provider, dtype)
 
 
 def _model(provider: str, device: str, widths: tuple[int, ...], act: str, like: torch.dtype, dtype: torch.dtype):
@@ -56,7 +67,6 @@ def _model(provider: str, device: str, widths: tuple[int, ...], act: str, like: 
 
 
 def _training(device, rows, widths, act, like, provider, dtype) -> Step:
-    needs_autograd(provider)
     model, parameters = _model(provider, device, widths, act, like, dtype)
     x = normal(rows, widths[0], seed=1, like=like, dtype=dtype, device=device)
     target = normal(rows, widths[-1], seed=2, like=like, dtype=dtype, device=device)
@@ -72,3 +82,18 @@ def _inference(device, rows, widths, act, like, provider, dtype) -> Step:
             return (model(x),)
 
     return Step(step, (x, *parameters))
+
+
+def _of_jax(train, rows, widths, act, like, dtype) -> Step:
+    x = normal(rows, widths[0], seed=1, like=like, dtype=dtype, device="cpu")
+    in_jax.needs(x, "jax")
+    import jax
+    import jax.numpy as jnp
+
+    _, parameters = network("stock", widths, act, "cpu", like=like, dtype=dtype)
+    net, points = in_jax.network(act), in_jax.to_jax(x)
+    if train:
+        target = in_jax.to_jax(normal(rows, widths[-1], seed=2, like=like, dtype=dtype, device="cpu"))
+        return in_jax.step(lambda p: jnp.mean((net(p, points) - target) ** 2), parameters, x)
+    infer, weights = jax.jit(net), [in_jax.to_jax(p) for p in parameters]
+    return Step(lambda: (in_jax.to_torch(infer(weights, points)),), (x, *parameters))

@@ -62,7 +62,9 @@ def rate(giga: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes, in MB or kB of ten to the six or three."""
+    """Bytes, in MB or kB of ten to the six or three; "" where that is not known."""
+    if math.isnan(count):
+        return ""
     for unit, of in (("MB", 1e6), ("kB", 1e3)):
         if count >= of:
             return f"{count / of:.3g} {unit}"

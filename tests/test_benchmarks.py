@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from fusegrad import memory
 from fusegrad.kernels import choice
 
 from cases import on_cpu
@@ -32,6 +33,29 @@ def test_bench_of_laplacians_smoke(tmp_path, name):
     assert run.returncode == 0 and "best rival stock" in run.stdout, run.stdout + run.stderr
     rows = {row["provider"]: row for row in csv.DictReader((tmp_path / f"{name}_cpu.csv").open())}
     assert float(rows["fusegrad"]["error"]) <= 2 * float(rows["stock"]["error"]) + 1e-6
+
+
+@on_cpu
+def test_bench_of_providers_in_processes_of_their_own_smoke(tmp_path):
+    """Their times are measured there, and their results held to float64 here."""
+    run = python(
+        "-m",
+        "fusegrad",
+        "bench",
+        "keep_memory",
+        "rl_step",
+        "--smoke",
+        "--only",
+        "8→16→8",
+        "DQN",
+        "--out",
+        str(tmp_path),
+    )
+    assert run.returncode == 0 and "The speed with memory kept" in run.stdout, run.stdout + run.stderr
+    rows = [row for name in ("keep_memory", "rl_step") for row in csv.DictReader((tmp_path / f"{name}_cpu.csv").open())]
+    kept = [row for row in rows if row["provider"].endswith(", memory kept") and not row["cannot"]]
+    assert all(0 < float(row["ms"]) < 1000 and float(row["error"]) < 1e-5 and not row["bytes_saved"] for row in kept)
+    assert kept or memory.obstacle()
 
 
 @on_cpu

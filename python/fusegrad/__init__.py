@@ -32,6 +32,7 @@ from .functional_chain import chain
 from .functional_gated import gated, gated_packed
 from .fusion.convert import fuse, unfuse
 from .fusion.report import explain
+from .memory import keep_memory
 from .nn import MLP, Act, Linear
 from .nn_gated import GatedLinear, GatedMLP
 from .operators.directional import directional
@@ -68,6 +69,7 @@ __all__ = [
     "gated",
     "gated_packed",
     "hessian_diagonal",
+    "keep_memory",
     "laplacian",
     "linear",
     "linear_act",

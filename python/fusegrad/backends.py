@@ -26,8 +26,8 @@ from .ops.op import by_rule
 INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "portable")
 
 
-def _asked(variable: str, *legal: str) -> str:
-    """What an environment variable says, or "": checked before any kernel is registered."""
+def asked(variable: str, *legal: str) -> str:
+    """What an environment variable says, or "": of backends, before any kernel is registered."""
     value = os.environ.get(variable, "")
     if value not in ("", *legal):
         raise ValueError(f"{variable} is {value!r}; it can be {', '.join(map(repr, legal))}, or not set")
@@ -35,9 +35,9 @@ def _asked(variable: str, *legal: str) -> str:
 
 
 # FUSEGRAD_BACKEND=triton: the Triton kernels serve CPU tensors, by Triton's interpreter. To test them without a GPU.
-INTERPRETED = _asked("FUSEGRAD_BACKEND", "triton") == "triton"
+INTERPRETED = asked("FUSEGRAD_BACKEND", "triton") == "triton"
 # FUSEGRAD_CPU: a narrower instruction set than the widest that the processor has.
-_instruction_set = _asked("FUSEGRAD_CPU", *INSTRUCTION_SETS)
+_instruction_set = asked("FUSEGRAD_CPU", *INSTRUCTION_SETS)
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 if INTERPRETED and not _HAS_TRITON:
@@ -62,7 +62,7 @@ if extension is not None and _instruction_set:
 # The C++ that makes an op's node of autograd too, which was built for one torch and is named after it (setup.py).
 # FUSEGRAD_NODE=python: without it, nodes are made in Python, as with any other torch.
 node: Any = None
-if extension is not None and _asked("FUSEGRAD_NODE", "python") != "python":
+if extension is not None and asked("FUSEGRAD_NODE", "python") != "python":
     try:
         node = importlib.import_module("fusegrad._node_" + re.sub(r"\W", "_", torch.__version__))
         node.set_rule(by_rule)
