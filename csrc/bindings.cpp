@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "cpu/capability.h"
+#include "cpu/direct.h"
 #include "cpu/peak.h"
 #include "cpu/registry.h"
 #include "cpu/runtime.h"
@@ -45,4 +46,5 @@ PYBIND11_MODULE(_C, m) {
       "GFLOP/s of a register-only multiply-add loop: the most that any kernel can reach. 0 where the processor has no "
       "instruction for the dtype.");
   m.attr("compiler") = __VERSION__;
+  m.attr("direct") = py::capsule(&fusegrad::direct::kTable, "fusegrad.direct");  // for the nodes of autograd
 }

@@ -12,17 +12,11 @@ struct ChainRule {
   static variable_list backward(const Facts& facts, const Needed& needed, const variable_list& grads,
                                 const variable_list& saved) {
     check_places(saved, facts.at("places").toIntVector());
-    const at::Tensor &gy = grads[0], &y = saved[1];
+    const at::Tensor& gy = grads[0];
     const c10::IValue& acts = facts.at("acts");
     int64_t mask = 0;
     for (size_t i = 0; i < needed.size(); i++) mask |= int64_t(needed[i]) << i;
-    static const Operator op("fusegrad::chain_backward");
-    const c10::List<at::Tensor> found =
-        op({gy, saved[kX], weights_of(saved), y.defined() ? y : gy, saved[0], acts, mask})[0].toTensorList();
-    variable_list result(needed.size());
-    for (size_t i = 0; i < result.size(); i++) {
-      if (needed[i]) result[i] = found[i];
-    }
+    variable_list result = chain_backward(gy, saved, acts.toStringRef(), mask);
     if (at::GradMode::is_enabled()) {
       variable_list inputs(saved.begin() + kX - 1, saved.end());
       inputs[0] = gy;
@@ -93,11 +87,8 @@ struct Given {
 
   at::Tensor run_chain(const std::string& acts, int64_t saves_input) {
     const size_t layers = (saved.size() - kWeights) / 2;
-    static const Operator op("fusegrad::chain");
-    const torch::jit::Stack made = op({saved[kX], weights_of(saved), acts, differentiable});
-    at::Tensor y = made[0].toTensor();
+    at::Tensor y = chain_forward(saved, acts, differentiable);
     if (!differentiable) return y;
-    saved[0] = made[1].toTensor();
     const bool ends_in_identity = acts.compare(acts.rfind(',') + 1, 9, "identity ") == 0;
     if (!ends_in_identity && !(saves_input >> (layers - 1) & 1)) saved[1] = y;
     if (has_derivatives) {

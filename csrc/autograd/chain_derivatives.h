@@ -23,8 +23,8 @@
 
 #include <mutex>
 
-#include "chain_saved.h"
 #include "chain_second.h"
+#include "direct.h"
 
 namespace fusegrad {
 
@@ -53,17 +53,15 @@ inline variable_list chain_derivatives(const variable_list& of, const c10::IValu
                                        int64_t mask) {
   const at::Tensor& y = of[1];
   if (!gy.defined()) mask &= ~biases_of_y(acts.toStringRef());
-  c10::List<at::Tensor> found;
   if (!t.defined() && !f.defined()) {
-    static const Operator op("fusegrad::chain_backward");
-    found = op({gy, of[kX], weights_of(of), y.defined() ? y : gy, of[0], acts, mask >> 1})[0].toTensorList();
-    found.insert(found.begin(), at::Tensor(gy));  // l, which is zero, is not asked for
-  } else {
-    static const Operator op("fusegrad::chain_derivatives");
-    found = op({if_any(gy), if_any(t), if_any(f), std::optional<at::Tensor>(), of[kX], weights_of(of), if_any(y), of[0],
-                if_any(cotangents), acts, mask})[0]
-                .toTensorList();
+    variable_list found = chain_backward(gy, of, acts.toStringRef(), mask >> 1);
+    found.insert(found.begin(), at::Tensor());  // l, which is zero, is not asked for
+    return found;
   }
+  static const Operator op("fusegrad::chain_derivatives");
+  const c10::List<at::Tensor> found = op({if_any(gy), if_any(t), if_any(f), std::optional<at::Tensor>(), of[kX],
+                                          weights_of(of), if_any(y), of[0], if_any(cotangents), acts, mask})[0]
+                                          .toTensorList();
   variable_list result(found.size());
   for (size_t i = 0; i < result.size(); i++) {
     if (mask >> i & 1) result[i] = found[i];

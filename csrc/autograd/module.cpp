@@ -36,6 +36,7 @@ PyMethodDef methods[] = {
     {"streams", fast<&fusegrad::streams>(), METH_FASTCALL,
      "y, ty, ly of a chain with its streams, or None where Python is to make them."},
     {"set_activations", &note<&fusegrad::activations>, METH_O, "Note what is to be known of activations."},
+    {"set_kernels", &fusegrad::set_kernels, METH_O, "Note the table of the kernels, `direct` of the other module."},
     {"set_rule", &note<&fusegrad::rule_in_python>, METH_O, "Note the function that calls the rule of an op in Python."},
     {"weight_and_bias", fast<&fusegrad::weight_and_bias>(), METH_FASTCALL,
      "Both parameters of a layer, or None where reading them as attributes is something else."},

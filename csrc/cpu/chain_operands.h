@@ -12,18 +12,51 @@ namespace fusegrad {
 using Tensors = std::vector<Tensor>;
 using Weights = std::vector<std::optional<Tensor>>;  // w and b of each layer, one after another
 
-// The layers of a chain, without gradients, after all has been checked. `acts` has a name and a parameter for each, as
-// in "tanh 0.0,identity 0.0".
+// The activation of a layer, and its parameter.
+struct ActOfLayer {
+  std::string name;
+  double param = 0;
+  const Activation* kernels = nullptr;
+  bool is_identity = false;
+
+  void of(Type type, ChainLayer& layer) const {
+    layer.param = param;
+    layer.saves_input = kernels->saves_input;
+    if (is_identity) return;
+    layer.value = derivative(*kernels, 0, type);
+    layer.first = derivative(*kernels, 1, type);
+    layer.streams = type == Type::f64 ? kernels->streams_float64 : kernels->streams_float32;
+    layer.forms = type == Type::f64 ? kernels->forms_float64 : kernels->forms_float32;
+  }
+};
+
+// The next of those in a text, which has a name and a parameter for each, as in "tanh 0.0,identity 0.0"; false at its
+// end, and where there is something else.
+inline bool next_act(const char*& at, ActOfLayer& act) {
+  const size_t length = std::strcspn(at, " ");
+  if (at[length] != ' ') return false;
+  act.name.assign(at, length);
+  act.kernels = activation(act.name);
+  act.is_identity = act.name == "identity";
+  const char* parameter = at + length + 1;
+  at = std::from_chars(parameter, parameter + std::strlen(parameter), act.param).ptr;  // which knows no locale
+  if (*at != ',' && *at != 0) return false;
+  at += *at == ',';
+  return true;
+}
+
+// The layers of a chain, without gradients, after all has been checked.
 inline std::vector<ChainLayer> layers_of(const char* op, Type type, const Tensor& x, const Weights& weights,
                                          const std::string& acts) {
   std::vector<ChainLayer> layers;
   layers.reserve(weights.size() / 2);
   int64_t k = x.size(x.dim() - 1);
-  std::string name;
-  for (const char* at = acts.c_str(); *at; at += *at == ',') {
-    const size_t l = layers.size(), length = std::strcspn(at, " ");
-    require(l < kMostLayers && 2 * l + 1 < weights.size() && at[length] == ' ', op, ": ", weights.size(),
-            " weights and acts '", acts, "'; need w, b and 'name parameter' of each of 1 to ", kMostLayers, " layers");
+  ActOfLayer act;
+  for (const char* at = acts.c_str(); *at;) {
+    const size_t l = layers.size();
+    require(l < kMostLayers && 2 * l + 1 < weights.size() && next_act(at, act), op, ": ", weights.size(),
+            " weights and acts '", acts, "'; need w, b and 'name parameter' of each of 1 to ", kMostLayers,
+            " layers, and commas");
     const Tensor *w = if_any(weights[2 * l]), *bias = if_any(weights[2 * l + 1]);
     require(w != nullptr && w->const_data_ptr() != nullptr && (!bias || bias->const_data_ptr() != nullptr), op,
             ": layer ", l, " has no numbers in w or b");
@@ -37,21 +70,10 @@ inline std::vector<ChainLayer> layers_of(const char* op, Type type, const Tensor
       layer.bias = bias->const_data_ptr();
       layer.bias_stride = bias->stride(0);
     }
-    name.assign(at, length);
-    const Activation* a = activation(name);
-    require(a != nullptr, op, ": no kernel of act '", name, "'");
-    if (name != "identity") {
-      layer.value = derivative(*a, 0, type);
-      layer.first = derivative(*a, 1, type);
-      layer.streams = type == Type::f64 ? a->streams_float64 : a->streams_float32;
-      layer.forms = type == Type::f64 ? a->forms_float64 : a->forms_float32;
-    }
-    const char* end = acts.c_str() + acts.size();
-    at = std::from_chars(at + length + 1, end, layer.param).ptr;  // which knows no locale
-    layer.saves_input = a->saves_input;
+    require(act.kernels != nullptr, op, ": no kernel of act '", act.name, "'");
+    act.of(type, layer);
     layers.push_back(layer);
     k = n;
-    require(*at == ',' || *at == 0, op, ": acts '", acts, "'; need 'name parameter' of each layer, and commas");
   }
   require(2 * layers.size() == weights.size() && !layers.empty(), op, ": ", weights.size(), " weights and acts '", acts,
           "'; need w and b of each layer");

@@ -63,9 +63,9 @@ template <class... Says> void require(bool fits, const Says&... says) {
   throw std::runtime_error(all.str());
 }
 
-inline std::optional<Type> type_of(const Tensor& t) {
+inline std::optional<Type> type_of(torch::headeronly::ScalarType dtype) {
   using torch::headeronly::ScalarType;
-  switch (t.scalar_type()) {
+  switch (dtype) {
     case ScalarType::Float:
       return Type::f32;
     case ScalarType::Double:
@@ -78,6 +78,7 @@ inline std::optional<Type> type_of(const Tensor& t) {
       return std::nullopt;
   }
 }
+inline std::optional<Type> type_of(const Tensor& t) { return type_of(t.scalar_type()); }
 
 // A tensor in a text, as "(2, 4) float32": words that are put together only where they are said.
 struct Described {

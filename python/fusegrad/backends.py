@@ -66,6 +66,7 @@ if extension is not None and asked("FUSEGRAD_NODE", "python") != "python":
     try:
         node = importlib.import_module("fusegrad._node_" + re.sub(r"\W", "_", torch.__version__))
         node.set_rule(by_rule)
+        node.set_kernels(extension.direct)
     except ImportError:
         pass
 

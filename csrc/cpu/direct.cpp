@@ -1,0 +1,82 @@
+#include "direct.h"
+
+#include <mutex>
+#include <unordered_map>
+
+#include "capability.h"
+#include "chain_operands.h"
+
+namespace fusegrad::direct {
+namespace {
+
+using Acts = std::vector<ActOfLayer>;
+
+// The activations of a text, looked up once for each instruction set; none where one of them has no kernel.
+const Acts& acts_of(const std::string& text) {
+  static const Acts none;
+  static std::mutex mutex;
+  static std::unordered_map<const char*, std::unordered_map<std::string, const Acts>> known;
+  const std::lock_guard lock(mutex);
+  auto& of_set = known[kernels().isa];
+  const auto found = of_set.find(text);
+  if (found != of_set.end()) return found->second;
+  Acts acts;
+  ActOfLayer act;
+  const char* at = text.c_str();
+  for (; next_act(at, act); acts.push_back(act))
+    if (act.kernels == nullptr || acts.size() == kMostLayers) return none;
+  return *at ? none : of_set.emplace(text, std::move(acts)).first->second;
+}
+
+Operand operand(const Matrix& m) { return {m.data, m.row_stride, m.column_stride}; }
+
+// The same chain as the kernels take it.
+struct Taken {
+  ChainLayer layers[kMostLayers];
+  fusegrad::Chain chain;
+
+  explicit Taken(const Chain& g) {
+    const Type type = *type_of(torch::headeronly::ScalarType(g.dtype));
+    const Acts& acts = acts_of(*g.acts);
+    for (int l = 0; l < g.count; l++) {
+      const Layer& of = g.layers[l];
+      ChainLayer& layer = layers[l];
+      layer.k = of.k;
+      layer.n = of.n;
+      layer.w = operand(of.w);
+      layer.bias = of.b;
+      layer.bias_stride = of.b_stride;
+      layer.gw = of.gw;
+      layer.gb = of.gb;
+      acts[l].of(type, layer);
+    }
+    chain = {type, g.m, g.count, layers, operand(g.x), g.y, g.saved, operand(g.gy), g.gx};
+  }
+};
+
+int64_t saved_width(const Chain& g) {
+  const Acts& acts = acts_of(*g.acts);
+  if (acts.size() != size_t(g.count)) return -1;
+  int64_t width = 0;
+  for (int l = 0; l < g.count; l++) {
+    const bool ends = l == g.count - 1;
+    if (!ends || (!acts[l].is_identity && acts[l].kernels->saves_input)) width += g.layers[l].n;
+  }
+  return width;
+}
+
+void chain(const Chain& g) {
+  const Taken taken(g);
+  (is_by_layers(taken.chain) ? chain_by_layers : kernels().chain)(taken.chain);
+}
+
+void chain_backward(const Chain& g) {
+  const Taken taken(g);
+  (is_by_layers(taken.chain) ? chain_backward_by_layers : kernels().chain_backward)(taken.chain);
+}
+
+}  // namespace
+
+const Table kTable{sizeof(Table), &saved_width, &chain, &chain_backward};
+
+}  // namespace fusegrad::direct

@@ -1,0 +1,47 @@
+// What the nodes of autograd (csrc/autograd) call of the kernels with no dispatcher between: plain pointers and sizes,
+// checked by who calls. The nodes are a shared object of their own, so they are given this as a table.
+#pragma once
+
+#include <stdint.h>
+
+#include <string>
+
+namespace fusegrad::direct {
+
+struct Matrix {
+  const void* data;
+  int64_t row_stride, column_stride;  // in elements
+};
+
+struct Layer {  // act(x w^T + b), and its gradients
+  int64_t n, k;
+  Matrix w;
+  const void* b = nullptr;
+  int64_t b_stride = 1;
+  void *gw = nullptr, *gb = nullptr;  // of adjacent numbers; nullptr if not needed
+};
+
+// A chain as csrc/cpu/kernels.h has it: forward, and backward.
+struct Chain {
+  int8_t dtype;  // by torch's number
+  int64_t m;
+  int count;
+  Layer* layers;
+  const std::string* acts;
+  Matrix x;
+  void *y, *saved;
+  Matrix gy = {};
+  void* gx = nullptr;
+};
+
+struct Table {
+  int64_t size = sizeof(Table);  // by which another build would be seen
+  // Numbers of a row that layers save, by their widths; -1 where there is no kernel of one of the activations.
+  int64_t (*saved_width)(const Chain&);
+  void (*chain)(const Chain&);
+  void (*chain_backward)(const Chain&);
+};
+
+extern const Table kTable;
+
+}  // namespace fusegrad::direct
