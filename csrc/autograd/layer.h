@@ -3,6 +3,7 @@
 #pragma once
 
 #include "act.h"
+#include "direct.h"
 
 namespace fusegrad {
 
@@ -54,9 +55,15 @@ struct LinearRule {
   }
 };
 
-inline at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b) {
+inline at::Tensor linear_forward(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b) {
+  static const std::string identity = no_activation().text();
+  if (const auto made = layer_at_once(x, w, b, identity, false)) return made->first;
   static const Operator op("fusegrad::linear");
-  at::Tensor z = op({x, w, if_any(b)})[0].toTensor();
+  return op({x, w, if_any(b)})[0].toTensor();
+}
+
+inline at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b) {
+  at::Tensor z = linear_forward(x, w, b);
   if (is_differentiable(x, w, b)) set_history<LinearRule>({z}, {x, w, b}, {x, w}, {});
   return z;
 }
@@ -95,14 +102,22 @@ struct LinearActRule {
   }
 };
 
+// y of a layer, and z, if it is to be saved.
+inline std::pair<at::Tensor, at::Tensor> linear_act_forward(const at::Tensor& x, const at::Tensor& w,
+                                                            const at::Tensor& b, const Activation& a, bool save) {
+  if (const auto made = layer_at_once(x, w, b, a.text(), save)) return *made;
+  static const Operator op("fusegrad::linear_act");
+  const torch::jit::Stack made = op({x, w, if_any(b), a.name, a.param, save});
+  return {made[0].toTensor(), made[1].toTensor()};
+}
+
 // y of a layer, and what its activation saves, if a gradient is needed or `save` says so.
 inline std::pair<at::Tensor, at::Tensor> linear_act(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b,
                                                     const Activation& a, bool saves_input, bool save = false) {
   if (a.is_identity()) return {linear(x, w, b), {}};
-  static const Operator op("fusegrad::linear_act");
   const bool differentiable = is_differentiable(x, w, b);
-  const torch::jit::Stack made = op({x, w, if_any(b), a.name, a.param, differentiable || save});
-  at::Tensor y = made[0].toTensor(), z = saves_input ? made[1].toTensor() : at::Tensor();
+  auto [y, z] = linear_act_forward(x, w, b, a, differentiable || save);
+  if (!saves_input) z = at::Tensor();
   if (differentiable) {
     set_history<LinearActRule>({y, z}, {x, w, b}, {x, w, {}, saves_input ? z : y},
                                {{"act", a.name}, {"param", a.param}});
@@ -137,12 +152,14 @@ struct LayerBackwardRule {
 // Of y = act(x w^T + b): gx, gw, gb, each if needed.
 inline Three layer_backward(const std::array<bool, 3>& needed, const at::Tensor& gy, const at::Tensor& x,
                             const at::Tensor& w, const at::Tensor& s, const Activation& a) {
-  static const Operator op("fusegrad::linear_act_backward");
   Three found;
   if (!needed[0] && !needed[1] && !needed[2]) return found;
-  const torch::jit::Stack made = op({gy, x, w, s, a.name, a.param, needed[0], needed[1], needed[2]});
+  const variable_list at_once = layer_backward_at_once(gy, x, w, s, a.text(), needed);
+  static const Operator op("fusegrad::linear_act_backward");
+  torch::jit::Stack made;
+  if (at_once.empty()) made = op({gy, x, w, s, a.name, a.param, needed[0], needed[1], needed[2]});
   for (size_t i = 0; i < 3; i++) {
-    if (needed[i]) found[i] = made[i].toTensor();
+    if (needed[i]) found[i] = at_once.empty() ? made[i].toTensor() : at_once[i];
   }
   if (is_differentiable(gy, x, w, s)) {
     const bool both = gy.requires_grad() || s.requires_grad();

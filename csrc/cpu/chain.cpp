@@ -27,13 +27,13 @@ Tensors chain_backward(Tensor gy, Tensor x, Weights weights, Tensor y, Tensor sa
                        int64_t needed) {
   std::string acts = text_of(acts_);
   const Type type = check("chain_backward", "gy (..., n), y (..., n), x (..., k), saved (s)", {&gy, &y, &x, &saved});
+  saved = dense(saved);
   std::vector<ChainLayer> layers = layers_of("chain_backward", type, x, weights, acts);
   const Rows rows(x), given = adjacent_rows(gy), out(dense(y));
   const ChainLayer& last = layers.back();
   const int64_t width = saved_width(layers);
-  require(last.n == given.k && saved.size(0) == rows.m * width && saved.is_contiguous(), "chain_backward: gy is ",
-          described(gy), " and saved ", described(saved), "; need ", last.n, " features and ", rows.m * width,
-          " numbers");
+  require(last.n == given.k && saved.size(0) == rows.m * width, "chain_backward: gy is ", described(gy), " and saved ",
+          described(saved), "; need ", last.n, " features and ", rows.m * width, " numbers");
   Tensors gradients{needed & 1 ? empty(x, shape_of(x)) : empty(x, {0})};
   for (size_t l = 0; l < layers.size(); l++) {
     ChainLayer& layer = layers[l];
@@ -126,8 +126,8 @@ Tensors chain_streams_backward(std::optional<Tensor> gy, std::optional<Tensor> g
   const Rows rows(x);
   const Given given(op, x, rows, t, l);
   const int64_t n = layers.back().n, width = saved_of(layers, rows.m, given);
-  require(saved.size(0) == width && saved.is_contiguous(), op, ": saved is ", described(saved), "; need ", width,
-          " adjacent numbers");
+  require(saved.size(0) == width, op, ": saved is ", described(saved), "; need ", width, " numbers");
+  saved = dense(saved);
   Shape shape = shape_of(x);
   shape.back() = n;
   Tensors cotangents;  // as long as they are read

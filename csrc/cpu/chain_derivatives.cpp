@@ -49,8 +49,8 @@ Tensors chain_derivatives(std::optional<Tensor> gy, std::optional<Tensor> t, std
   Shape of_x = shape_of(x), of_y = of_x, of_f = of_x;
   of_y.back() = n;
   of_f.push_back(k);
-  require(saved.size(0) == rows.m * width && saved.is_contiguous(), op, ": saved is ", described(saved), "; need ",
-          rows.m * width, " adjacent numbers");
+  require(saved.size(0) == rows.m * width, op, ": saved is ", described(saved), "; need ", rows.m * width, " numbers");
+  saved = dense(saved);
   check_y(op, layers, x, y);
   std::vector<Rows> given;  // as long as they are read
   given.reserve(4);
@@ -127,9 +127,9 @@ std::tuple<Tensor, Tensor> chain_slope(Tensor c, Tensor x, Weights weights, std:
   const int64_t width = saved_width(layers);
   Shape of_y = shape_of(x);
   of_y.back() = 1;
-  require(layers.back().n == 1 && shape_of(c) == of_y && saved.size(0) == rows.m * width && saved.is_contiguous(), op,
-          ": c is ", described(c), " and saved ", described(saved), "; need one number of each row, and ",
-          rows.m * width, " adjacent numbers");
+  require(layers.back().n == 1 && shape_of(c) == of_y && saved.size(0) == rows.m * width, op, ": c is ", described(c),
+          " and saved ", described(saved), "; need one number of each row, and ", rows.m * width, " numbers");
+  saved = dense(saved);
   check_y(op, layers, x, y);
   const Tensor out = y ? dense(*y) : x;  // or what is not read
   Tensor gx = empty(x, shape_of(x));

@@ -56,7 +56,7 @@ struct Taken {
 
 int64_t saved_width(const Chain& g) {
   const Acts& acts = acts_of(*g.acts);
-  if (acts.size() != size_t(g.count)) return -1;
+  if (acts.size() != size_t(g.count) || torch_multiplies_faster()) return -1;
   int64_t width = 0;
   for (int l = 0; l < g.count; l++) {
     const bool ends = l == g.count - 1;
@@ -67,16 +67,16 @@ int64_t saved_width(const Chain& g) {
 
 void chain(const Chain& g) {
   const Taken taken(g);
-  (is_by_layers(taken.chain) ? chain_by_layers : kernels().chain)(taken.chain);
+  (g.by_layers || is_by_layers(taken.chain) ? chain_by_layers : kernels().chain)(taken.chain);
 }
 
 void chain_backward(const Chain& g) {
   const Taken taken(g);
-  (is_by_layers(taken.chain) ? chain_backward_by_layers : kernels().chain_backward)(taken.chain);
+  (g.by_layers || is_by_layers(taken.chain) ? chain_backward_by_layers : kernels().chain_backward)(taken.chain);
 }
 
 }  // namespace
 
-const Table kTable{sizeof(Table), &saved_width, &chain, &chain_backward};
+const Table kTable{kLayout, &saved_width, &chain, &chain_backward};
 
 }  // namespace fusegrad::direct

@@ -30,13 +30,16 @@ struct Chain {
   const std::string* acts;
   Matrix x;
   void *y, *saved;
+  bool by_layers = false;  // for certain: so that z and y of a layer are saved as they are
   Matrix gy = {};
   void* gx = nullptr;
 };
 
+constexpr int64_t kLayout = sizeof(Layer) << 16 | sizeof(Chain);  // by which another build is seen
+
 struct Table {
-  int64_t size = sizeof(Table);  // by which another build would be seen
-  // Numbers of a row that layers save, by their widths; -1 where there is no kernel of one of the activations.
+  int64_t layout;
+  // Numbers of a row that layers save; -1 where there is no kernel of one of the activations, or torch multiplies.
   int64_t (*saved_width)(const Chain&);
   void (*chain)(const Chain&);
   void (*chain_backward)(const Chain&);
