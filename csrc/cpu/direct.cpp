@@ -1,6 +1,5 @@
 #include "direct.h"
 
-#include <mutex>
 #include <unordered_map>
 
 #include "capability.h"
@@ -11,12 +10,11 @@ namespace {
 
 using Acts = std::vector<ActOfLayer>;
 
-// The activations of a text, looked up once for each instruction set; none where one of them has no kernel.
+// The activations of a text, looked up once by each thread for each instruction set; none where one of them has no
+// kernel. A lock would stay locked in the child of a fork.
 const Acts& acts_of(const std::string& text) {
   static const Acts none;
-  static std::mutex mutex;
-  static std::unordered_map<const char*, std::unordered_map<std::string, const Acts>> known;
-  const std::lock_guard lock(mutex);
+  thread_local std::unordered_map<const char*, std::unordered_map<std::string, const Acts>> known;
   auto& of_set = known[kernels().isa];
   const auto found = of_set.find(text);
   if (found != of_set.end()) return found->second;
