@@ -33,8 +33,8 @@ def keep_memory(keep: bool = True) -> bool:
 
     Of torch's tensors on a CPU, and all else that ``malloc`` gives. What it costs: the process holds the most memory
     that it ever used. What it gains: up to 1.2 times the speed, where tensors are large and live for one step
-    (``python -m fusegrad bench keep_memory``). On glibc only, as on most of Linux; elsewhere, and where another ``malloc`` is
-    loaded, it does nothing, says so in a warning, and returns False. The environment variable
+    (``python -m fusegrad bench keep_memory``). On glibc only, as on most of Linux; elsewhere, and where another
+    ``malloc`` is loaded, it does nothing, says so in a warning, and returns False. The environment variable
     ``FUSEGRAD_KEEP_MEMORY=1`` does the same when fusegrad is imported.
 
     Args:
