@@ -208,6 +208,9 @@ def test_products_alone_are_ours_in_the_modules_of_a_class_that_is_rewritten():
     torch.testing.assert_close(
         *(torch.autograd.grad(m(x).square().sum(), (x, *m.parameters()))[0] for m in (layers, fused))
     )
+    asked = []
+    fg.fuse(make(lambda self, x: x @ self.a.weight), lambda m, path: asked.append(path))
+    assert "" not in asked  # which is no layer that an activation may follow
     only = fg.fuse(Chosen().to(DEVICE))
     assert type(only) is Chosen and only(x).grad_fn.name() != "LinearBackward"
 

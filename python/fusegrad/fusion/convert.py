@@ -149,7 +149,7 @@ def unfuse(model: nn.Module) -> nn.Module:
 
 def is_linear(m: nn.Module) -> bool:
     """Whether a module is a linear layer: torch's or ours, one that returns what one gives, or calls F.linear."""
-    return isinstance(m, nn.Linear) or is_layer(m) or any(call.linear is m for call in calls(m))
+    return isinstance(m, nn.Linear) or is_layer(m) or any(call.linear is m and not call.alone for call in calls(m))
 
 
 def is_activation(m: nn.Module) -> bool:
