@@ -26,6 +26,7 @@ STOCK_ERRORS = {"stock": 1} | dict.fromkeys(RIVALS, 10)  # of others, OUR_ERROR
 OUR_ERROR = 2
 FLOAT64_ERROR = 1e-12
 FEW = 4  # units in which any of two results may be the better one
+NEAR = 8  # runs of stock with its numbers moved by a rounding
 
 
 @dataclass(frozen=True)
@@ -198,15 +199,40 @@ def _held_to(truth: Sequence[Tensor], step: Step, case: Case, result: Result, st
     off = error(out, truth)
     if result.provider == "stock":
         stock_error = off
-    limit = STOCK_ERRORS.get(result.provider, OUR_ERROR) * stock_error + FEW * torch.finfo(case.dtype).eps
-    if case.dtype == torch.float64:
-        limit = FLOAT64_ERROR
+    limit = _limit(case, result.provider, stock_error)
+    if off > limit and result.provider != "stock" and case.dtype != torch.float64:
+        limit = _limit(case, result.provider, max(stock_error, _error_nearby(case, truth)))
     if not off <= limit:
         raise WrongResult(
             f"{result.provider} is wrong in {case.name!r}, {result.dtype}: its error against float64 is {off:.2g}, "
             f"stock's is {stock_error:.2g}; at most {limit:.2g} is allowed"
         )
     return replace(result, error=off, stock_error=stock_error, bytes_saved=kept)
+
+
+def _limit(case: Case, provider: str, stock_error: float) -> float:
+    if case.dtype == torch.float64:
+        return FLOAT64_ERROR
+    return STOCK_ERRORS.get(provider, OUR_ERROR) * stock_error + FEW * torch.finfo(case.dtype).eps
+
+
+def _error_nearby(case: Case, truth: Sequence[Tensor]) -> float:
+    """Stock's largest error where its parameters and inputs are other numbers, by at most a rounding each.
+
+    Before a ReLU some number of millions is so close to 0 that a rounding takes it to the other side, and a gradient
+    jumps. Which number that is, and in whose run, is chance: stock's error in one run is no measure of it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for _ in range(NEAR):
+        step = case.build("stock", case.dtype)
+        with torch.no_grad():
+            for t in step.owned:
+                if t.is_floating_point():
+                    moved = torch.rand(t.shape, generator=generator).to(t).sub_(0.5)
+                    t.mul_(1 + torch.finfo(case.dtype).eps * moved)
+        worst = max(worst, error(step.run(), truth))
+    return worst
 
 
 def _times(

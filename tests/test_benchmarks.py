@@ -111,6 +111,32 @@ def test_each_provider_has_a_time_however_busy_the_machine_is():
     assert all(result.ms > 0 for result in measure(case, "cpu", budget, lambda what: None, of=("stock", "fusegrad")))
 
 
+@pytest.mark.parametrize("wrong", (0.0, 3.0))
+def test_a_number_on_the_other_side_of_a_kink_is_no_error(wrong):
+    """As stock's is where its numbers are moved by a rounding; what no such run gives is one."""
+    from fusegrad.benchmarks.harness import Budget, Case, Step, WrongResult, measure
+
+    def build(provider, dtype):
+        x, w = torch.ones(4096, dtype=dtype), torch.full((4096,), 2.0**-24 - 1, dtype=dtype)
+        if provider == "fusegrad":
+            w[0] = -1
+
+        def run():
+            z = w + x
+            slope = (z > 0).to(dtype)
+            return z.relu(), slope + (wrong if provider == "fusegrad" else 0)
+
+        return Step(run, (x, w))
+
+    case, budget = Case("kink", torch.float32, build), Budget(rounds=1, seconds=1e-9, compile_seconds={})
+    time_it = lambda: measure(case, "cpu", budget, lambda what: None, of=("stock", "fusegrad"))
+    if wrong:
+        with pytest.raises(WrongResult):
+            time_it()
+    else:
+        assert all(result.ms > 0 for result in time_it())
+
+
 def test_the_grid_draws_the_same_by_a_seed_and_says_the_worst_first():
     from fusegrad.benchmarks import grid
     from fusegrad.benchmarks.harness import Budget, Result, measure

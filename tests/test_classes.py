@@ -284,3 +284,31 @@ def test_class_methods_are_given_the_class_before_fuse(monkeypatch):
     assert type(made) is Built and is_it and model.make()[1]
     monkeypatch.setattr(Built, "named", classmethod(lambda cls: cls.__name__))
     assert model.make() == type(model).make() == ("Built", True)
+
+
+def test_what_makes_a_module_sees_its_class():
+    class Stores(nn.Module):
+        """Its class keeps count of its modules."""
+
+        made = 0
+
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+            self._count()
+
+        def __setstate__(self, state):
+            self._count()
+            super().__setstate__(state)
+
+        def _count(self):
+            type(self).made += 1
+
+        def forward(self, x):
+            return torch.tanh(self.fc(x))
+
+    model = fg.fuse(Stores().to(DEVICE))
+    assert fg.explain(model)[0].fused_with
+    others = type(model)(), copy.deepcopy(model)
+    assert Stores.made == 3 and "made" not in vars(type(model))
+    assert all(type(other) is type(model) for other in others)

@@ -12,6 +12,7 @@ from test_put_off import SEEN, compare, make, two_statements
 from torch import nn
 
 import fusegrad as fg
+from fusegrad.fusion import match
 
 from cases import DEVICE
 from models import count_fused, inputs
@@ -182,3 +183,89 @@ def test_a_layer_that_applies_nothing_is_multiplied_by_ours():
     y = layer(inputs())
     assert y.grad_fn.name() == "LinearBackward"  # the op's, where stock has another
     torch.testing.assert_close(y, F.linear(inputs(), layer.weight, layer.bias))
+
+
+class Chosen(nn.Module):
+    """As e3nn's: an activation follows the product, or none."""
+
+    def __init__(self, act=None):
+        super().__init__()
+        self.weight, self.act = nn.Parameter(torch.randn(4, 4)), act
+
+    def forward(self, x):
+        if self.act is not None:
+            x = x @ self.weight
+            x = self.act(x)
+        else:
+            x = x @ (2 * self.weight)
+        return x
+
+
+def test_products_alone_are_ours_in_the_modules_of_a_class_that_is_rewritten():
+    layers = nn.Sequential(Chosen(Shifted()), Chosen()).to(DEVICE)
+    fused, x = fg.fuse(copy.deepcopy(layers)), inputs().requires_grad_()
+    assert fused(x).grad_fn.name() == "LinearBackward"
+    torch.testing.assert_close(
+        *(torch.autograd.grad(m(x).square().sum(), (x, *m.parameters()))[0] for m in (layers, fused))
+    )
+    asked = []
+    fg.fuse(make(lambda self, x: x @ self.a.weight), lambda m, path: asked.append(path))
+    assert "" not in asked  # which is no layer that an activation may follow
+    only = fg.fuse(Chosen().to(DEVICE))
+    assert type(only) is Chosen and only(x).grad_fn.name() != "LinearBackward"
+
+
+class Shifted(nn.Module):
+    """None that is known by its formula, and one that it begins with."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = 0.7
+
+    def forward(self, x):
+        return F.softplus(x) - self.shift
+
+
+class Gives(nn.Module):
+    """The result of a layer, after other things."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = 2 * x
+        x = self.fc(x)
+        return x
+
+
+WAYS = {
+    "a layer": lambda act: make(lambda self, x: self.act(self.a(x)), act=act),
+    "a product": lambda act: Chosen(act).to(DEVICE),
+    "what gives a layer": lambda act: make(two_statements, a=Gives().to(DEVICE), act=act),
+    "a Sequential": lambda act: nn.Sequential(nn.Linear(4, 4), act, nn.Linear(4, 4)).to(DEVICE),
+}
+CHANGES = {
+    "nothing": lambda act: None,
+    "what it holds": lambda act: setattr(act, "shift", 1.0),
+    "hook": lambda act: act.register_forward_hook(lambda m, args, y: 3 * y),
+    "forward": lambda act: setattr(act, "forward", torch.sin),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_gone_into_is_not_asked_again_what_it_is(way, change, monkeypatch):
+    acts = [Shifted() for _ in range(2)]
+    models = [WAYS[way](act) for act in acts]
+    models[1].load_state_dict(models[0].state_dict())
+    fg.fuse(models[1])
+    x, asked = inputs(), []
+    for _ in range(3):
+        models[1](x)
+    before = match.formula.of
+    monkeypatch.setattr(match.formula, "of", lambda *args: asked.append(args) or before(*args))
+    for act in acts:
+        CHANGES[change](act)
+    torch.testing.assert_close(*(m(x) for m in models))
+    assert change != "nothing" or not asked

@@ -226,7 +226,12 @@ made(
 )
 made(PYG, "GPSConv", 2, 0, lambda g: g.GPSConv(8, g.GINConv(mlp(8, 8, 8)), heads=2), graph)
 made(PYG, "NNConv", 1, 0, lambda g: g.NNConv(8, 4, mlp(3, 16, 32, act=nn.SiLU)), edges)
-made(PYG, "CGConv", 0, 2, lambda g: g.CGConv(8, 3), edges, "depends on its exact class")
+made(PYG, "CGConv", 2, 0, lambda g: g.CGConv(8, 3), edges)
+made(PYG, "GINEConv", 1, 0, lambda g: g.GINEConv(mlp(8, 8, 8, act=nn.LeakyReLU), edge_dim=3), edges)
+made(
+    PYG, "AttentiveFP", 2, 4, lambda g: g.AttentiveFP(8, 8, 4, 3, 2, 2),
+    lambda: [*edges(), torch.zeros(12, dtype=torch.long)],
+)  # fmt: skip
 made(PYG, "LINKX", 1, 0, lambda g: g.LINKX(12, 8, 16, 3, 2), graph)
 made(
     PYG, "SetTransformerAggregation", 4, 0, lambda g: g.aggr.SetTransformerAggregation(8, heads=2, layer_norm=True),

@@ -1,6 +1,7 @@
 """What fuse takes for a write in place, in the code that a forward reaches: it then leaves some activations alone."""
 
 import copy
+from typing import Optional
 
 import pytest
 import torch
@@ -101,6 +102,49 @@ def a_dictionary_of_the_callers(self, batch):
 @harmless
 def no_values_written(self, x):
     return self.relu_(F.leaky_relu(x.requires_grad_(), inplace=False))
+
+
+@harmless
+def what_was_made_here(self, x):
+    total, mask = x.new_zeros(4), x > 0
+    total.scatter_add_(0, x.long(), self.act(x))
+    total.view(-1)[0] += 1
+    total = total.clamp(min=1)
+    y = self.act(x) + 1
+    y += total
+    return y.mul_(mask.logical_not_()) + torch.zeros_like(x).add_(1)
+
+
+@harmless
+def a_list_as_is_said(self, x, sizes: list[int | None], counts: Optional[dict] = None):  # noqa: UP045
+    sizes[self.calls] = counts[x] = 1
+    return self.act(x)
+
+
+@harmless
+def handed_on(self, x, out=None):
+    return torch.add(self.act(x), 1, out=out)
+
+
+@writes
+def view_of_a_result(self, x):
+    y = self.act(x).view(-1)
+    y += 1
+    return y
+
+
+@writes
+def made_here_or_not(self, x):
+    y = x + 1
+    if self.calls:
+        y = self.act(x)
+    return y.add_(1)
+
+
+@writes
+def item_of_a_list_as_is_said(self, x, outputs: list[torch.Tensor]):
+    outputs[0] += 1
+    return self.act(x)
 
 
 @writes

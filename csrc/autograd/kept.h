@@ -20,6 +20,19 @@ inline PyObject* are_as_found(PyObject*, PyObject* layers) {
   return PyErr_Occurred() ? nullptr : to_bool(same);
 }
 
+// route(x, w, b): of a layer that C++ runs at once, "function" or "kernel" (python/fusegrad/routing.py); None of
+// others.
+inline PyObject* route(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  static PyObject *const function = PyUnicode_InternFromString("function"), *const kernel =
+                                                                                PyUnicode_InternFromString("kernel");
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 3, "route: not its arguments");
+  Given given;
+  if (!given.read(args[0], 2, [&](Py_ssize_t i) { return args[1 + i]; }, {})) Py_RETURN_NONE;
+  return Py_NewRef(given.differentiable ? function : kernel);
+  END_HANDLE_TH_ERRORS
+}
+
 // kept_chain(x, (modules of a Sequential, those that they were, facts, _parameters of each layer, acts, saves_input,
 // ...), *limits): the same of layers that were found before, if nothing has changed: one by one where they are no
 // chain; where they may not, that is left to Python, by False.

@@ -33,6 +33,7 @@ PyMethodDef methods[] = {
      "y, its first derivatives and its Laplacian, of a Sequential as it was found before, if nothing has changed."},
     {"layer", fast<&fusegrad::layer>(), METH_FASTCALL, "y of a layer, or None where Python is to make it."},
     {"mlp", fast<&fusegrad::mlp>(), METH_FASTCALL, "y of two layers, or None where Python is to make it."},
+    {"route", fast<&fusegrad::route>(), METH_FASTCALL, "That of a layer which is run at once, or None."},
     {"streams", fast<&fusegrad::streams>(), METH_FASTCALL,
      "y, ty, ly of a chain with its streams, or None where Python is to make them."},
     {"set_activations", &note<&fusegrad::activations>, METH_O, "Note what is to be known of activations."},

@@ -82,7 +82,7 @@ void gemm(const Gemm& given) {
   });
 }
 
-constexpr int64_t kTurnedGate = 128;  // rows, at most: of more one pass over both takes less (a Zen 4, 2026-11-27)
+constexpr int64_t kTurnedGate = FUSEGRAD_VECTOR_BYTES == 64 ? 256 : 128;  // rows, at most (a Zen 4, 2026-11-27)
 
 // Both products one after the other, with their weights in place, and c = gate up after them.
 template <class T> void gated_by_turned(const Gated& g, int count) {

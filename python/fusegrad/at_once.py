@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn, strided
+from torch import Tensor, nn
 from torch.compiler import is_compiling, is_dynamo_compiling
 
 from . import backends, routing
 from .activations import REGISTRY, Activation
-from .internals.call import in_plain_eager, linear_is_replaced, requires_grad
+from .internals.call import in_plain_eager, linear_is_replaced
 from .internals.module import GETATTR
 from .ops.chain import Plan
 from .ops.operands import DTYPES
-from .routing import AS_FAST_IN_STOCK, PIECEWISE, fits_layer, have_kernels
+from .routing import AS_FAST_IN_STOCK, PIECEWISE, have_kernels
 
 _PLAIN = Tensor, torch.nn.Parameter
 
@@ -123,16 +123,9 @@ def mlp_at_once(x: Any, w1: Any, b1: Any, w2: Any, b2: Any, a: Activation, param
 
 def route_at_once(x: Any, w: Any, b: Any) -> Literal["function", "kernel"] | None:
     """That of a layer which C++ runs at once, with its activation, if that is what comes next; None for all others."""
-    if backends.node is None or not backends.CHAINS or type(x) not in _PLAIN or x.dtype not in DTYPES:
+    if backends.node is None or not backends.CHAINS or is_compiling() or linear_is_replaced():
         return None
-    if linear_is_replaced() or w is None or not in_plain_eager(x, w, b):
-        return None
-    for t in (x, w, b):
-        if t is not None and not (t.is_cpu and t.layout is strided):
-            return None
-    if x.is_nested or not fits_layer(x, w, b):
-        return None
-    return "function" if requires_grad(x, w, b) else "kernel"
+    return backends.node.route(x, w, b)
 
 
 def _limits_of_chain() -> tuple[int, int, int, bool]:

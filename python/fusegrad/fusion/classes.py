@@ -21,10 +21,10 @@ from .code import Unreadable
 from .find import SITES, UNFUSED, Key, is_sequential
 from .kept import KEPT
 from .opened import is_layer
-from .own_class import class_methods, needs_its_own
+from .own_class import class_methods, makers, needs_its_own
 from .recognise import ADOPTED, STOCK, is_activation
 from .rewrite import rewrite
-from .runtime import NOTES, apply, later, now, passed
+from .runtime import NOTES, alone, apply, later, now, passed
 
 CONVERTED = "_fusegrad_converted"  # set on a Linear that was torch's
 
@@ -55,7 +55,8 @@ def fused_class(original: type[nn.Module], sites: Iterable[Key]) -> type[nn.Modu
     if made is not None:
         return made
     members: dict[str, Any] = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
-    members |= {UNFUSED: original, SITES: sites, "__reduce_ex__": _reduce} | class_methods(original)
+    members |= {UNFUSED: original, SITES: sites, "__reduce_ex__": _reduce}
+    members |= class_methods(original) | makers(original)
     try:
         for name, found in wrappers.items():
             chosen = frozenset(k for at, k in sites if at == name)
@@ -136,7 +137,7 @@ def sequential_forward(self: nn.Sequential, input):
         if is_activation(type(module)):
             input = apply(module, input) if noted else module(input)
         elif is_layer(module):
-            input = later(module, now(input))
+            input = (later if at + 1 < len(modules) else alone)(module, now(input))
         elif noted:
             input = passed(module, input)
         else:

@@ -67,17 +67,18 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
                 vars(m).pop(mark, None)
             if is_linear(m) or is_activation(m):
                 _convert(m, filter_fn is not None and not filter_fn(m, path), in_place)
-        for m in model.modules():
-            if fused_class_of(m) not in (None, type(m)):
-                continue  # another library has made a class of its own from ours
-            original = original_class(type(m))
-            found = [*calls(m)]
-            ours = [call for call in found if _runs_ours(m, call)]
-            for call in ours:
+        # another library may have made a class of its own from ours
+        found = {m: [*calls(m)] for m in model.modules() if fused_class_of(m) in (None, type(m))}
+        ours = {m: [call for call in of if _runs_ours(m, call)] for m, of in found.items()}
+        rewritten = {original_class(type(m)) for m, of in ours.items() if of}
+        for m, of in found.items():
+            for call in ours[m]:
                 acts[call.linear] |= call.acts
-            keys = [call.key for call in (*ours, *(call for call in found if call.alone))] if ours else []
-            if keys and why_class_stays(original) is None:
-                set_class(m, fused_class(original, (key for key in keys if key is not None)))
+            original = original_class(type(m))
+            alone = [call for call in of if call.alone] if original in rewritten else []
+            keys = {call.key for call in (*ours[m], *alone) if call.key is not None}
+            if (ours[m] or keys) and why_class_stays(original) is None:
+                set_class(m, fused_class(original, keys))
         for linear, names in acts.items():
             if names and names <= AS_FAST_IN_STOCK:
                 vars(linear)[FAST] = True
@@ -148,7 +149,7 @@ def unfuse(model: nn.Module) -> nn.Module:
 
 def is_linear(m: nn.Module) -> bool:
     """Whether a module is a linear layer: torch's or ours, one that returns what one gives, or calls F.linear."""
-    return isinstance(m, nn.Linear) or is_layer(m) or any(call.linear is m for call in calls(m))
+    return isinstance(m, nn.Linear) or is_layer(m) or any(call.linear is m and not call.alone for call in calls(m))
 
 
 def is_activation(m: nn.Module) -> bool:

@@ -43,6 +43,13 @@ def run_alone(e: ast.Call) -> ast.expr:
     return call_of("alone", e, [e.func, *e.args])
 
 
+def run_product(term: Layer | Product) -> ast.expr:
+    """A call of torch's function that multiplies."""
+    made = put_off(term)
+    assert isinstance(made, ast.Call)
+    return call_of("product", term.node, made.args, made.keywords)
+
+
 def run_passed(act: Act) -> ast.expr:
     """The same, or what is put off where the activation is an identity."""
     return call_of("passed", act.node, _arguments(act, act.of))

@@ -154,10 +154,14 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
     in_gates: set[Any] = set()  # activations that are told of with their gate
     chained: set[nn.Module] = set()
     for k, site in enumerate(method.sites):
+        if site.product:
+            if LEFT_OUT not in vars(m):
+                yield Call(m, "", "", (name, k), alone=True)
+            continue
         if site.alone:
             held = [*find(m, site.alone).values()]
-            if held and all(map(is_one_call, held)):
-                yield Call(held[0], "", "", (name, k), alone=True)
+            if all(map(is_one_call, held)):
+                yield from (Call(layer, "", "", (name, k), alone=True) for layer in held)
             continue
         if site.longer and any(_is_identity(m, act) for act in site.longer.identities):
             k, site = longer(k), site.longer

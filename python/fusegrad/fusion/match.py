@@ -1,6 +1,6 @@
 """Whether what is called after a layer is an activation that can be fused with it, as the model is now."""
 
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -74,7 +74,7 @@ def _is_in_place(act: Any, kwargs: dict[str, Any] | None) -> bool:
     """Whether a call of an activation writes to its argument."""
     if isinstance(act, nn.Module):
         return bool(vars(act).get("inplace"))
-    return bool((kwargs or {}).get("inplace"))
+    return bool((kwargs or {}).get("inplace")) or (isinstance(act, BuiltinFunctionType) and act.__name__.endswith("_"))
 
 
 def _only_ours_saves_output(name: str) -> bool:

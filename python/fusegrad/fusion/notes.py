@@ -88,7 +88,7 @@ def product_of_call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Product | No
             return None
         *bias, x, w = args
         b = bias[0] if bias else None
-        if not (isinstance(x, Tensor) and isinstance(w, Tensor)) or calls_torch(x, w, b) or w.dim() != 2:
+        if not (isinstance(x, Tensor) and isinstance(w, Tensor)) or w.dim() != 2 or calls_torch(x, w, b):
             return None
         if f is _ADDMM and not (isinstance(b, Tensor) and b.dim() == 1):
             return None
@@ -97,9 +97,12 @@ def product_of_call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Product | No
         w = w.t()
     else:
         return None
+    at_once = route_at_once(x, w, b)
+    if at_once is not None:
+        return Product(x, w, b, at_once)
     if calls_torch(x, w, b) or not fits(x, w, b):
         return None
-    route: Route = route_at_once(x, w, b) or route_of_layer(x, w, b)
+    route: Route = route_of_layer(x, w, b)
     if route in ("stock", "written"):
         return None
     return Product(x, w, b, route)

@@ -29,6 +29,10 @@ def key_of(act: Any, args: tuple, kwargs: dict[str, Any], scale: tuple = ()) -> 
     return (key, *scale) if scale else key
 
 
+def _taking(act: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    return None if args or kwargs or is_compiling() else opened.taking(act)
+
+
 def given_by(layer: nn.Module | None, z: Later) -> Later:
     return Later(z.f, z.args, z.kwargs, layer, z.product)
 
@@ -50,9 +54,12 @@ def activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
         return None if y is None else getattr(y, layer.f)(*shape)
     if layer.product is None:
         return None
+    if opened.was_gone_into(act) and (taking := _taking(act, args, kwargs)):
+        return taking(z)
     spec = match(layer.layer, act, args, kwargs)
     if not isinstance(spec, tuple):
-        if spec is None and not args and not kwargs and not is_compiling() and (taking := opened.taking(act)):
+        if spec is None and (taking := _taking(act, args, kwargs)):
+            opened.note_gone_into(act)
             return taking(z)
         return packed_glu(act, layer.product, args, kwargs) if spec is None and not scales else None
     if isinstance(act, str) and not recognise.is_torchs_method(act, layer.product.x, layer.product.w):
@@ -64,7 +71,8 @@ def activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
     if layer.layer is not None and w is layer.product.w and b is layer.product.b and not is_compiling():
         key = key_of(act, args, kwargs, numbers_of(scales))
         if key is not None and name != "identity":
-            keep_activated(act, layer.layer, x, key, (name, param))
+            found_in = layer.f if isinstance(layer.f, nn.Module) else layer.layer  # itself, or what it is given by
+            keep_activated(act, found_in, x, key, (name, param))
     if name == "identity":
         return functional.by_route(route, x, w, b)
     a = REGISTRY[name]

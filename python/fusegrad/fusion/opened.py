@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 from torch.compiler import is_compiling
@@ -60,6 +60,22 @@ def taking(act: Any) -> Callable[[Any], Any] | None:
         return None
     made = _bound(function, opened)
     return made if owner is None else MethodType(made, owner)
+
+
+# Modules and functions that were gone into, as they are no activation themselves: by identity. Going into them is right
+# whatever becomes of them, and to ask again what they are takes longer than a small layer.
+_GONE_INTO: dict[int, ref] = {}
+
+
+def note_gone_into(act: Any) -> None:
+    key = id(act)
+    if key not in _GONE_INTO and isinstance(act, (nn.Module, FunctionType)):
+        _GONE_INTO[key] = ref(act, lambda _: _GONE_INTO.pop(key, None))
+
+
+def was_gone_into(act: Any) -> bool:
+    found = _GONE_INTO.get(id(act))
+    return found is not None and found() is act
 
 
 def applied_first(act: Any) -> tuple[Any, Site] | None:

@@ -1,11 +1,13 @@
 """Whether a class says what depends on being exactly that class: its modules then keep it, as ours is a subclass.
 
 `type(self).calls += 1` would count on ours, `type(self) is Net` would be false, a table of classes would not have it.
-Class methods are given the class that they know.
+Class methods are given the class that they know, and what makes a module sees it as one of that class: convolutions of
+PyTorch Geometric write a method of their own for each class, and store it there.
 """
 
 import ast
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
@@ -15,7 +17,41 @@ from .find import is_torchs
 
 def needs_its_own(cls: type) -> str | None:
     """The method of a class, or of its bases in the same package, that depends on it; or None."""
-    return next((name for name, f in _methods(cls) if isinstance(f, FunctionType) and _depends(f)), None)
+    made = _while_made(cls)
+    return next((name for name, f in _functions(cls) if name not in made and _depends(f)), None)
+
+
+_MAKERS = "__init__", "__setstate__"
+
+
+def _while_made(cls: type) -> set[str]:
+    """The methods that run while a module is made, and not later: private ones that no other method mentions."""
+    mentions = {name: set[str]() for name, _ in _functions(cls)}
+    for name, f in _functions(cls):
+        mentions[name] |= {n for code in (f.__code__, *nested(f.__code__)) for n in (*code.co_names, *code.co_consts)
+                           if isinstance(n, str)}  # fmt: skip
+    others = set().union(*(of for name, of in mentions.items() if name not in _MAKERS))
+    private = {name for name in mentions if name.startswith("_") and not name.endswith("__")}
+    return {*_MAKERS, *(private - others)}
+
+
+def makers(cls: type) -> dict[str, Callable]:
+    """The methods that make a module of a class, for our subclass of it: they see it as one of the class."""
+    depends = any(_depends(f) for name, f in _functions(cls) if name in _while_made(cls))
+    return {name: _as_one_of(cls, name) for name in _MAKERS if depends and hasattr(cls, name)}
+
+
+def _as_one_of(original: type, name: str) -> Callable:
+    @functools.wraps(getattr(original, name))
+    def method(self, *args, **kwargs):
+        cls = type(self)
+        object.__setattr__(self, "__class__", original)
+        try:
+            return getattr(original, name)(self, *args, **kwargs)
+        finally:
+            object.__setattr__(self, "__class__", cls)
+
+    return method
 
 
 class OfOriginal:
@@ -38,6 +74,10 @@ def _methods(cls: type) -> Iterator[tuple[str, Any]]:
         if not is_torchs(base) and _package(base) == _package(cls):
             # of its subclasses it does not hear: ours is none that its author would want to hear of
             yield from ((name, f) for name, f in vars(base).items() if name != "__init_subclass__")
+
+
+def _functions(cls: type) -> Iterator[tuple[str, FunctionType]]:
+    return ((name, f) for name, f in _methods(cls) if isinstance(f, FunctionType))
 
 
 def _package(cls: type) -> str:

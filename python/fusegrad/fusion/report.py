@@ -91,11 +91,15 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
     """
     check_model("explain", model)
     found: dict[nn.Module, list[Call]] = {}
+    alone: set[nn.Module] = set()  # layers of any class that are called as ops, whatever reads them
     try:
         for path, m in model.named_modules():
+            sites = vars(fused_class_of(m) or nn.Module).get(SITES, ())
             for call in calls(m, path):
                 if not call.alone:
                     found.setdefault(call.linear, []).append(_as_it_runs(m, call))
+                elif call.key in sites:
+                    alone.add(call.linear)
     finally:
         forget_functions()
     layers = {
@@ -107,17 +111,17 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
     if inputs or named_inputs:
         with torch.no_grad():
             ran = watch([*layers], lambda: model(*inputs, **named_inputs))
-    rows = (_row(path, m, found.get(m, [])) for m, path in layers.items())
+    rows = (_row(path, m, found.get(m, []), m in alone) for m, path in layers.items())
     table = Explanation(replace(row, ran=ran.get(m)) for m, row in zip(layers, rows, strict=True))
     table.by_nested = tuple(BY_NESTED.get(model, ()))
     return table
 
 
-def _row(path: str, m: nn.Module, found: list[Call]) -> Row:
+def _row(path: str, m: nn.Module, found: list[Call], alone: bool) -> Row:
     with_, why = _became(m, found)
     weight = stored(m, "weight")
     weight = next(m.parameters(), None) if weight is None else weight  # one that a parametrization makes it of
-    if not (with_ or isinstance(m, Linear) or fused_class_of(m)) or weight is None or calls_torch(weight):
+    if not (with_ or alone or isinstance(m, Linear) or fused_class_of(m)) or weight is None or calls_torch(weight):
         return Row(path or "(root)", _shape(m), with_, "torch", why)
     backend = backends.serving("linear_act" if with_ else "linear", weight.device.type)
     limits = [call.one_by_one for call in found if call.one_by_one is not None]

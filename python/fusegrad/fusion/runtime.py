@@ -117,11 +117,19 @@ def _later(f: Any, *args: Any, **kwargs: Any) -> Any:
         if LEFT_OUT not in vars(f) and not is_compiling() and (given := opened.giving(f)) is not None:
             if is_hooked(f):
                 run_pre_hooks(f, args)
-            z = noted(given(*args, **kwargs))
+            z = given(*args, **kwargs)
+            if type(z) is Soon:  # of the layer that gave it
+                return z
             return given_by(f, z) if type(z) is Later else z
         return f(*args, **kwargs)
     called = product_of_call(f, args, kwargs)
     return _call(f, args, kwargs) if called is None else Later(f, args, kwargs, None, called)
+
+
+def product(f: Any, *args: Any, **kwargs: Any) -> Any:
+    """f(*args, **kwargs), of torch's function that multiplies, whatever reads its result."""
+    of = None if is_compiling() else product_of_call(f, args, kwargs)
+    return f(*args, **kwargs) if of is None else functional.by_route(of.route, of.x, of.w, of.b)
 
 
 def later_method(name: str, z: Any, *args: Any, **kwargs: Any) -> Any:
@@ -170,6 +178,8 @@ def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     if type(z) is Soon:
         if not isinstance(act, str) and (y := _at_once(act, z, args, kwargs)) is not None:
             return y
+        if not args and not kwargs and opened.was_gone_into(act) and (taking := opened.taking(act)):
+            return taking(z)
         z = noted(z)
     if type(z) is not Later:
         if args or kwargs:

@@ -25,12 +25,12 @@ from typing import Any
 import torch
 
 from .code import Definition, reads_of
-from .emit import keep, put_off, run_act, run_alone, run_gate, run_passed, run_variable
+from .emit import keep, put_off, run_act, run_alone, run_gate, run_passed, run_product, run_variable
 from .gates import Swaps, gate_in
 from .loops import loop_in
 from .paths import Path
 from .reasons import blocks, text_of, why_cut_is_alone, why_stored_is_alone
-from .terms import Act, Gate, Term, Terms, Variable, Variables, layers
+from .terms import Act, Gate, Layer, Product, Term, Terms, Variable, Variables, layers
 
 _SEE_LOCALS = {"locals", "vars", "dir", "eval", "exec", "breakpoint"}
 
@@ -49,6 +49,7 @@ class Site:
     identities: tuple[Act, ...] = ()  # what is called before one of these and passes the layer on if it is an identity
     longer: "Site | None" = None  # the same, through identities
     alone: tuple[Path, ...] = ()  # where a layer may be held that is called, whatever reads it
+    product: bool = False  # the same of a call of torch's function
 
 
 class Reader:
@@ -141,6 +142,10 @@ class Reader:
                 case ast.Call(func=f, args=[x], keywords=[]) if not isinstance(x, ast.Starred):
                     if paths := self.terms.names.of(f):
                         yield Site((), (), {e: functools.partial(run_alone, e)}, alone=paths)
+            if isinstance(e, (ast.BinOp, ast.Call)):
+                match self.terms.layer(e, {}):
+                    case (Product() | Layer(paths=())) as term if term.node is e:
+                        yield Site((), (), {e: functools.partial(run_product, term)}, product=True)
 
     # --- in statements
 

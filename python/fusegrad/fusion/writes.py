@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..internals.module import children
@@ -21,7 +22,11 @@ from .classes import original_class
 from .code import Definition, Unreadable, contents, nested, parse, self_name
 from .find import author_of_forward, is_torchs, methods
 
-_HARMLESS = {"requires_grad_"}  # writes no values
+_HARMLESS = {"requires_grad_", "_coalesced_"}  # write no values
+_NEW = {"zeros", "ones", "empty", "full", "rand", "randn", "arange", "eye", "linspace", "tensor", "cat", "stack"}
+_NEW |= {f"{name}_like" for name in _NEW} | {"clone"}
+_NEW_BY_METHOD = {"new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "clone"}
+_NO_TENSORS = {"int", "float", "bool", "str", "list", "dict", "tuple", "set", "List", "Dict", "Tuple", "Set"}
 _MADE = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
 _MAKERS = {"dict", "list", "set", "len", "int", "float", "bool", "str", "defaultdict", "OrderedDict", "Counter"}
 _CONTAINERS = dict, list, tuple, set, frozenset, deque
@@ -157,6 +162,7 @@ class _Reader:
         self.function, self.self_ = function, _first_argument(tree)
         everything = list(ast.walk(tree))
         self.values: dict[str, list[ast.expr | None]] = defaultdict(list)  # that names are given, None if not known
+        self.containers: set[str] = set()  # parameters that are said to be no tensors
         self._bind(tree, everything)
         augmented = {n.target for n in everything if isinstance(n, ast.AugAssign)}
         for node in everything:
@@ -168,8 +174,12 @@ class _Reader:
                         self._may_write(base, self.fills, made=True)  # no tensor has text for an index
                 case ast.Call(func=func, keywords=keywords):
                     self._call(func)
-                    said = {k.arg: getattr(k.value, "value", True) for k in keywords}
+                    said = {k.arg: getattr(k.value, "value", True) for k in keywords if not self._is_handed_on(k)}
                     self.writes |= said.get("inplace", False) is not False or said.get("out") is not None
+
+    def _is_handed_on(self, given: ast.keyword) -> bool:
+        """Whether this is `out=out` of a parameter: a caller says it, and torch refuses it where it derives."""
+        return given.arg == "out" and isinstance(given.value, ast.Name) and self.values.get("out") == [None]
 
     def _bind(self, tree: Definition, everything: list[ast.AST]) -> None:
         given: dict[ast.AST, ast.expr] = {}
@@ -183,22 +193,45 @@ class _Reader:
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node not in augmented:
                 self.values[node.id].append(given.get(node))
             elif isinstance(node, ast.arg):
-                self.values[node.arg].append(ast.Dict([], []) if node is tree.args.kwarg else None)
+                self.values[node.arg].append(None)
+                if node is tree.args.kwarg or _is_no_tensor(node.annotation):
+                    self.containers.add(node.arg)
 
     def _may_write(self, base: ast.expr, attributes: set[str], made: bool) -> None:
         """A write to what an expression gives, or to an item of it; `made`: harmless if it is a number or container."""
         match base:
             case ast.Attribute(value=ast.Name(id=self.self_), attr=name):
                 attributes.add(name)
+            case ast.Name(id=name) if made and name in self.containers:
+                pass
             case ast.Name(id=name):
-                values = self.values[name]
-                self.writes |= not (made and values and all(value is not None and _is_made(value) for value in values))
+                values = self.values.get(name)
+                is_made = made and values and all(value is not None and _is_made(value) for value in values)
+                self.writes |= not (is_made or self._is_new(base))
             case _:
-                self.writes = True
+                self.writes |= not self._is_new(base)
+
+    def _is_new(self, e: ast.expr | None, seen: frozenset[str] = frozenset()) -> bool:
+        """Whether an expression makes a tensor, or is a view of one that was made here: no activation returned it."""
+        match e:
+            case ast.Name(id=name):
+                values = self.values.get(name)
+                return name in seen or bool(values and all(self._is_new(value, seen | {name}) for value in values))
+            case ast.BinOp() | ast.Compare():
+                return True
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr=name)) if owner not in self.values:
+                return name in _NEW and self.function.__globals__.get(owner) is torch
+            case ast.Call(func=ast.Attribute(value=owner, attr=name)):
+                return name in _NEW_BY_METHOD or (hasattr(torch.Tensor, name) and self._is_new(owner, seen))
+            case ast.Subscript(value=of):
+                return self._is_new(of, seen)
+        return False
 
     def _call(self, func: ast.expr) -> None:
         match func:
             case ast.Attribute(value=owner, attr=name) if _writes_by_name(name):
+                if self._is_new(owner):
+                    return
                 of_self = isinstance(owner, ast.Name) and owner.id == self.self_
                 if of_self or ast.unparse(owner) == "super()":
                     self.calls.add(name)
@@ -216,6 +249,20 @@ def _given(target: ast.expr, value: ast.expr | None) -> dict[ast.AST, ast.expr]:
         case ast.Tuple(elts=targets), ast.Tuple(elts=values) if len(targets) == len(values):
             return {name: v for pair in zip(targets, values, strict=True) for name, v in _given(*pair).items()}
     return {}
+
+
+def _is_no_tensor(annotation: ast.expr | None) -> bool:
+    """Whether a parameter is said to be a number, text or a container, or perhaps None."""
+    match annotation:
+        case ast.Subscript(value=ast.Name(id="Optional") | ast.Attribute(attr="Optional"), slice=of):
+            return _is_no_tensor(of)
+        case ast.Subscript(value=of):
+            return _is_no_tensor(of)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=ast.Constant(value=None)):
+            return _is_no_tensor(left)
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name in _NO_TENSORS
+    return False
 
 
 def _writes_by_name(name: str) -> bool:
