@@ -12,7 +12,7 @@ import fusegrad as fg
 from fusegrad import backends, ops
 from fusegrad.activations import REGISTRY
 from fusegrad.operators import streamed
-from fusegrad.operators.rules_layers import one_by_one
+from fusegrad.operators.layers import one_by_one
 from fusegrad.operators.streamed import Layer
 from fusegrad.operators.streams import Rules
 from fusegrad.ops.chain import MOST_LAYERS

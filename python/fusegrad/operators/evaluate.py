@@ -15,7 +15,7 @@ from . import nested, rows, rules_elementwise, rules_index, rules_layers, rules_
 from .arguments import Model, check_value
 from .chains import chain_of
 from .escapes import Escapes
-from .rules_layers import layers
+from .layers import layers
 from .run import ByNested, Refused, Run
 from .streams import Rules, Streams
 
