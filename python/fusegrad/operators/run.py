@@ -134,7 +134,7 @@ class Run(OpsMode):
                 self._settle(x)
             waits.is_followed = True
         with grad_mode(False):
-            y = waiting.value_of(func, tuple(given if a is x else a for a in args), kwargs)
+            y = waiting.value_of(func, tuple(given if a is x else a for a in args), kwargs, of)
         self.waited += 1
         self.keep(
             y, self.rules.zero, waits=Waiting(self.waited, before, of, waits, self._records_any(given, waits, of))

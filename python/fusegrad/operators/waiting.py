@@ -16,6 +16,7 @@ from .. import backends, ops, routing
 from ..activations import REGISTRY
 from ..fusion.recognise import of_call
 from ..internals.call import in_plain_eager
+from ..internals.function import below_autograd
 from ..ops.chain import FORWARD as CHAIN
 from .calls import getter
 from .layers import activated, layers
@@ -119,10 +120,12 @@ def _scaled(waits: Waiting, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor
     return waits.before, [*waits.of[:-1], Layer(w * c, None if b is None else b * c)]
 
 
-def value_of(func: Any, args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """What the model is given meanwhile."""
+def value_of(func: Any, args: tuple, kwargs: dict[str, Any], of: list[Layer] | Act) -> Tensor:
+    """What the model is given meanwhile, without a graph."""
+    if isinstance(of, Act):
+        return below_autograd(ops.OPS["act"], args[0], None, *of, 0)
     if gives_two(func):
-        return func(*args[:-1], False)[0]  # nothing is saved for backward
+        return below_autograd(func, *args[:-1], False)[0]  # nothing is saved for backward
     return func(*args, **kwargs)
 
 
