@@ -72,6 +72,8 @@ CASES = [
     ((), (4, 6, 1), 4, False, False),
     ((0,), (3, 5, 1), 3, True, False),
     ((70,), (3, 600, 1), 2, True, False),
+    ((70,), (200, 96, 1), 5, False, False),  # of the first layer the gradient is made by blocks of what was given
+    ((37,), (130, 70, 1), 2, False, True),
 ]
 
 
