@@ -67,6 +67,19 @@ class Swish(Base):
         return self.last(torch.relu(torch.tanh(self.a(h))))
 
 
+class Keeps(Base):
+    def forward(self, x):
+        self.kept = torch.tanh(self.first(x))
+        return self.last(torch.tanh(self.a(self.kept)))
+
+
+class Changes(Base):
+    def forward(self, x):
+        h = torch.tanh(self.a(torch.tanh(self.first(x))))
+        self.a.weight.data.mul_(1.5)
+        return self.last(h)
+
+
 class Asks(Base):
     def forward(self, x):
         h = self.first(x)
@@ -78,7 +91,7 @@ class Asks(Base):
         return self.last(h) * scale + self.last(h.detach())
 
 
-MODELS = (Loop, Residual, Scaled, Factorised, Heads, Swish, Asks)
+MODELS = (Loop, Residual, Scaled, Factorised, Heads, Swish, Keeps, Asks)
 
 
 def nested(model, x):
@@ -177,3 +190,26 @@ def test_a_hook_on_what_waits():
         seen.clear()
         fg.laplacian(model, x).laplacian.sum().backward()
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("lead", ((7,), (2, 3)), ids=str)
+def test_what_the_model_keeps_has_its_graph(lead):
+    model, x = Keeps(), torch.rand(*lead, 3, dtype=torch.float64)
+    for _ in range(2):
+        found = fg.laplacian(model, x)
+    loss = model.kept.square().sum() + found.laplacian.sum() * 0
+    mine = torch.autograd.grad(loss, [*model.first.parameters()])
+    model(x)
+    truth = torch.autograd.grad(model.kept.square().sum(), [*model.first.parameters()])
+    for a, b in zip(mine, truth, strict=True):
+        assert_close(a, b)
+
+
+def test_a_weight_that_changes_after_its_layer():
+    model, x = Changes(), torch.rand(4, 3, dtype=torch.float64)
+    for _ in range(2):
+        w = model.a.weight.detach().clone()
+        truth = fg.laplacian(lambda x: model.last(torch.tanh(F.linear(torch.tanh(model.first(x)), w, model.a.bias))), x)
+        with torch.no_grad():
+            found = fg.laplacian(model, x)
+        assert_close(found.laplacian, truth.laplacian.detach())

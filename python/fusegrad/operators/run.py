@@ -45,6 +45,7 @@ class Entry(NamedTuple):
     value: Tensor | None  # what it is by now, if the model wrote to it in place, or it waited
     streams: Streams
     waits: Waiting | None = None  # the layer that it comes from, if its derivatives are not known yet
+    waited: bool = False
 
 
 class Run(OpsMode):
@@ -103,8 +104,22 @@ class Run(OpsMode):
             x, links = waiting.links_to(entry.waits, self._waits)
             with grad_mode(self.records):
                 y, streams = waiting.computed(self.rules, self.value(x), self.streams(x), links)
-            self.held[id(t)] = Entry(entry.of, y, streams)
+            self.held[id(t)] = Entry(entry.of, y, streams, waited=True)
             self.keep(y, streams)
+
+    def settle_all(self) -> list[Tensor]:
+        """Of all that has waited, what is still there."""
+        there = [t for e in [*self.held.values()] if (e.waits or e.waited) and (t := e.of()) is not None]
+        self.settle(there)
+        return there
+
+    def end(self) -> None:
+        """What the model or a hook has kept of what waited gets the graph that it would have."""
+        for t in self.settle_all() if self.waited else ():
+            value = self.value(t)
+            if value.requires_grad:
+                with grad_mode(True):
+                    t.copy_(value)
 
     def _records_any(self, x: Tensor, waits: Waiting | None, of: Any) -> bool:
         """Whether layers of x, or an activation, are to have a graph."""
@@ -135,6 +150,7 @@ class Run(OpsMode):
             waits.is_followed = True
         with grad_mode(False):
             y = waiting.value_of(func, tuple(given if a is x else a for a in args), kwargs, of)
+            y = y.clone() if is_view(y) else y  # which could not be given a graph
         self.waited += 1
         self.keep(
             y, self.rules.zero, waits=Waiting(self.waited, before, of, waits, self._records_any(given, waits, of))
@@ -182,6 +198,10 @@ class Run(OpsMode):
             raise ByNested("it makes another tensor of the same memory past all modes, as Tensor.as_subclass does")
         if not any(map(self.entry, given)):
             self._check_transforms()
+            if self.waited and (
+                kwargs.get("out") is not None or mutates(func) or written(func, args, kwargs) is not None
+            ):
+                self.settle_all()  # of weights, perhaps, that are changed now
             with grad_mode(self.records and torch.is_grad_enabled()):
                 return func(*args, **kwargs)
         if func in METADATA:
