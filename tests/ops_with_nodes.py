@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 
 import fusegrad as fg
-from fusegrad.operators.rules_layers import one_by_one
+from fusegrad.operators.layers import one_by_one
 from fusegrad.operators.streamed import Layer, streamed
 from fusegrad.operators.streams import Rules
 

@@ -12,7 +12,7 @@ import fusegrad as fg
 from fusegrad import backends, ops
 from fusegrad.activations import REGISTRY
 from fusegrad.operators import streamed
-from fusegrad.operators.rules_layers import one_by_one
+from fusegrad.operators.layers import one_by_one
 from fusegrad.operators.streamed import Layer
 from fusegrad.operators.streams import Rules
 from fusegrad.ops.chain import MOST_LAYERS
@@ -72,6 +72,8 @@ CASES = [
     ((), (4, 6, 1), 4, False, False),
     ((0,), (3, 5, 1), 3, True, False),
     ((70,), (3, 600, 1), 2, True, False),
+    ((70,), (200, 96, 1), 5, False, False),  # of the first layer the gradient is made by blocks of what was given
+    ((37,), (130, 70, 1), 2, False, True),
 ]
 
 

@@ -26,6 +26,7 @@ from transforms import (  # noqa: F401  (the last four fill COMPILED and TRANSFO
     forward,
     func,
 )
+from transforms import __main__ as page_of_transforms
 
 
 def through_module(case: Case):
@@ -80,3 +81,26 @@ def test_rules_ask_no_more_of_an_activation():
         text = "\n".join(ast.unparse(rule) for rule in rules)
         assert set(re.findall(r"REGISTRY\[[^]]*\]\.(\w+)", text)) <= {"saves_input"}, file
         assert set(re.findall(r"\b(?:act|name) [!=]= (.+?)[:) \n]", text)) <= {"'identity'"}, file
+
+
+def test_the_page_is_of_this_grid(capsys):
+    """docs/transforms.md has a cell for each op and transform, and the command that makes it says what it says."""
+    page = page_of_transforms.PAGE.read_text()
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    found = {cells[0]: cells[1:] for cells in lines if not cells[0].startswith("`")}
+    assert set(found) == {name.replace("_", " ") for name in TRANSFORMS | COMPILED}
+    assert all(len(cells) == len(page_of_transforms.OPS) for cells in found.values())
+    page_of_transforms.main(["func_gradient", "func_jvp"])
+    for line in capsys.readouterr().out.splitlines():
+        assert line in page
+
+
+def test_a_cell_tells_what_is_wrong():
+    stock = torch.nn.functional.linear
+
+    def refuses(x, w, b):
+        raise ValueError("no | layers here")
+
+    assert page_of_transforms.outcome("func_gradient", stock, stock) == "right"
+    assert page_of_transforms.outcome("func_gradient", lambda *a: 2 * stock(*a), stock).startswith("**wrong**")
+    assert page_of_transforms.outcome("func_gradient", refuses, stock) == "refused: ValueError no \\| layers here"

@@ -3,9 +3,9 @@
 // Built against the C++ API of one torch, as its stable ABI has no nodes, and named after that: no other imports it.
 // There, and where it was not built, the Functions of Python serve. What is no plain case is left to Python too: a call
 // returns None, and backward calls the rule that the Function has.
+#include "elementwise_streams.h"
 #include "kept.h"
 #include "mlp.h"
-#include "streams.h"
 
 namespace {
 
@@ -20,6 +20,8 @@ template <PyObject** known> PyObject* note(PyObject*, PyObject* what) {
 
 PyMethodDef methods[] = {
     {"act", fast<&fusegrad::act_of>(), METH_FASTCALL, "y of an activation, or None where Python is to make it."},
+    {"act_streams", fast<&fusegrad::act_streams>(), METH_FASTCALL,
+     "y, ty, ly of an activation of a tensor with streams, or None where Python is to make them."},
     {"are_as_found", &fusegrad::are_as_found, METH_O, "Whether layers of a Sequential are as they were found before."},
     {"chain", fast<&fusegrad::chain>(), METH_FASTCALL, "y of a chain, or None where Python is to make it."},
     {"is_short", fast<&fusegrad::is_short>(), METH_FASTCALL, "Whether a tensor is plain, and has few elements."},
@@ -34,6 +36,8 @@ PyMethodDef methods[] = {
     {"layer", fast<&fusegrad::layer>(), METH_FASTCALL, "y of a layer, or None where Python is to make it."},
     {"mlp", fast<&fusegrad::mlp>(), METH_FASTCALL, "y of two layers, or None where Python is to make it."},
     {"route", fast<&fusegrad::route>(), METH_FASTCALL, "That of a layer which is run at once, or None."},
+    {"multiply_streams", fast<&fusegrad::multiply_streams>(), METH_FASTCALL,
+     "The same of the product of two tensors with streams."},
     {"streams", fast<&fusegrad::streams>(), METH_FASTCALL,
      "y, ty, ly of a chain with its streams, or None where Python is to make them."},
     {"set_activations", &note<&fusegrad::activations>, METH_O, "Note what is to be known of activations."},

@@ -12,6 +12,7 @@
 #if !defined(FUSEGRAD_AVX512_BF16)  // that has products alone
 #include "chain_derivatives.h"
 #include "chain_slope.h"
+#include "product_streams.h"
 
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
@@ -27,6 +28,7 @@ constexpr Kernels kKernels = {FUSEGRAD_NAME(FUSEGRAD_ISA),
                               chain_streams_backward,
                               chain_derivatives,
                               chain_slope,
+                              product_of_streams,
                               act,
                               differentiate,
                               gz_and_sum,

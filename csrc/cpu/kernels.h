@@ -189,6 +189,24 @@ struct ChainDerivatives {
   void* l = nullptr;                  // (m, n), rows adjacent; nullptr if not needed
 };
 
+// Where the streams of a tensor lie that are tensors of their own: t_i `step` numbers apart. nullptr for what is zero,
+// or not needed.
+struct StreamsAt {
+  void *value = nullptr, *tangents = nullptr, *last = nullptr;
+  int64_t step = 0;
+};
+
+// A part of a product of two tensors with r tangents each: n numbers of each stream, at most.
+//
+// forward    out = y, t_i, l of a and b.
+// backward   out = cotangents of a, of c, which are those of y, t_i, l.
+struct ProductPass {
+  int64_t n, r;
+  StreamsAt a, b, c, out;
+};
+using OfProduct = void (*)(const ProductPass&);
+constexpr int64_t kMostOfProduct = 256;
+
 // What the backward pass of a gated layer works on: rows of n adjacent numbers.
 struct GateArgs {
   int64_t rows, n;
@@ -211,6 +229,8 @@ struct Kernels {
   // gx of a chain that ends in one number a row, and the cotangents of y of all layers but the last, where that of y of
   // the chain is 1: as much as these layers save, by panels.
   void (*chain_slope)(const Chain&, void* cotangents);
+  // Of a product of tensors with streams, either of which may have one number for all that there are of the other.
+  OfProduct (*product_of_streams)(Type, bool backward, bool one_a, bool one_b);
   // The same for numbers of any one type, on this thread.
   void (*act)(Type, Elementwise, const ElementwiseArgs&, double param);
   void (*differentiate)(Type, Derivative, const DerivativeArgs&, double param);

@@ -13,7 +13,8 @@ RULES: dict[Any, Rule] = {}
 CONSTANT: set[Any] = set()  # functions whose results are constants, whatever they are given
 METADATA: set[Any] = {  # functions that compute no numbers
     *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "layout",
-                                                 "is_cuda", "grad_fn", "is_leaf", "is_sparse", "is_quantized")),
+                                                 "is_cuda", "grad_fn", "is_leaf", "is_sparse", "is_quantized",
+                                                 "is_nested", "is_cpu", "is_meta")),
     *(getattr(Tensor, name) for name in ("size", "dim", "numel", "stride", "is_contiguous", "is_floating_point",
                                          "is_complex", "element_size", "data_ptr", "__len__", "__hash__",
                                          "register_hook", "retain_grad")),

@@ -13,7 +13,7 @@ from ..fusion.find import UNFUSED, is_sequential
 from ..fusion.recognise import is_activation, of_adopted, of_module
 from ..internals.module import children, is_hooked, reads_what_is_stored
 from ..nn import MLP, Linear, fits, weight_and_bias, why_called
-from .rules_layers import Layer
+from .streamed import Layer
 
 
 def chain_of(model: Any, x: Tensor) -> list[Layer] | None:

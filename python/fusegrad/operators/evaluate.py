@@ -15,7 +15,7 @@ from . import nested, rows, rules_elementwise, rules_index, rules_layers, rules_
 from .arguments import Model, check_value
 from .chains import chain_of
 from .escapes import Escapes
-from .rules_layers import layers
+from .layers import layers
 from .run import ByNested, Refused, Run
 from .streams import Rules, Streams
 
@@ -80,6 +80,7 @@ def _run(
         escapes.check()
     _note(model, run.nested)
     y = run.value(y)
+    run.end()
     check_value(op, x, y)
     return y if run.records else y.detach(), run.streams(y)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..activations import REGISTRY
 from ..fusion.recognise import of_call
 from ..ops.terms import total
+from . import elementwise
 from .calls import RULES, named, rule
 from .functions import DERIVATIVES, SAME, Derivative, power
 from .rules_layers import activation
@@ -115,8 +116,13 @@ def multiplied_streams(run: Run, a: Any, b: Any, y: Tensor) -> Streams:
 
 @rule("mul", "multiply", "__mul__", "__rmul__")
 def multiplied(run: Run, func, args, kwargs):
+    a, b = args[0], argument(1, "other", args, kwargs)
+    if run.has(a) and run.has(b):
+        made = elementwise.multiplied(run.rules, a, run.streams(a), b, run.streams(b))
+        if made is not None:
+            return run.keep(*made)
     y = func(*args, **kwargs)
-    return run.keep(y, multiplied_streams(run, args[0], argument(1, "other", args, kwargs), y))
+    return run.keep(y, multiplied_streams(run, a, b, y))
 
 
 @rule("div", "divide", "true_divide", "__truediv__", "__div__")
@@ -147,6 +153,8 @@ def raised(run: Run, func, args, kwargs):
         if isinstance(x, (int, float)) and x > 0:
             return _exponential(run, x, p, func(*args, **kwargs))
         return run.without_rule(func, args, kwargs)
+    if p == 2 and x.is_floating_point():
+        return activation(run, x, "square", 0.0)
     y = func(*args, **kwargs)
     return of_one(run, x, y, power(x.to(y.dtype), float(p)))
 

@@ -1,0 +1,36 @@
+"""Functions of each element of tensors with streams, as one op each: an activation, and a product.
+
+They are a route of plain eager mode on the CPU, and have no derivatives of their own: operators/elementwise.py gives
+them these.
+"""
+
+import torch
+
+from .chain import without_derivative
+from .op import library
+
+_TAGS = (torch.Tag.pt2_compliant_tag,)
+# z is (...), t (r, ...), l (1, ...), or None for zero; so are y, ty and ly
+library.define(
+    "act_streams(Tensor z, Tensor t, Tensor? l, str act, float param) -> (Tensor, Tensor, Tensor)", tags=_TAGS
+)
+# gz, gt, gl, each if `needed` has its bit. Cotangents are zero if they are None
+library.define(
+    "act_streams_backward(Tensor? gy, Tensor? gty, Tensor? gly, Tensor z, Tensor t, Tensor? l, str act, float param, "
+    "int needed) -> Tensor[]",
+    tags=_TAGS,
+)
+# of a and b, one of which may have size 1 in the last dimension, and the streams of each
+_OPERANDS = "Tensor a, Tensor? ta, Tensor? la, Tensor b, Tensor? tb, Tensor? lb"
+library.define(f"multiply_streams({_OPERANDS}) -> (Tensor, Tensor, Tensor)", tags=_TAGS)
+# ga, gta, gla, gb, gtb, glb
+library.define(
+    f"multiply_streams_backward(Tensor? gy, Tensor? gty, Tensor? gly, {_OPERANDS}, int needed) -> Tensor[]", tags=_TAGS
+)
+
+_fusegrad = torch.ops.fusegrad
+ACT, ACT_BACKWARD = _fusegrad.act_streams.default, _fusegrad.act_streams_backward.default
+MULTIPLY, MULTIPLY_BACKWARD = _fusegrad.multiply_streams.default, _fusegrad.multiply_streams_backward.default
+
+for op in (ACT, ACT_BACKWARD, MULTIPLY, MULTIPLY_BACKWARD):
+    without_derivative(op, "differentiate what fusegrad.laplacian gives")
