@@ -19,6 +19,7 @@ layers in registers would need n^2 of them for each; to write gz, and multiply i
 more bytes, as h would have to be written too where z is saved.
 """
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from triton import jit
 
 from fusegrad import ops
 from fusegrad.activations import REGISTRY
+from fusegrad.activations.definitions import DEFINITIONS
 from fusegrad.ops.chain_by_layers import Plan
 from fusegrad.ops.operands import described
 from fusegrad.ops.terms import rows
@@ -45,25 +47,31 @@ REGISTERS = 255  # of a thread, at most: left to itself the assembler spills a f
 
 
 @jit
-def weight(w, n: tl.constexpr, k: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
-    """All of a weight, (N, K), zero beyond (n, k)."""
-    j, i = tl.arange(0, N)[:, None], tl.arange(0, K)[None, :]
-    if n == N and k == K:
+def weight(w, first: tl.constexpr, n: tl.constexpr, k: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    """Of a weight, (n, k), the columns from the first on, (N, K), zero beyond what there is."""
+    j, i = tl.arange(0, N)[:, None], (first + tl.arange(0, K))[None, :]
+    if n == N and k % K == 0:
         return tl.load(w + j * k + i)
     else:
         return tl.load(w + j * k + i, (j < n) & (i < k), other=0.0)
 
 
 @jit
+def parameter(high, low, A: tl.constexpr):
+    """Of two parts, as numbers in a tuple are float32."""
+    return tl.full([], high, A) + tl.full([], low, A)
+
+
+@jit
 def layer(
-    h, w, b, param, saved, y, row, inside,
+    h, w, b, high, low, saved, y, row, inside,
     D: tl.constexpr, n: tl.constexpr, k: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     KEEPS: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """What a layer makes of a tile of rows, zero beyond n. KEEPS says which of "z" and "y" is saved, if any."""
     T: tl.constexpr = h.dtype
     A: tl.constexpr = tl.float64 if T == tl.float64 else tl.float32
-    z = tl.dot(h, weight(w, n, k, N, K).T, out_dtype=A, input_precision=PRECISION)
+    z = tl.dot(h, weight(w, 0, n, k, N, K).T, out_dtype=A, input_precision=PRECISION)
     j = tl.arange(0, N)
     if b is not None:
         z += tl.load(b + j, j < n, other=0.0).to(A)[None, :]
@@ -71,7 +79,7 @@ def layer(
     within = inside & (j < n)[None, :]
     if KEEPS == "z":
         tl.store(saved + to, z.to(T), within)
-    made = D(z, tl.full([], param, A)).to(T)
+    made = D(z, parameter(high, low, A)).to(T)
     if KEEPS == "y":
         tl.store(saved + to, made, within)
     if LAST:
@@ -92,7 +100,7 @@ def chain_kernel(
     at = saved
     for i in tl.static_range(len(WIDTHS) - 1):
         h = layer(
-            h, weights[2 * i], weights[2 * i + 1], scalars[i], at, y, row, inside,
+            h, weights[2 * i], weights[2 * i + 1], scalars[2 * i], scalars[2 * i + 1], at, y, row, inside,
             D[i], WIDTHS[i + 1], WIDTHS[i], PADDED[i + 1], PADDED[i],
             KEEPS[i] if SAVE else "", i == len(WIDTHS) - 2, PRECISION,
         )  # fmt: skip
@@ -102,40 +110,47 @@ def chain_kernel(
 
 @jit
 def layer_backward(
-    gy, gy_row, gy_column, s_ptr, param, h_ptr, h_row, h_column, param_before, w, gh_ptr, sums, first, m, part,
+    gy, gy_row, gy_column, s_ptr, high, low, h_ptr, h_row, h_column, high_before, low_before, w, gh_ptr, sums,
+    first, m, part,
     FIRST: tl.constexpr, VALUE: tl.constexpr, n: tl.constexpr, k: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
-    NEED_H: tl.constexpr, NEED_W: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
+    NEED_H: tl.constexpr, NEED_W: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of a layer, of `part` rows.
+    """The gradients of a layer, of `part` rows, for BLOCK_K of its inputs after the other, if there are more.
 
     Its input is h, or VALUE of that; FIRST and VALUE are None for no activation.
     """
     T: tl.constexpr = gy.dtype.element_ty
     A: tl.constexpr = tl.float64 if T == tl.float64 else tl.float32
-    j, i = tl.arange(0, N), tl.arange(0, K)
-    if NEED_W:
-        gw = tl.zeros((N, K), A)
-        gb = tl.zeros((N,), A)
-    for start in range(0, part, BLOCK_M):
-        row = (first + start + tl.arange(0, BLOCK_M))[:, None]
-        of_y, of_h = (row < m) & (j < n)[None, :], (row < m) & (i < k)[None, :]
-        gz = tl.load(gy + row * gy_row + j[None, :] * gy_column, of_y, other=0.0)
-        if FIRST is not None:
-            s = tl.load(s_ptr + row * n + j[None, :], of_y, other=0.0)
-            gz = FIRST(gz.to(A), s.to(A), tl.full([], param, A)).to(T)
-            gz = tl.where(of_y, gz, 0.0)  # D may be no number where nothing was read
+    C: tl.constexpr = K if K < BLOCK_K else BLOCK_K
+    j = tl.arange(0, N)
+    for chunk in tl.static_range(K // C):
+        i = chunk * C + tl.arange(0, C)
         if NEED_W:
-            h = tl.load(h_ptr + row * h_row + i[None, :] * h_column, of_h, other=0.0)
-            if VALUE is not None:
-                h = tl.where(of_h, VALUE(h.to(A), tl.full([], param_before, A)).to(T), 0.0)
-            gw = tl.dot(gz.T, h, gw, out_dtype=A, input_precision=PRECISION)
-            gb += tl.sum(gz.to(A), 0)
-        if NEED_H:
-            gh = tl.dot(gz, weight(w, n, k, N, K), out_dtype=A, input_precision=PRECISION)
-            tl.store(gh_ptr + row * k + i[None, :], gh.to(T), of_h)
-    if NEED_W:
-        tl.store(sums + j[:, None] * k + i[None, :], gw, (j < n)[:, None] & (i < k)[None, :])
-        tl.store(sums + n * k + j, gb, j < n)
+            gw = tl.zeros((N, C), A)
+            gb = tl.zeros((N,), A)
+        for start in range(0, part, BLOCK_M):
+            row = (first + start + tl.arange(0, BLOCK_M))[:, None]
+            of_y, of_h = (row < m) & (j < n)[None, :], (row < m) & (i < k)[None, :]
+            gz = tl.load(gy + row * gy_row + j[None, :] * gy_column, of_y, other=0.0)
+            if FIRST is not None:
+                s = tl.load(s_ptr + row * n + j[None, :], of_y, other=0.0)
+                gz = FIRST(gz.to(A), s.to(A), parameter(high, low, A)).to(T)
+                gz = tl.where(of_y, gz, 0.0)  # D may be no number where nothing was read
+            if NEED_W:
+                h = tl.load(h_ptr + row * h_row + i[None, :] * h_column, of_h, other=0.0)
+                if VALUE is not None:
+                    h = tl.where(of_h, VALUE(h.to(A), parameter(high_before, low_before, A)).to(T), 0.0)
+                gw = tl.dot(gz.T, h, gw, out_dtype=A, input_precision=PRECISION)
+                if chunk == 0:
+                    gb += tl.sum(gz.to(A), 0)
+            if NEED_H:
+                of_w = weight(w, chunk * C, n, k, N, C)
+                gh = tl.dot(gz, of_w, out_dtype=A, input_precision=PRECISION)
+                tl.store(gh_ptr + row * k + i[None, :], gh.to(T), of_h)
+        if NEED_W:
+            tl.store(sums + j[:, None] * k + i[None, :], gw, (j < n)[:, None] & (i < k)[None, :])
+            if chunk == 0:
+                tl.store(sums + n * k + j, gb, j < n)
 
 
 @jit
@@ -143,7 +158,7 @@ def chain_backward_kernel(
     gy, x, weights, y, saved, scalars, gx, g, sums, m, part, gy_row, gy_column, x_row, x_column,
     VALUES: tl.constexpr, FIRSTS: tl.constexpr, SOURCES: tl.constexpr, WIDTHS: tl.constexpr, PADDED: tl.constexpr,
     KEEPS: tl.constexpr, WIDEST: tl.constexpr, SIZE: tl.constexpr, LOWEST: tl.constexpr,
-    NEED_X: tl.constexpr, NEED_W: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
+    NEED_X: tl.constexpr, NEED_W: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Of `part` rows, and of the layers from LOWEST on. g has room for two gh, as one is read while one is written."""
     first = tl.program_id(0).to(tl.int64) * part
@@ -162,17 +177,19 @@ def chain_backward_kernel(
             gy_row if last else WIDTHS[i + 1],
             gy_column if last else 1,
             at if KEEPS[i] != "" else y,
-            scalars[i],
+            scalars[2 * i],
+            scalars[2 * i + 1],
             x if i == 0 else at - rows * WIDTHS[i],
             x_row if i == 0 else WIDTHS[i],
             x_column if i == 0 else 1,
-            scalars[i - 1] if i > 0 else 0.0,
+            scalars[2 * i - 2] if i > 0 else 0.0,
+            scalars[2 * i - 1] if i > 0 else 0.0,
             weights[2 * i],
             gx if i == 0 else g + ((i + 1) % 2) * rows * WIDEST,
             to, first, m, part,
             FIRSTS[i], VALUES[i - 1] if i > 0 and KEEPS[i - 1] == "z" else None,
             WIDTHS[i + 1], WIDTHS[i], PADDED[i + 1], PADDED[i],
-            i > LOWEST or NEED_X, NEED_W, PRECISION, BLOCK_M,
+            i > LOWEST or NEED_X, NEED_W, PRECISION, BLOCK_M, BLOCK_K,
         )  # fmt: skip
         to += WIDTHS[i + 1] * WIDTHS[i] + WIDTHS[i + 1]
         if i > LOWEST:
@@ -209,11 +226,18 @@ class Facts:
         keeps = ["z" if name != "identity" and REGISTRY[name].saves_input else "y" for name in of.names]
         keeps[-1] = keeps[-1].replace("y", "")
         self.widths = widths
-        self.padded = tuple(map(padded, widths))
+        # Triton lays all products of a chain out alike: one of few columns would give the others too many registers
+        least = max(map(padded, widths)) // 2
+        self.padded = padded(widths[0]), *(max(least, padded(n)) for n in widths[1:])
         self.saved = sum(n for n, keep in zip(widths[1:], keeps, strict=True) if keep)  # numbers of a row
         self.starts = [0]  # in `sums`, of gw and gb of each layer from the last on
         for k, n in zip(widths[-2::-1], widths[:0:-1], strict=True):
             self.starts += self.starts[-1] + n * k, self.starts[-1] + n * k + n
+        self.is_wide = any(name in WIDE_SLOPES or name not in DEFINITIONS for name in of.names)
+        self.scalars: tuple[float, ...] = ()
+        for param in of.params:
+            high = torch.tensor(param, dtype=torch.float32).item()
+            self.scalars += high, param - high if math.isfinite(high) else 0.0
         values = tuple(a.value for a in kernels)
         firsts = tuple(None if name == "identity" else a.first for name, a in zip(of.names, kernels, strict=True))
         same = {"WIDTHS": widths, "PADDED": self.padded, "KEEPS": tuple(keeps)}
@@ -236,16 +260,47 @@ def widths_of(x: Tensor, weights: Sequence[Tensor | None]) -> tuple[int, ...]:
 
 
 class Tile(NamedTuple):
-    """How many rows a program has in hand, and by how many warps: forward and backward."""
+    """How many rows a program has in hand, and by how many warps: forward and backward.
+
+    Backward also how many inputs of a layer, as gw of these is in registers; gz is made again for others.
+    """
 
     forward: tuple[int, int]
     backward: tuple[int, int]
+    inputs: int = WIDEST
+
+
+# By what multiplies, and how wide layers are that are filled up: what needs no spills (`python -m fusegrad kernels`);
+# which is fastest was measured nowhere yet. float32 without tf32 has no matrix units: each thread then has rows and
+# columns of both factors in registers, which at 128 are too many by 9 KB forward, and float64 has no room for a weight
+# of 128 in shared memory.
+TILES: dict[Any, dict[int, Tile]] = {
+    16: {
+        16: Tile((64, 4), (32, 4)),
+        32: Tile((64, 4), (32, 4)),
+        64: Tile((64, 8), (32, 8)),
+        128: Tile((32, 8), (32, 8), 64),
+    },
+    "tf32": {
+        16: Tile((64, 4), (32, 4)),
+        32: Tile((64, 4), (32, 4)),
+        64: Tile((32, 4), (32, 8)),
+        128: Tile((32, 8), (16, 8), 64),
+    },
+    "ieee": {16: Tile((32, 4), (16, 4)), 32: Tile((32, 4), (16, 4)), 64: Tile((32, 8), (16, 8), 16)},
+    64: {16: Tile((32, 8), (32, 8)), 32: Tile((32, 8), (32, 8)), 64: Tile((32, 8), (16, 8))},
+}
+ON_AMD: dict[Any, dict[int, Tile]] = {16: {n: Tile((32, 8), (32, 8)) for n in (16, 32, 64)}}  # at 128 both spill
 
 
 def tile_of(family: str, dtype: torch.dtype, widest: int) -> Tile | None:
     """The tiles of layers that, filled up, are so wide; None where one kernel does not serve them."""
-    rows, warps = (64, 4) if widest < 128 else (32, 8)
-    return Tile((rows, warps), (rows, warps))
+    kind = {2: 16, 8: 64}.get(dtype.itemsize) or precision(family, dtype)
+    return (TILES if family.startswith("sm_") else ON_AMD).get(kind, {}).get(widest)
+
+
+# Whose slopes, of 32 rows of 128, take more registers than there are. What a user has defined may be one.
+WIDE_SLOPES = {"mish"}
 
 
 def _options(x: Tensor, fact: "Facts", backward: bool) -> dict[str, Any]:
@@ -254,8 +309,10 @@ def _options(x: Tensor, fact: "Facts", backward: bool) -> dict[str, Any]:
     tile = tile_of(on, x.dtype, max(fact.padded))
     assert tile is not None, "asked by takes"
     rows, warps = tile.backward if backward else tile.forward
-    same = {"BLOCK_M": rows, "PRECISION": precision(on, x.dtype)}
-    return same | compiled_by(on, Config(rows, 0, 0, warps, 1, REGISTERS))
+    if max(fact.padded) == WIDEST and fact.is_wide:
+        rows = 16
+    same = {"BLOCK_M": rows, "PRECISION": precision(on, x.dtype)} | ({"BLOCK_K": tile.inputs} if backward else {})
+    return same | compiled_by(on, Config(rows, 0, 0, warps, 1, REGISTERS if on.startswith("sm_") else None))
 
 
 def compute(
@@ -334,7 +391,16 @@ def forward(
     options = _options(x, fact, False)
     with on_device(x):
         chain_kernel[(triton.cdiv(m, options["BLOCK_M"]),)](
-            x, tuple(weights), y, saved if save else y, of.params, m, *x.stride(), SAVE=save, **fact.forward, **options
+            x,
+            tuple(weights),
+            y,
+            saved if save else y,
+            fact.scalars,
+            m,
+            *x.stride(),
+            SAVE=save,
+            **fact.forward,
+            **options,
         )
     return y, saved
 
@@ -372,7 +438,7 @@ def backward(
     found += [torch.empty_like(t) if n and t is not None else None for t, n in zip(weights, needed[1:], strict=True)]
     with on_device(x):
         chain_backward_kernel[(parts,)](
-            gy, x, tuple(weights), y, saved, of.params, gx, g, sums, m, part, *gy.stride(), *x.stride(),
+            gy, x, tuple(weights), y, saved, fact.scalars, gx, g, sums, m, part, *gy.stride(), *x.stride(),
             WIDEST=widest, SIZE=size, LOWEST=lowest, NEED_X=need_x, NEED_W=of_weights, **fact.backward, **options,
         )  # fmt: skip
         if of_weights:

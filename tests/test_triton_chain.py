@@ -26,7 +26,7 @@ NETWORKS = {
     "PINN": (17, (3, 20, 20, 20, 1), ("tanh", "tanh", "tanh", None), True),
     "widest": (300, (128, 100, 128), ("silu", "gelu"), True),
     "no biases": (65, (64, 64, 5), ("relu", None), False),
-    "saves of each kind": (33, (5, 17, 16, 2, 40, 31, 7), ("softplus", None, "sigmoid", "sin", "exp", "elu"), True),
+    "saves of each kind": (33, (5, 17, 16, 12, 40, 31, 7), ("softplus", None, "sigmoid", "sin", "exp", "elu"), True),
 }
 
 
@@ -71,14 +71,19 @@ def in_float64(x, layers):
 
 
 def assert_near(x, layers, gy, roundings):
-    """y and all gradients at most twice as far from the truth as stock's, and some roundings; by one op."""
+    """y and all gradients as far from the truth as stock's, by one op: on the whole, and at worst four times as far."""
     assert fg.chain(x, layers).grad_fn.name() == "ChainBackward"
-    made, stocks = gradients(fg.chain, x, layers, gy), gradients(stock, x, layers, gy)
     truths = gradients(stock, *in_float64(x, layers), gy.double())
-    for y, of_stock, truth in zip(made, stocks, truths, strict=True):
-        error, allowed = ((t.double() - truth).abs().max().item() for t in (y, of_stock))
-        size = roundings * torch.finfo(y.dtype).eps * truth.abs().max().item()
-        assert y.shape == truth.shape and error <= 2 * allowed + size, (error, allowed, size)
+    least = roundings * torch.finfo(x.dtype).eps
+    errors = []
+    for f in (fg.chain, stock):
+        made = gradients(f, x, layers, gy)
+        assert [y.shape for y in made] == [truth.shape for truth in truths]
+        pairs = zip(made, truths, strict=True)
+        off = [((y.double() - truth).abs().max() / truth.abs().max()).item() for y, truth in pairs]
+        errors.append(torch.tensor(off, dtype=torch.float64).clamp_min(least))
+    ours, stocks = errors
+    assert ours.log().mean() <= stocks.log().mean() + 0.5 and (ours <= 4 * stocks).all(), errors
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -86,7 +91,7 @@ def assert_near(x, layers, gy, roundings):
 def test_numbers(name, dtype, served):
     rows, widths, acts, bias = NETWORKS[name]
     x, layers = network(rows, widths, acts, bias, dtype)
-    assert_near(x, layers, fresh(rows, widths[-1], dtype=dtype), 4 if dtype != torch.float64 else 100)
+    assert_near(x, layers, fresh(rows, widths[-1], dtype=dtype), 2 if dtype != torch.float64 else 200)
 
 
 @pytest.fixture
@@ -103,7 +108,7 @@ def served(monkeypatch):
 def test_every_activation(act, served):
     """As a hidden layer, of which backward makes y again where z is saved, and as the last."""
     x, layers = network(19, (3, 20, 18), (act, act), True, torch.float32)
-    assert_near(x, layers, fresh(19, 18, dtype=torch.float32), 8)
+    assert_near(x, layers, fresh(19, 18, dtype=torch.float32), 4)
 
 
 def test_strides(served):
