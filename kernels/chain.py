@@ -87,8 +87,8 @@ class Tile(NamedTuple):
 
 # By what multiplies, and how wide layers are that are filled up: what needs no spills (`python -m fusegrad kernels`);
 # which is fastest was measured nowhere yet. float32 without tf32 has no matrix units: each thread then has rows and
-# columns of both factors in registers, which at 128 are too many by 9 KB forward, and float64 has no room for a weight
-# of 128 in shared memory.
+# columns of both factors in registers, which at 64 are too many by 104 bytes forward where rows are odd, as in float64
+# by 8, and at 128 by 9 KB. On AMD's GPUs no tile was found for 128, and none was tried for all activations.
 TILES: dict[Any, dict[int, Tile]] = {
     16: {
         16: Tile((64, 4), (32, 4)),
@@ -102,16 +102,15 @@ TILES: dict[Any, dict[int, Tile]] = {
         64: Tile((32, 4), (32, 8)),
         128: Tile((32, 8), (16, 8), 64),
     },
-    "ieee": {16: Tile((32, 4), (16, 4)), 32: Tile((32, 4), (16, 4)), 64: Tile((32, 8), (16, 8), 16)},
-    64: {16: Tile((32, 8), (32, 8)), 32: Tile((32, 8), (32, 8)), 64: Tile((32, 8), (16, 8))},
+    "ieee": {16: Tile((32, 4), (16, 4)), 32: Tile((32, 4), (16, 4))},
+    64: {16: Tile((32, 8), (32, 8)), 32: Tile((32, 8), (32, 8))},
 }
-ON_AMD: dict[Any, dict[int, Tile]] = {16: {n: Tile((32, 8), (32, 8)) for n in (16, 32, 64)}}  # at 128 both spill
 
 
 def tile_of(family: str, dtype: torch.dtype, widest: int) -> Tile | None:
     """The tiles of layers that, filled up, are so wide; None where one kernel does not serve them."""
     kind = {2: 16, 8: 64}.get(dtype.itemsize) or precision(family, dtype)
-    return (TILES if family.startswith("sm_") else ON_AMD).get(kind, {}).get(widest)
+    return TILES.get(kind, {}).get(widest) if family.startswith("sm_") else None
 
 
 # Whose slopes, of 32 rows of 128, take more registers than there are. What a user has defined may be one.
@@ -127,7 +126,7 @@ def _options(x: Tensor, fact: "Facts", backward: bool) -> dict[str, Any]:
     if max(fact.padded) == WIDEST and fact.is_wide:
         rows = 16
     same = {"BLOCK_M": rows, "PRECISION": precision(on, x.dtype)} | ({"BLOCK_K": tile.inputs} if backward else {})
-    return same | compiled_by(on, Config(rows, 0, 0, warps, 1, REGISTERS if on.startswith("sm_") else None))
+    return same | compiled_by(on, Config(rows, 0, 0, warps, 1, REGISTERS))
 
 
 def compute(
