@@ -37,6 +37,7 @@ LIMITS = {
     "second_order": 45,
     "gated": 90,
     "mlp_training": 90,
+    "small_networks": 90,
     "linear_act": 130,
     "call_overhead": 60,
 }

@@ -17,7 +17,7 @@ from .mlp_training import training
 from .providers import network, normal
 
 # rows, widths, activation: of PINNs, force fields, policies, classifiers
-NETWORKS = [
+NETWORKS: list[tuple[int, tuple[int, ...], str]] = [
     (64, (8, 64, 64, 4), "tanh"),
     (32, (16, 32, 32, 1), "tanh"),
     (1000, (2, 20, 20, 20, 1), "tanh"),
@@ -32,16 +32,29 @@ NETWORKS = [
     (300, (440, 440, 440, 440), "tanh"),
 ]
 PROVIDERS = ("stock", "compile", "stock, memory kept", "jax", "fusegrad")
-SMOKE = [(10, (3, 8, 1), "tanh")]
+# as wide as one kernel of a GPU serves, in 16 bits: radiance fields, policies, collocation points by the thousand
+ON_GPU: list[tuple[int, tuple[int, ...], str]] = [
+    (4096, (32, 64, 64, 16), "relu"),
+    (65536, (32, 64, 64, 64, 3), "relu"),
+    (65536, (16, 128, 128, 128, 128, 1), "silu"),
+    (1024, (17, 128, 128, 6), "tanh"),
+    (262144, (32, 32, 32, 1), "gelu"),
+]
+SMOKE: list[tuple[int, tuple[int, ...], str]] = [(10, (3, 8, 1), "tanh")]
 
 
 def cases(device: str, smoke: bool) -> list[Case]:
-    """Training in float32 and float64, inference in float32; ours is torch.nn.Sequential after fuse."""
-    networks = SMOKE if smoke else NETWORKS
+    """Training in float32 and float64, inference in float32; ours is torch.nn.Sequential after fuse.
+
+    On a GPU in bfloat16 too, and of networks that one kernel serves in 16 bits.
+    """
+    kinds = [("train", torch.float32), ("train", torch.float64), ("infer", torch.float32)]
+    if device == "cuda":
+        kinds = [("train", torch.bfloat16), ("infer", torch.bfloat16), *kinds]
     return [
         case(what, rows, widths, act, like, device)
-        for what, like in (("train", torch.float32), ("train", torch.float64), ("infer", torch.float32))
-        for rows, widths, act in networks
+        for what, like in kinds
+        for rows, widths, act in (SMOKE if smoke else [*(ON_GPU if like == torch.bfloat16 else ()), *NETWORKS])
     ]
 
 

@@ -1,9 +1,9 @@
 """`python -m fusegrad tune`: which algorithm of kernels/choice.py is the fastest for each product, on the GPU at hand.
 
 linear_act is timed without and with its pre-activation saved, as inference and training have it, the two together: one
-algorithm serves both. What fits in L2 stays there, as between the layers of a network. The table has a row for each
-product, with stock's time over that of each algorithm for information. An algorithm displaces DEFAULT only where it is
-faster by MARGIN.
+algorithm serves both. A chain is timed forward and backward. What fits in L2 stays there, as between the layers of a
+network. The table has a row for each product, with stock's time over that of each algorithm for information. An
+algorithm displaces DEFAULT only where it is faster by MARGIN.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from rich.table import Table
 from fusegrad import backends
 from fusegrad.activations import REGISTRY
 from fusegrad.kernels import choice
+from fusegrad.ops.chain_by_layers import plan
 
 from .harness import Budget, Case, Result, Step, measure
 from .machine import dtype_name, facts, sentence
@@ -33,12 +34,13 @@ from .providers import Cannot, normal
 DEFAULT: choice.Algorithm = "cublas"
 MARGIN = 0.03
 ACT = "gelu_tanh"
-OPS = ("linear_act", "mm_dact", "gated")
+OPS = ("linear_act", "mm_dact", "gated", "chain")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 # Each speaks for sizes up to choice.REACH times larger and smaller: these cover all between the least and the most.
 M = (16, 64, 256, 1024, 4096, 16384, 65536)
 K = N = (64, 256, 1024, 4096)
-SMOKE = ((16,), (32,), (16,))
+WIDTHS, LAYERS = (32, 64, 128), (2, 4, 8)  # of chains, in the place of K and N
+SMOKE, SMOKE_CHAIN = ((16,), (32,), (16,)), ((16,), (32,), (2,))
 SECONDS = 0.15  # for each product
 ROUNDS = 20
 FACTS = ("machine", "torch", "commit", "date")
@@ -112,7 +114,10 @@ def _default_out(family: str, smoke: bool) -> Path:
 def _measure(args: argparse.Namespace, path: Path, console: Console) -> tuple[list[list[Result]], list[str]]:
     """The results of each product, and what went wrong. The table grows with each: a run cut short leaves some."""
     sizes = SMOKE if args.smoke else (M, K, N)
-    products = list(itertools.product(OPS, DTYPES, *sizes))
+    of_chains = SMOKE_CHAIN if args.smoke else (M, WIDTHS, LAYERS)
+    products = [
+        product for op in OPS for product in itertools.product((op,), DTYPES, *(of_chains if op == "chain" else sizes))
+    ]
     measured: list[list[Result]] = []
     rows: list[dict[str, object]] = []
     failed: list[str] = []
@@ -121,7 +126,8 @@ def _measure(args: argparse.Namespace, path: Path, console: Console) -> tuple[li
         task = progress.add_task("", total=len(products))
         tell = lambda what: progress.update(task, description=what)
         for op, dtype, m, k, n in products:
-            case = Case(f"{op} {m}×{k}→{n}", dtype, partial(_build, op, m, k, n, dtype, args.device))
+            name = f"{op} {m}×{k}, {n} layers" if op == "chain" else f"{op} {m}×{k}→{n}"
+            case = Case(name, dtype, partial(_build, op, m, k, n, dtype, args.device))
             budget = Budget(2, 0.1, {}) if args.smoke else Budget(ROUNDS, SECONDS, {})
             try:
                 results = measure(case, args.device, budget, tell, of=choice.ALGORITHMS)
@@ -144,6 +150,8 @@ def _build(
     if algorithm == "triton" and dtype == torch.float64:
         raise Cannot("it has no float64")
     fresh = partial(normal, like=like, dtype=dtype, device=device)
+    if op == "chain":
+        return _build_chain(fresh, m, k, n, algorithm)
     x, w, b = fresh(m, k, seed=0), fresh(n, k, seed=1) / math.sqrt(k), fresh(n, seed=2)
 
     s, w_kn, param = fresh(m, n, seed=3), w.mT.contiguous(), REGISTRY[ACT].default
@@ -163,6 +171,20 @@ def _build(
     if op == "mm_dact":
         return Step(lambda: mm_dact.compute(algorithm, x, w_kn, s, ACT, param, True), (x, w_kn, s))
     return Step(layer, (x, w, b))
+
+
+def _build_chain(fresh: partial, rows: int, width: int, layers: int, algorithm: choice.Algorithm) -> Step:
+    """Forward and backward."""
+    from fusegrad.kernels import chain
+
+    of = plan((ACT,) * layers, (REGISTRY[ACT].default,) * layers, (True,) * layers)
+    x, gy = fresh(rows, width, seed=0), fresh(rows, width, seed=1)
+    weights: list[torch.Tensor | None] = []
+    for i in range(layers):
+        weights += fresh(width, width, seed=2 + 2 * i) / math.sqrt(width), fresh(width, seed=3 + 2 * i)
+    if algorithm == "triton" and not chain.takes(x, [width] * layers, of.names):
+        raise Cannot("one kernel can't take it")
+    return Step(lambda: chain.compute(algorithm, gy, x, weights, of), (gy, x, *weights))  # type: ignore[arg-type]
 
 
 def _row(

@@ -6,6 +6,7 @@ own                         adds those that a user defined
 act                         elementwise passes; launch: over tensors of any layout, on their device
 passes                      what follows a matrix product, and what comes before its derivatives
 gemm, gemm_gated            matrix products with an epilogue
+chain, chain_kernels        a network of narrow layers, in one kernel
 linear_act, mm_dact, gated  a layer, its backward and that of the layer before, by cuBLAS and a pass or by gemm
 choice, tables/             which of them, measured by `python -m fusegrad tune`
 interpreter                 the same on CPU tensors, without a GPU

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -21,8 +22,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
 from fusegrad.activations import REGISTRY
+from fusegrad.ops.chain_by_layers import Plan, plan
 
-from . import act, gated, gemm, gemm_gated, own, passes  # noqa: F401  (own adds the user's activations)
+from . import act, chain, gated, gemm, gemm_gated, own, passes  # noqa: F401  (own adds the user's activations)
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -34,8 +36,11 @@ TARGETS = {
 }
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 GEMMS = ("linear_act", "mm_dact", "gated")
+CHAINED = ("chain", "chain_backward")
 SORTED_BY = ("kernel", "function", "dtype", "config")
 M, K, N = 8192, 2048, 4096  # large, and multiples of 16
+# of chains: a first layer, one between, and a last; as wide as there is a tile for, and odd
+CHAINS = ((32,) * 4, (64,) * 4, (128,) * 4, (2, 20, 20, 1), (3, 100, 100, 1))
 
 
 class Task(NamedTuple):
@@ -69,6 +74,7 @@ def launches(act_name: str, dtype: torch.dtype) -> Iterator[Callable[[], object]
         yield functools.partial(gated.gate, s, s, act_name, 1.0, save)
     for sums in ((False, False), (True, True)):
         yield functools.partial(gated.gate_and_sums, s, s, s, act_name, 1.0, (True, True), sums)
+    yield from chains(act_name, dtype)
     if dtype == torch.float64 or act_name == "identity":  # whose products are cuBLAS's
         return
     for tf32 in (False, True) if dtype == torch.float32 else (False,):
@@ -79,6 +85,23 @@ def launches(act_name: str, dtype: torch.dtype) -> Iterator[Callable[[], object]
             biases = empty(N), empty(N)
             yield functools.partial(_multiply, tf32, gemm_gated.gated, x, w, w, *biases, act_name, 1.0, save)
         yield functools.partial(_multiply, tf32, gemm.mm_dact, x, empty(K, N), s, act_name, 1.0)
+
+
+def chains(act_name: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
+    """Of chains that are served."""
+    empty = functools.partial(torch.empty, dtype=dtype, device="meta")
+    for widths, tf32 in itertools.product(CHAINS, (False, True) if dtype == torch.float32 else (False,)):
+        acts = (act_name,) * (len(widths) - 2) + ("identity",)
+        of = plan(acts, (1.0,) * len(acts), (True,) * len(acts))
+        x, gy = empty(M, widths[0]), empty(M, widths[-1])
+        weights = [t for k, n in pairwise(widths) for t in (empty(n, k), empty(n))]
+        yield functools.partial(_multiply, tf32, _chain, x, gy, weights, of)
+
+
+def _chain(x: torch.Tensor, gy: torch.Tensor, weights: list[torch.Tensor], of: Plan) -> None:
+    if chain.takes(x, [len(w) for w in weights[::2]], of.names):
+        y, saved = chain.forward(x, weights, of, True)
+        chain.backward(gy, x, weights, y, saved, of, (True,) * (1 + len(weights)))
 
 
 def _multiply(tf32: bool, launch: Callable, *args) -> None:
@@ -148,8 +171,12 @@ def _compile(task: Task) -> dict[str, dict[str, Any]]:
 def _describe(kernel: JITFunction, made: Any, task: Task) -> dict[str, Any]:
     name = kernel.__name__.removesuffix("_kernel")
     constants = {kernel.arg_names[path[0]]: value for path, value in made.src.constants.items() if len(path) == 1}
-    function = constants.pop("D", None)
-    constants.pop("NEXT", None), constants.pop("VALUE", None)
+    function = constants.pop("D", None) or constants.pop("FIRSTS", None)
+    function = function[0] if isinstance(function, tuple) else function  # of a chain, those of its first layer
+    for other in ("NEXT", "VALUE", "VALUES", "SOURCES", "PADDED", "STARTS", "KEEPS", "WIDEST", "LOWEST"):
+        constants.pop(other, None)
+    # rows of some chains are no multiple of 16 bytes
+    odd = any(n % 8 for n in constants.get("WIDTHS", ())) or constants.get("SIZE", 0) % 8 > 0
     used = _nvidia(made) if "cubin" in made.asm else _amd(made)
     widths = used.pop("loads")
     row = {
@@ -160,7 +187,7 @@ def _describe(kernel: JITFunction, made: Any, task: Task) -> dict[str, Any]:
         **used,
         "shared_memory": made.metadata.shared,
         # a bias is a row that the rows of a tile share, too short for 16 bytes a thread; matrices are not
-        "wide_loads": (any if name in (*GEMMS, "bias_act") else all)(width >= 16 for width in widths),
+        "wide_loads": odd or (any if name in (*GEMMS, "bias_act", *CHAINED) else all)(width >= 16 for width in widths),
         "gemm": name in GEMMS,
     }
     if task.arch == "sm_90":

@@ -6,13 +6,15 @@ A plain program, short enough for compute-sanitizer. With FUSEGRAD_BACKEND=trito
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from fusegrad import backends, ops
 from fusegrad.benchmarks.harness import error
-from fusegrad.kernels import act, choice, gated, gemm, interpreter, linear_act
+from fusegrad.kernels import act, chain, choice, gated, gemm, interpreter, linear_act
+from fusegrad.ops.chain_by_layers import plan
 
 # the largest error, of the largest number
 DTYPES = {torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float64: 1e-14}
@@ -97,6 +99,30 @@ def checks(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: s
         yield "mm_dact", lambda: gemm.mm_dact(gz, b_kn, s, name, 1.0), mm_dact_reference
 
 
+def of_chains(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: str) -> Iterator[Check]:
+    """Networks of such widths in one kernel: y, y and all gradients."""
+    rows, *widths = sizes
+    widths += (16, 128, 3) if widths[0] % 8 == 0 else (100, 1)
+    generator = torch.Generator(device).manual_seed(0)
+    fresh = lambda *shape: torch.randn(*shape, generator=generator, device=device).to(dtype)
+    x, gy, count = fresh(rows, widths[0]), fresh(rows, widths[-1]), len(widths) - 1
+    for bias in (True, False):
+        weights = [t for k, n in pairwise(widths) for t in (fresh(n, k) / k**0.5, fresh(n) if bias else None)]
+        of = plan((name,) * (count - 1) + ("identity",), (1.0,) * count, (bias,) * count)
+        if not chain.takes(x, widths[1:], of.names):
+            return
+        truth = lambda weights=weights, of=of: chain.compute(
+            "stock", gy.double(), x.double(), [t if t is None else t.double() for t in weights], of
+        )
+        what = f"chain of {widths}{', no bias' * (not bias)}"
+        yield (
+            what,
+            lambda weights=weights, of=of: chain.forward(x, weights, of, False)[:1],
+            lambda truth=truth: truth()[:1],
+        )
+        yield f"{what}, gradients", lambda weights=weights, of=of: chain.compute("triton", gy, x, weights, of), truth
+
+
 def main(device: str, *options: str) -> int:
     """Run all, or with --smoke those of one dtype, size and activation, whatever fails, and return the exit code."""
     if backends.INTERPRETED:
@@ -104,7 +130,7 @@ def main(device: str, *options: str) -> int:
     wrong = count = 0
     few = slice(1 if "--smoke" in options else None)
     for dtype, sizes, name in itertools.product([*DTYPES][few], SIZES[few], ACTS[few]):
-        for what, ours, truth in checks(dtype, sizes, name, device):
+        for what, ours, truth in (*checks(dtype, sizes, name, device), *of_chains(dtype, sizes, name, device)):
             count += 1
             try:
                 off = error(ours(), truth())

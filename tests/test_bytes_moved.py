@@ -205,3 +205,23 @@ def assert_tiles(traffic, tile, a, b, rows, results):
         assert (traffic.times("create_masked_load", t) == times).all()
     for t in results:
         assert (traffic.times("create_masked_store", t) == 1).all()
+
+
+def test_a_chain_moves_what_it_must(traffic, monkeypatch):
+    """Forward x, y and what is saved, once. Backward gy and gx once, and what is saved twice: as s, and as h."""
+    from fusegrad.kernels import chain
+    from fusegrad.ops.chain_by_layers import plan
+
+    monkeypatch.setattr(chain, "tile_of", lambda *args: chain.Tile((16, 4), (16, 4)))
+    of = plan(("gelu", "tanh", "identity"), (1.0,) * 3, (True,) * 3)
+    x, gy = fresh(M, 32, dtype=torch.float32), fresh(M, 16, dtype=torch.float32, seed=1)
+    weights = [t for k, n in ((32, 64), (64, 20), (20, 16)) for t in (fresh(n, k, dtype=torch.float32), None)]
+    y, saved = chain.forward(x, weights, of, True)
+    assert traffic.times("create_masked_load", x).max() == 1
+    assert all((traffic.times("create_masked_store", t) == 1).all() for t in (y, saved))
+    for moved in traffic.moved.values():
+        moved.clear()
+    gx = chain.backward(gy, x, weights, y, saved, of, (True,) * 7)[0]
+    assert all(traffic.times("create_masked_load", t).max() == 1 for t in (gy, x))
+    assert traffic.times("create_masked_load", saved).max() == 2
+    assert (traffic.times("create_masked_store", gx) == 1).all()

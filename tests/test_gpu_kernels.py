@@ -2,6 +2,7 @@
 is, passes load 16 bytes at a time, and products of 16-bit numbers run on Hopper's matrix units.
 """
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -68,6 +69,21 @@ def test_resources(compiled, arch):
     assert len({tuple(row[key] for key in offline.SORTED_BY) for row in rows}) == len(rows)
 
 
+@pytest.mark.parametrize("arch", ("sm_80", "sm_90"))
+def test_resources_of_chains(compiled, arch):
+    """The widest in 16 bits, odd ones in float32, with tf32 and without, and float64, of activations that take most."""
+    tasks = offline.tasks([arch], ["gelu"], [torch.bfloat16, torch.float32, torch.float64])
+    of_chains = [task for task in tasks if is_chain(task)]
+    assert len(of_chains) == 4 * len(offline.CHAINS)
+    kernels = {row["kernel"] for row in compiled(of_chains[2::4])}
+    assert kernels == {*offline.CHAINED, "chain_sums"}
+
+
+def is_chain(task):
+    launch = next(itertools.islice(offline.launches(task.act, task.dtype), task.at, None))
+    return launch.func is offline._multiply and launch.args[1] is offline._chain
+
+
 def launched():
     """The kernels in kernels/, as their names tell."""
     modules = [import_module(f"{kernels.__name__}.{m.name}") for m in pkgutil.iter_modules(kernels.__path__)]
@@ -106,7 +122,8 @@ def test_command_prints_json(compiled, capsys, monkeypatch):
     assert main(["kernels", "--arch", "sm_90", "--act", "tanh", "--dtype", "bfloat16", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["kernel"] for row in rows} == launched() and all(row.keys() == KEYS for row in rows)
-    assert all(row["wgmma"] == row["gemm"] and row["registers"] > 0 for row in rows)
+    assert all(row["registers"] > 0 for row in rows)
+    assert all(row["wgmma"] == row["gemm"] for row in rows if row["kernel"] not in offline.CHAINED)
 
 
 def test_command_knows_the_architectures():
@@ -131,7 +148,8 @@ def test_grids_fit_any_number_of_rows(monkeypatch):
     """CUDA has 2^31 programs along the first axis, and 2^16 along the others."""
     from triton.runtime import JITFunction
 
-    from fusegrad.kernels import act, launch, passes
+    from fusegrad.kernels import act, chain, launch, passes
+    from fusegrad.ops.chain_by_layers import plan
 
     monkeypatch.setattr(launch, "driver", SimpleNamespace(active=offline._Driver("sm_90")))
     grids = []
@@ -140,5 +158,10 @@ def test_grids_fit_any_number_of_rows(monkeypatch):
         gy = torch.empty(m, n, device="meta")
         passes.gz_and_sum(gy, gy, "tanh", 0.0, True)
         act.act(gy, None, "tanh", 0.0, 0)
-    assert len(grids) == 12
+        if n < 2**30:  # in registers there are at most so many columns
+            of = plan(("tanh",), (1.0,), (False,))
+            x, w = torch.empty(m, min(n, 128), device="meta"), torch.empty(16, min(n, 128), device="meta")
+            y, saved = chain.forward(x, [w, None], of, True)
+            chain.backward(y, x, [w, None], y, saved, of, (True, True, False))
+    assert len(grids) == 12 + 2 * 3
     assert all(grid[0] < 2**31 and len(grid) == 1 for grid in grids)

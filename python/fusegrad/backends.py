@@ -11,7 +11,7 @@ import importlib.util
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -20,7 +20,9 @@ import torch
 from . import ops
 from .internals.dispatcher import has_kernel
 from .kernels import SERVED
-from .ops.op import by_rule
+from .ops import chain
+from .ops.chain_by_layers import backward_by_layers, forward_by_layers
+from .ops.op import by_rule, library
 
 # The widest first, as csrc/cpu/capability.cpp has them.
 INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "portable")
@@ -115,7 +117,51 @@ if _HAS_TRITON:
         op: ops.op.Op = getattr(ops, name)
         op.serve("CPU" if INTERPRETED else "CUDA", _triton(op))  # CUDA is the key of HIP too
 
-# Whether chains are served, and the activations that the kernels have from the start.
+
+def _chain_by_triton(x, weights, acts, save):
+    """The op chain on a GPU, and in one kernel where that is best; it refuses what does not fit."""
+    of = chain.plan_of(acts, weights)
+    chain.check_layers(x, weights, of)
+    if suits_triton(x, weights, of.names):
+        return _chain_kernels().chain(x, weights, of, save)
+    with torch.no_grad():
+        return forward_by_layers(x, weights, of, save)
+
+
+def _chain_backward_by_triton(gy, x, weights, y, saved, acts, needed):
+    of = chain.plan_of(acts, weights)
+    chain.check_layers(x, weights, of)
+    wanted = [bool(needed >> i & 1) for i in range(1 + len(weights))]
+    if suits_triton(x, weights, of.names):
+        found = _chain_kernels().chain_backward(gy, x, weights, y, saved, of, wanted)
+    else:
+        with torch.no_grad():
+            found = backward_by_layers(gy, x, weights, of, wanted)
+    return [x.new_empty(0) if g is None else g for g in found]
+
+
+if _HAS_TRITON:
+    for name, kernel in (("chain", _chain_by_triton), ("chain_backward", _chain_backward_by_triton)):
+        library.impl(name, kernel, "CPU" if INTERPRETED else "CUDA")
+
+
+def chains_by_triton(x: torch.Tensor) -> bool:
+    """Whether chains of x may be a Triton kernel."""
+    return _HAS_TRITON and (x.is_cpu if INTERPRETED else x.is_cuda) and _runs_triton(x.device)
+
+
+def suits_triton(x: torch.Tensor, weights: Sequence[Any], acts: Sequence[str]) -> bool:
+    """Whether layers w_1, b_1, ... of matrices are best one kernel, on the GPU of x."""
+    return chains_by_triton(x) and _chain_kernels().suits(x, [w.shape[0] for w in weights[::2]], acts)
+
+
+@cache
+def _chain_kernels() -> Any:
+    _kernels("act")  # what all kernels need
+    return importlib.import_module("fusegrad.kernels.chain")
+
+
+# Whether chains are served on the CPU, and the activations that the kernels have from the start.
 CHAINS: bool = extension is not None and not extension.torch_multiplies_faster()
 KNOWN: frozenset[str] = frozenset(extension.activations()) if extension is not None else frozenset()
 

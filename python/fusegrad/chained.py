@@ -30,7 +30,7 @@ def run_chain(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor |
         return None
     try:
         return chain(x, weights, of, route == "function")
-    except RuntimeError:
+    except (RuntimeError, TypeError, ValueError):
         if _fit(x, weights):
             raise
         return None  # by layers: that says what does not fit

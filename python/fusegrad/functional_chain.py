@@ -18,8 +18,8 @@ def chain(
 
     On a CPU, in plain eager mode, small networks run as one op: rows pass through all layers while they are in cache,
     and backward is one op too. What activations save is saved once. Where x needs a gradient of its own, that is so if
-    y is (..., 1); its second and third derivatives in x are then one op as well. Else the layers run one by one, as
-    `linear_act`.
+    y is (..., 1); its second and third derivatives in x are then one op as well. On a GPU, up to 8 layers of at most
+    128 are one op, whatever needs a gradient. Else the layers run one by one, as `linear_act`.
 
     Args:
         x: input, (..., k), of any rank >= 1.

@@ -199,17 +199,19 @@ CHAIN_WIDTH, CHAIN_LARGEST = 512, 2**25
 CHAIN_WIDTH_OF_DERIVED = 512
 # Whether such inputs of all other chains are served. Second derivatives of these compute their layers again: steps on
 # Laplacians and forces, 20 to 320 wide, at 0.45 to 0.85 of stock's speed, layer by layer 0.92 to 1.9 (Zen 3, the same
-# day).
+# day). On a GPU they are: a first derivative saves about as many launches as those of a second add, by count alone.
 CHAIN_OF_DERIVED = False
+
+
+def _chains_on_cpu(x: Tensor) -> bool:
+    return backends.CHAINS and x.is_cpu
 
 
 def may_be_a_chain(x: Tensor) -> bool:
     """Whether an input is one of a chain, if its layers fit: the rest is asked by route_of_chain."""
     return (
-        backends.CHAINS
-        and type(x) in _PLAIN
-        and (CHAIN_OF_DERIVED or not requires_grad(x))
-        and x.is_cpu
+        type(x) in _PLAIN
+        and ((CHAIN_OF_DERIVED or not requires_grad(x)) if _chains_on_cpu(x) else backends.chains_by_triton(x))
         and x.layout is strided
         and x.dtype in DTYPES
         and x.dim() > 0
@@ -222,6 +224,8 @@ def suit_a_chain(x: Tensor, weights: Sequence[Any]) -> bool:
     """Whether layers of these weights are best made as one op, of an x that may be that of a chain."""
     if not all(isinstance(w, Tensor) and w.dim() == 2 for w in weights):
         return False
+    if not _chains_on_cpu(x):
+        return True  # which the kernels say, once the activations are known
     narrow = x.dtype in _AS_FAST and all(w.size(0) <= CHAIN_WIDTH for w in weights)
     return narrow or x.numel() // x.size(-1) * sum(w.numel() for w in weights) <= CHAIN_LARGEST
 
@@ -240,10 +244,12 @@ def route_of_chain(
 
     Of an x that may be that of a chain. The op refuses what does not fit.
     """
-    if not in_plain_eager(*weights) or linear_is_replaced() or not have_kernels(acts):
+    if not in_plain_eager(*weights) or linear_is_replaced():
+        return "layers"
+    if not (have_kernels(acts) if _chains_on_cpu(x) else backends.suits_triton(x, weights, acts)):
         return "layers"
     for t in weights:
-        if t is not None and not (t.is_cpu and t.layout is strided and holds_its_numbers(t)):
+        if t is not None and not (t.device == x.device and t.layout is strided and holds_its_numbers(t)):
             return "layers"
     return "function" if requires_grad(x, *weights) else "kernel"
 

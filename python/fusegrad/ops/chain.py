@@ -1,10 +1,13 @@
 """A chain of layers as one op, and as one node of autograd: a network whose layers stay in cache.
 
-It is a route of plain eager mode on the CPU alone. Wherever else it is called, and above the second derivative, its
-layers run one by one: by ops of the set, of which all higher derivatives are made.
+It is a route of plain eager mode, on a CPU, and of narrow layers on a GPU. Wherever else it is called, and above the
+second derivative, its layers run one by one: by ops of the set, of which all higher derivatives are made.
 """
 
 from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from string import ascii_letters
 from typing import Any
 
 import torch
@@ -18,6 +21,7 @@ from ..internals.engine import wanted
 from ..internals.function import below_autograd, single_level
 from .chain_by_layers import Plan, backward_by_layers, layers_of, plan, second_by_layers
 from .op import RULES, library
+from .operands import check
 
 MOST_LAYERS = 30  # kMostLayers of csrc/cpu/kernels.h
 
@@ -115,6 +119,22 @@ RULES["chain"], RULES["chain_backward"] = _rule, _rule_of_backward
 def plan_of(acts: str, weights: Sequence[Tensor | None]) -> Plan:
     names, params = zip(*(act.split(" ") for act in acts.split(",")), strict=True)
     return plan(names, tuple(map(float, params)), tuple([b is not None for b in weights[1::2]]))
+
+
+def check_layers(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> None:
+    """Raise TypeError or ValueError where kernels in Python can't take these; those in C++ see for themselves."""
+    count = len(of.names)
+    if len(weights) != 2 * count or count > MOST_LAYERS or any(w is None for w in weights[::2]):
+        raise ValueError(
+            f"chain: {count} activations, {len(weights)} weights and biases; need w and b or None for each"
+        )
+    check("chain", _operands(count), (x, *weights))
+
+
+@cache
+def _operands(count: int) -> str:
+    layers = (f"w{i + 1} ({n}, {k}), b{i + 1} ({n})" for i, (k, n) in enumerate(pairwise(ascii_letters[: count + 1])))
+    return ", ".join((f"x (..., {ascii_letters[0]})", *layers))
 
 
 class ChainBackward:

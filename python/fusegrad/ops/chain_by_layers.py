@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..activations import REGISTRY
@@ -68,6 +69,19 @@ class Layer(NamedTuple):
 
 def layers_of(weights: Sequence[Any], of: Plan) -> list[Layer]:
     return list(map(Layer, weights[::2], weights[1::2], of.names, of.params))
+
+
+def forward_by_layers(
+    x: Tensor, weights: Sequence[Tensor | None], of: Plan, save: bool
+) -> tuple[Tensor, Tensor]:  # y; what is saved, in one piece, or empty
+    """y, and of each layer what its activation saves, or y where it has none; of the last only z, if it saves that."""
+    y, kept = x, []
+    for layer in layers_of(weights, of):
+        y, s = layer.forward(y)
+        kept.append(y if s is None else s)
+    if of.names[-1] == "identity" or of.saves_output:
+        kept.pop()
+    return y, torch.cat([s.reshape(-1) for s in kept]) if save and kept else x.new_empty(0)
 
 
 def _of_first_needed(needed: Sequence[bool]) -> int:
