@@ -19,10 +19,11 @@ from fusegrad.ops.chain_by_layers import Plan
 from fusegrad.ops.operands import described
 from fusegrad.ops.terms import rows
 
+from . import gemm
 from .activations import ACTIVATIONS
 from .chain_kernels import chain_backward_kernel, chain_kernel, chain_sums_kernel
 from .choice import Algorithm, algorithm_for
-from .gemm import Config, compiled_by, family, precision, processors
+from .gemm import Config, compiled_by, precision, processors
 from .launch import OPTIONS, on_device
 
 WIDEST, MOST_LAYERS = 128, 8
@@ -119,7 +120,7 @@ WIDE_SLOPES = {"mish"}
 
 def _options(x: Tensor, fact: "Facts", backward: bool) -> dict[str, Any]:
     """The constants and options of the compiler, for both kernels."""
-    on = family(x.device)
+    on = gemm.family(x.device)
     tile = tile_of(on, x.dtype, max(fact.padded))
     assert tile is not None, "asked by takes"
     rows, warps = tile.backward if backward else tile.forward
@@ -158,7 +159,7 @@ def takes(x: Tensor, outs: Sequence[int], acts: Sequence[str]) -> bool:
         and 0 < min(widths) <= max(widths) <= WIDEST
         and x.numel() > 0
         and all(act in ACTIVATIONS for act in acts)
-        and tile_of(family(x.device), x.dtype, padded(max(widths))) is not None
+        and tile_of(gemm.family(x.device), x.dtype, padded(max(widths))) is not None
     )
 
 
@@ -168,7 +169,7 @@ def suits(x: Tensor, outs: Sequence[int], acts: Sequence[str]) -> bool:
         return False
     widest = padded(max(x.shape[-1], *outs))
     rows = x.numel() // x.shape[-1]
-    return algorithm_for("chain", family(x.device), x.dtype, rows, widest, len(outs)) == "triton"
+    return algorithm_for("chain", gemm.family(x.device), x.dtype, rows, widest, len(outs)) == "triton"
 
 
 def chain(x: Tensor, weights: Sequence[Tensor | None], of: Plan, save: bool) -> tuple[Tensor, Tensor]:

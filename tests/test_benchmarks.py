@@ -36,23 +36,15 @@ def test_bench_of_laplacians_smoke(tmp_path, name):
 
 
 @on_cpu
-def test_bench_of_providers_in_processes_of_their_own_smoke(tmp_path):
+@pytest.mark.parametrize(
+    "name, only", [("rl_step", "DQN"), pytest.param("keep_memory", "8→16→8", marks=pytest.mark.slow)]
+)
+def test_bench_of_providers_in_processes_of_their_own_smoke(tmp_path, name, only):
     """Their times are measured there, and their results held to float64 here."""
-    run = python(
-        "-m",
-        "fusegrad",
-        "bench",
-        "keep_memory",
-        "rl_step",
-        "--smoke",
-        "--only",
-        "8→16→8",
-        "DQN",
-        "--out",
-        str(tmp_path),
-    )
-    assert run.returncode == 0 and "The speed with memory kept" in run.stdout, run.stdout + run.stderr
-    rows = [row for name in ("keep_memory", "rl_step") for row in csv.DictReader((tmp_path / f"{name}_cpu.csv").open())]
+    run = python("-m", "fusegrad", "bench", name, "--smoke", "--only", only, "--out", str(tmp_path))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert name == "rl_step" or "The speed with memory kept" in run.stdout
+    rows = list(csv.DictReader((tmp_path / f"{name}_cpu.csv").open()))
     kept = [row for row in rows if row["provider"].endswith(", memory kept") and not row["cannot"]]
     assert all(0 < float(row["ms"]) < 1000 and float(row["error"]) < 1e-5 and not row["bytes_saved"] for row in kept)
     assert kept or memory.obstacle()
@@ -79,14 +71,15 @@ def test_tune_smoke(tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
     rows = choice.read(tmp_path / "sm_90.csv")
     assert [(row.op, row.dtype, row.m, row.k, row.n) for row in rows] == [
-        (op, dtype, 16, 32, 16)
-        for op in ("linear_act", "mm_dact", "gated")
+        (op, dtype, 16, 32, 2 if op == "chain" else 16)  # layers
+        for op in ("linear_act", "mm_dact", "gated", "chain")
         for dtype in ("bfloat16", "float16", "float32", "float64")
     ]
     code = (
         "import sys, torch, pathlib; from fusegrad.kernels import choice; choice.TABLES = pathlib.Path(sys.argv[1])\n"
     )
-    code += "way = lambda op, dtype: choice.algorithm_for(op, 'sm_90', getattr(torch, dtype), 20, 20, 20)\n"
+    code += "n = lambda op: 2 if op == 'chain' else 20\n"
+    code += "way = lambda op, dtype: choice.algorithm_for(op, 'sm_90', getattr(torch, dtype), 20, 20, n(op))\n"
     code += "print(*(way(*what.split('/')) for what in sys.argv[2:]))"
     read = python("-c", code, str(tmp_path), *(f"{row.op}/{row.dtype}" for row in rows))
     assert read.stdout.split() == [row.algorithm for row in rows], read.stderr

@@ -81,7 +81,7 @@ def test_resources_of_chains(compiled, arch):
 
 def is_chain(task):
     launch = next(itertools.islice(offline.launches(task.act, task.dtype), task.at, None))
-    return launch.func is offline._multiply and launch.args[1] is offline._chain
+    return launch.args[1:2] == (offline._chain,)
 
 
 def launched():
@@ -131,7 +131,7 @@ def test_command_knows_the_architectures():
 
 
 def test_command_prints_a_table(compiled, capsys, monkeypatch):
-    few = offline.tasks(["gfx942"], ["identity"], [torch.float64])[-2:]
+    few = [task for task in offline.tasks(["gfx942"], ["identity"], [torch.float64]) if not is_chain(task)][-2:]
     monkeypatch.setattr(offline, "resources", lambda todo: [compiled(few)])
     assert main(["kernels", "--arch", "gfx942", "--act", "identity", "--dtype", "float64"]) == 0
     out = capsys.readouterr().out

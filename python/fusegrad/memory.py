@@ -38,8 +38,8 @@ def keep_memory(keep: bool = True) -> bool:
     ``FUSEGRAD_KEEP_MEMORY=1`` does the same when fusegrad is imported.
 
     Args:
-        keep: False returns what is free to the operating system, now and from then on, but for blocks of less than
-            32 MiB: so glibc does after such blocks have come and gone, without being told.
+        keep: False returns what is free to the operating system now, and has glibc do so again from then on, by the
+            limits that it comes to by itself where blocks of 32 MiB come and go.
 
     Returns:
         Whether ``malloc`` does as it was told.
