@@ -83,5 +83,5 @@ def _library_of(function: Any) -> str:
     return os.path.basename((info.dli_fname or b"").decode())
 
 
-if asked("FUSEGRAD_KEEP_MEMORY", "1") == "1":
+if asked("FUSEGRAD_KEEP_MEMORY", "0", "1") == "1":
     keep_memory()

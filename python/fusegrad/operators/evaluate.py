@@ -80,7 +80,6 @@ def _run(
         escapes.check()
     _note(model, run.nested)
     y = run.value(y)
-    run.end()
     check_value(op, x, y)
     return y if run.records else y.detach(), run.streams(y)
 

@@ -19,17 +19,15 @@ from ..internals.call import (
     grad_mode,
     is_view,
     mutates,
-    requires_grad,
     saved_tensor_hooks,
     transforms,
     without_override,
 )
 from ..internals.dispatcher import without_dispatch_modes
-from . import nested, waiting
+from . import nested
 from .calls import CONSTANT, METADATA, OUTSIDE, RULES, mapped, name_of, storage, tensors
 from .in_place import out_of_place, without_inplace, written
 from .streams import Rules, Streams
-from .waiting import REQUIRES_GRAD, SIZES, Waiting
 
 
 class ByNested(BaseException):
@@ -42,10 +40,8 @@ class Refused(ValueError):
 
 class Entry(NamedTuple):
     of: weakref.ref  # the tensor
-    value: Tensor | None  # what it is by now, if the model wrote to it in place, or it waited
+    value: Tensor | None  # what it is by now, if the model wrote to it in place
     streams: Streams
-    waits: Waiting | None = None  # the layer that it comes from, if its derivatives are not known yet
-    waited: bool = False
 
 
 class Run(OpsMode):
@@ -61,19 +57,16 @@ class Run(OpsMode):
         self.held: dict[int, Entry] = {}
         self.shared: dict[int, list[weakref.ref]] = {}  # tensors, by the memory that they share with others
         self.nested: dict[str, None] = {}  # functions that had no rule
-        self.layers_wait = False  # until the model starts
-        self.waited = 0  # how many have
 
     # --- what tensors carry ---------------------------------------------------------------------------------------
 
-    def keep(self, t: Tensor, streams: Streams, value: Tensor | None = None, waits: Waiting | None = None) -> Tensor:
+    def keep(self, t: Tensor, streams: Streams, value: Tensor | None = None) -> Tensor:
         """Note the streams of a tensor, and its value where that is another by now; returns the tensor."""
         if t.is_complex():
             raise Refused("it computes complex numbers, for which there are no rules")
-        known = value is not None or waits is not None or any(s is not None for s in streams)
-        if known or id(t) in self.held or self._is_alias(t):
+        if value is not None or any(s is not None for s in streams) or id(t) in self.held or self._is_alias(t):
             at, held = id(t), self.held
-            held[at] = Entry(weakref.ref(t, lambda _: held.pop(at, None)), value, streams, waits)
+            held[at] = Entry(weakref.ref(t, lambda _: held.pop(at, None)), value, streams)
         return t
 
     def constant(self, made: Any) -> Any:
@@ -91,86 +84,18 @@ class Run(OpsMode):
         found = self.held.get(id(t))
         return found if found is not None and found.of() is t else None
 
-    def settle(self, *given: Any) -> None:
-        """Compute what waits among these, the first of them first: it may be a part of the others."""
-        if self.waited:
-            waiting = [(e.waits.at, t) for t in tensors(given) if (e := self.entry(t)) is not None and e.waits]
-            for _, t in sorted(waiting, key=lambda pair: pair[0]):
-                self._settle(t)
-
-    def _settle(self, t: Tensor) -> None:
-        entry = self.held[id(t)]
-        if entry.waits is not None:
-            x, links = waiting.links_to(entry.waits, self._waits)
-            with grad_mode(self.records):
-                y, streams = waiting.computed(self.rules, self.value(x), self.streams(x), links)
-            self.held[id(t)] = Entry(entry.of, y, streams, waited=True)
-            self.keep(y, streams)
-
-    def settle_all(self) -> list[Tensor]:
-        """Of all that has waited, what is still there."""
-        there = [t for e in [*self.held.values()] if (e.waits or e.waited) and (t := e.of()) is not None]
-        self.settle(there)
-        return there
-
-    def end(self) -> None:
-        """What the model or a hook has kept of what waited gets the graph that it would have."""
-        for t in self.settle_all() if self.waited else ():
-            value = self.value(t)
-            if value.requires_grad:
-                with grad_mode(True):
-                    t.copy_(value)
-
-    def _records_any(self, x: Tensor, waits: Waiting | None, of: Any) -> bool:
-        """Whether layers of x, or an activation, are to have a graph."""
-        weights = [t for layer in of for t in layer[:2]] if isinstance(of, list) else []
-        known = waits.requires_grad if waits is not None else requires_grad(x, *self.streams(x))
-        return self.records and (known or requires_grad(*weights))
-
-    def _waits(self, t: Any) -> Waiting | None:
-        return None if (entry := self.entry(t)) is None else entry.waits
-
-    def _put_off(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """What the model is given of layers that wait, or of an activation after them; None where they do not."""
-        x, *others = args or (None,)
-        if not isinstance(x, Tensor) and len(others) == 1:  # a number times a layer
-            x, *others = others[0], x
-        if self.entry(x) is None or any(self.entry(t) for t in tensors((*others, *kwargs.values()))):
-            return None
-        waits = self._waits(x)
-        given = x if waits is not None else self.value(x)
-        with grad_mode(self.records):
-            found = waiting.what_waits(given, waits, func, args, kwargs)
-        if found is None:
-            return None
-        before, of = found
-        if waits is not None and before is x:
-            if waiting.is_end(waits):
-                self._settle(x)
-            waits.is_followed = True
-        with grad_mode(False):
-            y = waiting.value_of(func, tuple(given if a is x else a for a in args), kwargs, of)
-            y = y.clone() if is_view(y) else y  # which could not be given a graph
-        self.waited += 1
-        self.keep(
-            y, self.rules.zero, waits=Waiting(self.waited, before, of, waits, self._records_any(given, waits, of))
-        )
-        return (y, y.new_empty(0)) if waiting.gives_two(func) else y
-
     def streams(self, t: Any) -> Streams:
         """The streams of a tensor, or of what else may stand in its place."""
-        self.settle(t)
         found = self.held.get(id(t))
         return found.streams if found is not None and found.of() is t else self.rules.zero
 
     def has(self, t: Any) -> bool:
         """Whether a tensor has streams."""
-        return self._waits(t) is not None or any(s is not None for s in self.streams(t))
+        return any(s is not None for s in self.streams(t))
 
     def value(self, t: Any) -> Any:
         """What a tensor is by now; lists, tuples and dicts of tensors too."""
         if isinstance(t, Tensor):
-            self.settle(t)
             found = self.entry(t)
             return t if found is None or found.value is None else found.value
         if type(t) in (list, tuple):
@@ -183,7 +108,7 @@ class Run(OpsMode):
         kwargs = {} if kwargs is None else kwargs
         if not self.watched:
             if func in METADATA:  # most of what is called, in a model that was fused
-                return self._told(func, args, kwargs)
+                return func(*self.value(args), **kwargs)
             return self._called(func, args, kwargs)
         with without_dispatch_modes():  # under which torch computes some derivatives in another way
             return self._called(func, args, kwargs)
@@ -198,14 +123,10 @@ class Run(OpsMode):
             raise ByNested("it makes another tensor of the same memory past all modes, as Tensor.as_subclass does")
         if not any(map(self.entry, given)):
             self._check_transforms()
-            if self.waited and (
-                kwargs.get("out") is not None or mutates(func) or written(func, args, kwargs) is not None
-            ):
-                self.settle_all()  # of weights, perhaps, that are changed now
             with grad_mode(self.records and torch.is_grad_enabled()):
                 return func(*args, **kwargs)
         if func in METADATA:
-            return self._told(func, args, kwargs)
+            return func(*self.value(args), **kwargs)
         if func in OUTSIDE:
             raise ByNested(OUTSIDE[func])
         self._check_transforms()
@@ -218,22 +139,10 @@ class Run(OpsMode):
         target = written(func, args, kwargs)
         if target is not None:
             return self._in_place(func, target, args, kwargs)
-        if self.layers_wait and self.grad and (made := self._put_off(func, args, kwargs)) is not None:
-            return made
-        self.settle(args, kwargs)
         args, kwargs = self.value(args), self.value(kwargs)
         if not self.grad:
             return self.constant(func(*args, **kwargs))
         return self._applied(func, args, kwargs)
-
-    def _told(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """What a function says that computes no numbers: of sizes, at once, also of what waits."""
-        if self.waited and (waits := self._waits(args[0])) is not None:
-            if func in SIZES:
-                return func(*args, **kwargs)
-            if func == REQUIRES_GRAD:
-                return waits.requires_grad
-        return func(*self.value(args), **kwargs)
 
     def composed(self, func: Callable, *args: Any, **kwargs: Any) -> Any:
         """A function of several calls that have rules."""
@@ -251,7 +160,6 @@ class Run(OpsMode):
 
     def start(self, x: Tensor, streams: Streams) -> Tensor:
         """x as the model is given it."""
-        self.layers_wait = waiting.may_wait(self.rules, x, self.watched)
         given = self.keep(x.view_as(x), streams)
         self.constant(x)  # where the model has it from elsewhere
         return given
