@@ -179,12 +179,12 @@ def _build_chain(fresh: partial, rows: int, width: int, layers: int, algorithm: 
 
     of = plan((ACT,) * layers, (REGISTRY[ACT].default,) * layers, (True,) * layers)
     x, gy = fresh(rows, width, seed=0), fresh(rows, width, seed=1)
-    weights: list[torch.Tensor | None] = []
+    weights: list[torch.Tensor] = []
     for i in range(layers):
         weights += fresh(width, width, seed=2 + 2 * i) / math.sqrt(width), fresh(width, seed=3 + 2 * i)
     if algorithm == "triton" and not chain.takes(x, [width] * layers, of.names):
         raise Cannot("one kernel can't take it")
-    return Step(lambda: chain.compute(algorithm, gy, x, weights, of), (gy, x, *weights))  # type: ignore[arg-type]
+    return Step(lambda: chain.compute(algorithm, gy, x, weights, of), (gy, x, *weights))
 
 
 def _row(

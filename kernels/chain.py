@@ -182,7 +182,8 @@ def chain_backward(
     gy: Tensor, x: Tensor, weights: Sequence[Tensor | None], y: Tensor, saved: Tensor, of: Plan, needed: Sequence[bool]
 ) -> list[Tensor | None]:
     """gx, gw_1, gb_1, ..., each if needed."""
-    m, n, kept = len(rows(x)), weights[-2].shape[0], facts(of, widths_of(x, weights)).saved  # type: ignore[union-attr]
+    widths = widths_of(x, weights)
+    m, n, kept = len(rows(x)), widths[-1], facts(of, widths).saved
     if not (gy.shape == y.shape == (*x.shape[:-1], n) and saved.numel() == m * kept):
         raise ValueError(f"chain_backward: gy {described(gy)}, y {described(y)}, saved {described(saved)} do not fit")
     gx, *found = backward(rows(gy), rows(x), _contiguous(weights), rows(y).contiguous(), saved, of, needed)

@@ -78,6 +78,19 @@ def test_saved_tensors_that_hooks_move(act):
         torch.testing.assert_close([y, *found], expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("act", (nn.Tanh, nn.SiLU))
+@pytest.mark.parametrize("layers", (1, 3))
+def test_saved_tensors_that_hooks_give_back_in_another_dtype_are_refused(act, layers):
+    """Not read as if they were what they are not: what a chain's layers save is one row, what a layer's is like y."""
+    model, x = network(act, layers), torch.randn(37, 5)
+    results(model, x, False)
+    dims = 2 if layers == 1 else 1
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t.double() if t.dim() == dims else t):
+        y = model(x)
+    with pytest.raises((RuntimeError, ValueError, TypeError), match="dtype"):
+        y.sum().backward()
+
+
 def test_weights_of_any_strides():
     model, x = network(nn.Tanh, 3), torch.randn(37, 5)
     expected = results(model, x, False)

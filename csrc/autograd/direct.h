@@ -43,7 +43,9 @@ class Direct {
   bool fits;
 
   Direct(const at::Tensor& x, const at::Tensor* weights, size_t count, const std::string& acts)
-      : fits(may_call_kernels() && count <= kMost && x.dim() > 0 && x.numel() > 0 && as_matrix(x, chain.x)), x_(x) {
+      : fits(may_call_kernels() && count <= direct::kMostLayers && x.dim() > 0 && x.numel() > 0 &&
+             as_matrix(x, chain.x)),
+        x_(x) {
     if (!fits) return;
     chain.dtype = int8_t(x.scalar_type());
     chain.m = x.numel() / x.size(-1);
@@ -63,6 +65,11 @@ class Direct {
     c10::DimVector shape(x_.sizes());
     shape.back() = layers_[chain.count - 1].n;
     return shape;
+  }
+
+  // Whether a tensor is as y is: hooks may give back anything for what was saved.
+  bool is_like_y(const at::Tensor& t) const {
+    return t.scalar_type() == x_.scalar_type() && t.sizes() == at::IntArrayRef(shape());
   }
 
   at::Tensor forward(void* saved) {
@@ -96,9 +103,8 @@ class Direct {
   }
 
  private:
-  static constexpr size_t kMost = 30;
   const at::Tensor& x_;
-  direct::Layer layers_[kMost];
+  direct::Layer layers_[direct::kMostLayers];
   int64_t saved_ = -1;
 
   // The features of its output.
@@ -133,10 +139,10 @@ inline at::Tensor chain_forward(variable_list& saved, const std::string& acts, b
 // Of gy: gx, and gw and gb of each layer, each if the mask has its bit.
 inline variable_list chain_backward(const at::Tensor& gy, const variable_list& saved, const std::string& acts,
                                     int64_t mask) {
-  const at::Tensor &x = saved[kX], &y = saved[1], &of_layers = saved[0];  // hooks may have laid out both anew
+  const at::Tensor &x = saved[kX], &y = saved[1], &of_layers = saved[0];  // as hooks gave them back
   Direct call(x, saved.data() + kWeights, (saved.size() - kWeights) / 2, acts);
-  if (call.fits && of_layers.numel() == call.saved() && of_layers.is_contiguous() &&
-      (!y.defined() || y.is_contiguous())) {
+  if (call.fits && of_layers.scalar_type() == x.scalar_type() && of_layers.numel() == call.saved() &&
+      of_layers.is_contiguous() && call.is_like_y(gy) && (!y.defined() || (call.is_like_y(y) && y.is_contiguous()))) {
     return call.backward(gy, y, of_layers, mask);
   }
   static const Operator op("fusegrad::chain_backward");
@@ -167,10 +173,7 @@ inline variable_list layer_backward_at_once(const at::Tensor& gy, const at::Tens
                                             const std::array<bool, 3>& needed) {
   const at::Tensor weights[] = {w, {}};
   Direct call(x, weights, 1, act);
-  const auto fits = [&](const at::Tensor& t) {
-    return t.scalar_type() == x.scalar_type() && t.sizes() == at::IntArrayRef(call.shape());
-  };
-  if (!call.fits || !fits(gy) || !fits(s) || !s.is_contiguous()) return {};
+  if (!call.fits || !call.is_like_y(gy) || !call.is_like_y(s) || !s.is_contiguous()) return {};
   call.chain.by_layers = true;
   return call.backward(gy, s, s, needed[0] | needed[1] << 1 | needed[2] << 2);
 }

@@ -8,6 +8,8 @@
 namespace fusegrad::direct {
 namespace {
 
+static_assert(kMostLayers == fusegrad::kMostLayers);
+
 using Acts = std::vector<ActOfLayer>;
 
 // The activations of a text, looked up once by each thread for each instruction set; none where one of them has no

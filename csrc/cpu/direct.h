@@ -8,6 +8,8 @@
 
 namespace fusegrad::direct {
 
+constexpr int kMostLayers = 30;
+
 struct Matrix {
   const void* data;
   int64_t row_stride, column_stride;  // in elements
