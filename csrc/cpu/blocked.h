@@ -16,7 +16,8 @@ constexpr int64_t kBytesOfK = FUSEGRAD_VECTOR_BYTES == 64 ? 4096 : 2048;        
 constexpr int64_t kBytesOfB = FUSEGRAD_VECTOR_BYTES == 64 ? 2 << 20 : 1 << 20;  // packed at a time, by each thread
 constexpr int64_t kBytesOfA = 4 << 20;  // kept packed where columns of b are packed in turns, at most
 constexpr int64_t kShortSums = 96, kBytesOfC = 128 << 10;  // (a Zen 4, 2026-11-26)
-constexpr int64_t kPackingCost = 8;  // of a number, in multiplications: for the choice of the parts
+constexpr int64_t kPackingCost = 8;   // of a number, in multiplications: for the choice of the parts
+constexpr int64_t kLeastOfPart = 16;  // times what its packing costs, of a part that is halved
 // Words that are added one after another. MKL's error is that of some 90; with 512 ours is 2.4 times as large.
 constexpr int64_t kChain = 192;
 constexpr int64_t kPartialRows = 4096;  // of results whose partial sums need room
@@ -44,13 +45,19 @@ inline int64_t end_of_b(const Gemm& g, int64_t p) { return p < g.split ? g.split
 
 // Calls body(i, m, j, n) for the parts of an (m, n) matrix, one for each thread: a grid, that which is done first if
 // packing a row or a column costs as much as multiplying it by kPackingCost others. Each thread packs what it needs:
-// nobody waits for another.
+// nobody waits for another. Large ones are halved, so that a thread whose core is busy has less to be waited for.
 template <class V, class Body> void in_parts(int count, int64_t m, int64_t n, const Body& body) {
   int64_t least_cost = 0, height = m, width = n;
   for (int64_t down = 1; down <= count; down++) {
     const int64_t rows = round_up(ceil_div(m, down), kMR), columns = round_up(ceil_div(n, count / down), kNR<V> / 2);
     const int64_t cost = rows * columns + kPackingCost * (rows + columns);
     if (down == 1 || cost < least_cost) least_cost = cost, height = rows, width = columns;
+  }
+  for (int i = 0; i < 2 && count > 1 && kLeastOfPart * kPackingCost * (height + width) < height * width; i++) {
+    if (height > width)
+      height = round_up(ceil_div(height, 2), kMR);
+    else
+      width = round_up(ceil_div(width, 2), kNR<V> / 2);
   }
   const int64_t across = ceil_div(n, width);
   share(count, ceil_div(m, height) * across, [&](int64_t from, int64_t to) {
