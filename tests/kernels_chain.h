@@ -47,6 +47,7 @@ bool chain_right(const Kernels& kernels, const ChainCase& c, std::mt19937& rando
     if (l < count - 1 || c.ends) {
       layer.value = (is_double ? act->float64 : act->float32)[0];
       layer.first = (is_double ? act->float64 : act->float32)[1];
+      layer.remade = is_double ? act->remade_float64 : act->remade_float32;
       layer.saves_input = act->saves_input;
     }
     if (c.needed >> (1 + 2 * l) & 1) layer.gw = gw[l].data();
@@ -64,6 +65,14 @@ bool chain_right(const Kernels& kernels, const ChainCase& c, std::mt19937& rando
   if (c.needed & 1) chain.gx = gx.data();
   kernels.chain(chain);
   kernels.chain_backward(chain);
+  const std::vector<Bytes> of_saved[] = {gw, gb, {gx}};
+  chain.y = chain.saved = nullptr;
+  chain.recomputes = true;
+  kernels.chain_backward(chain);
+  if (of_saved[0] != gw || of_saved[1] != gb || of_saved[2][0] != gx) {
+    std::printf("%s: chain of %s, m %ld: computed again its gradients differ\n", kernels.isa, c.act, long(m));
+    return false;
+  }
 
   const auto wrong = [&](const char* what, const Bytes& got, int64_t i, double want, double scale) {
     const double off = number(c.type, got, i) - want;

@@ -85,13 +85,14 @@ struct Given {
     return true;
   }
 
-  at::Tensor run_chain(const std::string& acts, int64_t saves_input) {
+  // If it recomputes, x and the weights are all that is saved.
+  at::Tensor run_chain(const std::string& acts, int64_t saves_input, bool recomputes = false) {
     const size_t layers = (saved.size() - kWeights) / 2;
-    at::Tensor y = chain_forward(saved, acts, differentiable);
+    at::Tensor y = chain_forward(saved, acts, differentiable && !recomputes);
     if (!differentiable) return y;
     const bool ends_in_identity = acts.compare(acts.rfind(',') + 1, 9, "identity ") == 0;
-    if (!ends_in_identity && !(saves_input >> (layers - 1) & 1)) saved[1] = y;
-    if (has_derivatives) {
+    if (!ends_in_identity && !(saves_input >> (layers - 1) & 1) && !recomputes) saved[1] = y;
+    if (has_derivatives && !recomputes) {
       set_derivatives(y, std::move(saved), acts, saves_input);
       return y;
     }
@@ -118,16 +119,19 @@ inline std::string text_of(PyObject* text) {
   return {data, size_t(length)};
 }
 
-// chain(x, (w_1, b_1, ...), acts, saves_input, *limits): y, or None where that is left to Python.
+// chain(x, (w_1, b_1, ...), acts, saves_input, recomputes, *limits): y, or None where that is left to Python. One that
+// recomputes is served whatever the limits are.
 inline PyObject* chain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 4 + Limits::kCount && PyTuple_Check(args[1]), "chain: not its arguments");
+  TORCH_CHECK_TYPE(count == 5 + Limits::kCount && PyTuple_Check(args[1]), "chain: not its arguments");
   const auto weight = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[1], i); };
+  const bool recomputes = args[4] == Py_True;
   Given given;
-  if (!given.read(args[0], PyTuple_GET_SIZE(args[1]), weight, Limits(args + 4)) || !given.fits_chain) Py_RETURN_NONE;
+  if (!given.read(args[0], PyTuple_GET_SIZE(args[1]), weight, Limits(args + 5))) Py_RETURN_NONE;
+  if (!given.fits_chain && !recomputes) Py_RETURN_NONE;
   const std::string acts = text_of(args[2]);
   const int64_t saves_input = PyLong_AsLongLong(args[3]);
-  return without_gil([&] { return given.run_chain(acts, saves_input); });
+  return without_gil([&] { return given.run_chain(acts, saves_input, recomputes); });
   END_HANDLE_TH_ERRORS
 }
 

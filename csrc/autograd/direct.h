@@ -80,7 +80,8 @@ class Direct {
     return y;
   }
 
-  // Of gy: gx, and gw and gb of each layer, each if the mask has its bit. y is read if the last layer saves it.
+  // Of gy: gx, and gw and gb of each layer, each if the mask has its bit. y is read if the last layer saves it. Without
+  // `saved` both are computed again.
   variable_list backward(const at::Tensor& gy, const at::Tensor& y, const at::Tensor& saved, int64_t mask) {
     const at::AutoDispatchBelowADInplaceOrView below;
     const at::Tensor given = gy.dim() == 2 && gy.stride(1) == 1 ? gy : gy.contiguous();
@@ -98,6 +99,7 @@ class Direct {
     }
     chain.y = const_cast<void*>(y.defined() ? y.const_data_ptr() : chain.gy.data);
     chain.saved = saved.defined() ? const_cast<void*>(saved.const_data_ptr()) : nullptr;
+    chain.recomputes = !saved.defined();
     kernels->chain_backward(chain);
     return found;
   }
@@ -136,14 +138,22 @@ inline at::Tensor chain_forward(variable_list& saved, const std::string& acts, b
   return call.forward(saved[0].mutable_data_ptr());
 }
 
-// Of gy: gx, and gw and gb of each layer, each if the mask has its bit.
+// Of gy: gx, and gw and gb of each layer, each if the mask has its bit. What layers save is computed again if it is
+// undefined.
 inline variable_list chain_backward(const at::Tensor& gy, const variable_list& saved, const std::string& acts,
                                     int64_t mask) {
   const at::Tensor &x = saved[kX], &y = saved[1], &of_layers = saved[0];  // as hooks gave them back
   Direct call(x, saved.data() + kWeights, (saved.size() - kWeights) / 2, acts);
-  if (call.fits && of_layers.scalar_type() == x.scalar_type() && of_layers.numel() == call.saved() &&
-      of_layers.is_contiguous() && call.is_like_y(gy) && (!y.defined() || (call.is_like_y(y) && y.is_contiguous()))) {
+  const bool is_made = !of_layers.defined() || (of_layers.scalar_type() == x.scalar_type() &&
+                                                of_layers.numel() == call.saved() && of_layers.is_contiguous());
+  if (call.fits && is_made && call.is_like_y(gy) && (!y.defined() || (call.is_like_y(y) && y.is_contiguous()))) {
     return call.backward(gy, y, of_layers, mask);
+  }
+  if (!of_layers.defined()) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    variable_list again = saved;
+    again[1] = chain_forward(again, acts, true);
+    return chain_backward(gy, again, acts, mask);
   }
   static const Operator op("fusegrad::chain_backward");
   const c10::List<at::Tensor> made =

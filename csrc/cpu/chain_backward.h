@@ -7,6 +7,7 @@ namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
 constexpr int64_t kBytesOfTile = 96 << 10;  // of the widest layer: three such stay in L2
+constexpr int64_t kTasksOfThread = 4;       // at most, each with sums of its own
 
 template <class T> struct ChainGradients : Chained<T> {
   using Base = Chained<T>;
@@ -106,8 +107,9 @@ template <class T> struct ChainGradients : Chained<T> {
     return dots < (n + k) * rows * 2 / 5 + n * k / 2;
   }
 
-  // gw += gz^T x of layer l, of panels that follow one another; x is the input of the layer.
-  void add_weight_gradient(int l, int64_t panel, int64_t count, const S* gz, S* gw, const Room& room) const {
+  // gw += gz^T x of layer l, of panels that follow one another; x is the input of the layer, made if it is nullptr.
+  void add_weight_gradient(int l, int64_t panel, int64_t count, const S* gz, S* gw, const Room& room,
+                           const S* x = nullptr) const {
     const int64_t n = g.layers[l].n, k = g.layers[l].k;
     if (l == 0 && !by_dots(count, n, k)) {  // by rows it is what was given
       const int64_t rows = least(count * kPanel, g.m - panel * kPanel);
@@ -118,7 +120,7 @@ template <class T> struct ChainGradients : Chained<T> {
         __builtin_memset(to + rows * kPanel, 0, (count * kPanel - rows) * kPanel * sizeof(S));
       });
     }
-    const S* x = input(l, panel, count, room.x);
+    if (x == nullptr) x = input(l, panel, count, room.x);
     if (by_dots(count, n, k)) return add_by_dots(count, gz, n, x, k, gw);
     add_by_blocks(count, gz, n, k, gw, room.packed, [&](int64_t j, int64_t columns, S* to) {
       for (int64_t p = 0; p < count; p++)
@@ -197,17 +199,26 @@ template <class T> struct ChainGradients : Chained<T> {
     const int end = first_needed(g.gx);
     for (int l = g.count - 1; l >= end; l--) {
       const ChainLayer& layer = g.layers[l];
-      if (layer.gw) add_weight_gradient(l, panel, count, gz, of_layer[l].gw, room);
+      const bool ends = l == end && !(l == 0 && g.gx);
+      // an input that is to be made of z is made with gz of the layer before
+      const Remade remade = layer.gw && l > 0 && !ends ? g.layers[l - 1].remade : nullptr;
+      if (layer.gw && !remade) add_weight_gradient(l, panel, count, gz, of_layer[l].gw, room);
       if (layer.gb) add_bias_gradient(count, gz, layer.n, step(layer.n), of_layer[l].gb);
-      if (l == end && !(l == 0 && g.gx)) return;
+      if (ends) return;
       for (int64_t p = 0; p < count; p++) {
-        S* to = next + p * step(layer.k);
+        S *to = next + p * step(layer.k), *x = room.x + p * step(layer.k);
         multiply(packed.data + packed.at[l], nullptr, layer.k, layer.n, gz + p * step(layer.n), rows_in(panel + p), to);
-        if (l > 0)
+        if (remade) {
+          remade(layer.k * kPanel, kept(l - 1, panel + p, room.one), to, x, g.layers[l - 1].param);
+          clear_rest(to, layer.k, panel + p);
+          clear_rest(x, layer.k, panel + p);
+        } else if (l > 0) {
           through(l - 1, p, to, false);
-        else
+        } else {
           write(to, panel + p, layer.k, g.gx);
+        }
       }
+      if (remade) add_weight_gradient(l, panel, count, gz, of_layer[l].gw, room, room.x);
       S* done = gz;
       gz = next;
       next = done;
@@ -238,6 +249,27 @@ template <class T> struct ChainGradients : Chained<T> {
     });
   }
 
+  // The same where nothing was saved: each tile is a chain of its own that goes forward first, and saves in cache.
+  void recompute(int count) const {
+    const Weights weights = this->pack_weights(false, kSlotOfB);
+    by_tiles(count, [&](const Weights& packed, int64_t panel, int64_t panels, Room room, Sums sums, bool first) {
+      Chain tile = g;
+      tile.m = least(panels * kPanel, g.m - panel * kPanel);
+      tile.x.data = static_cast<const T*>(g.x.data) + panel * kPanel * g.x.row_stride;
+      tile.gy.data = static_cast<const T*>(g.gy.data) + panel * kPanel * g.gy.row_stride;
+      if (g.gx) tile.gx = static_cast<T*>(g.gx) + panel * kPanel * g.layers[0].k;
+      int64_t width = last().n;  // of y
+      for (int l = 0; l < g.count; l++) width += g.layers[l].n;
+      T* y = static_cast<T*>(scratch(kSlotOfGz, (tile.m * width + kLanes<V>)*int64_t(sizeof(T))));
+      tile.y = y;
+      tile.saved = y + tile.m * last().n;
+      const ChainGradients of_tile{{tile}};
+      for (int64_t p = 0; p < panels; p++) of_tile.forward(weights, p, room.gz, room.next);
+      of_tile.backward(packed, 0, panels, room, sums, first);
+    });
+    give_back(kSlotOfB);
+  }
+
   // Calls back(packed, panel, count, room, sums, first) for tiles that together are all rows, and adds up the sums.
   template <class F> void by_tiles(int count, const F& back) const {
     const Weights packed = pack_weights(true);
@@ -245,7 +277,8 @@ template <class T> struct ChainGradients : Chained<T> {
     const int64_t one = streams * widest * kPanel + kLanes<V>, row = one * int64_t(sizeof(S));
     const int64_t tile = clamp(kBytesOfTile / row, ceil_div(8, streams), 64);
     const int64_t width = tile * streams * widest * kPanel + kLanes<V>;
-    const int64_t tasks = clamp(panels(), 1, count), each = ceil_div(panels(), tasks);
+    const int64_t of_thread = count > 1 ? clamp(panels() / (tile * count), 1, kTasksOfThread) : 1;
+    const int64_t tasks = clamp(panels(), 1, count * of_thread), each = ceil_div(panels(), tasks);
     const int64_t of_gb = round_up(biases() * int64_t(sizeof(double)), 64);
     const int64_t bytes = of_gb + round_up(weights() * int64_t(sizeof(S)), 64),
                   size_of_all = (tasks - 1) * bytes + of_gb;
@@ -296,11 +329,19 @@ template <class T> struct ChainGradients : Chained<T> {
   static int64_t clamp(int64_t a, int64_t low, int64_t high) { return a < low ? low : a > high ? high : a; }
 };
 
+template <class T> void run_backward(const ChainGradients<T>& gradients) {
+  const Chain& g = gradients.g;
+  if (g.recomputes)
+    gradients.recompute(threads_for(g, 3));
+  else
+    gradients.backward(threads_for(g, 2));
+}
+
 inline void chain_backward(const Chain& g) {
   if (g.type == Type::f32)
-    ChainGradients<float>{{g}}.backward(threads_for(g, 2));
+    run_backward(ChainGradients<float>{{g}});
   else
-    ChainGradients<double>{{g}}.backward(threads_for(g, 2));
+    run_backward(ChainGradients<double>{{g}});
 }
 
 }  // namespace FUSEGRAD_ISA

@@ -79,7 +79,17 @@ void chain_by_layers(const Chain& g) {
   }
 }
 
-void chain_backward_by_layers(const Chain& g) {
+void chain_backward_by_layers(const Chain& given) {
+  Chain g = given;
+  const ChainLayer& last = g.layers[g.count - 1];
+  int64_t width = last.n;  // of y
+  for (int l = 0; l < g.count; l++) width += g.layers[l].n;
+  const Scratch made(kSlotOfMade, g.recomputes ? g.m * width * size_of(g.type) : 0);
+  if (g.recomputes) {
+    g.y = made.data;
+    g.saved = at(made.data, g.m * last.n * size_of(g.type));
+    chain_by_layers(g);
+  }
   const Room room(g, 3);  // gradients of two layers, the input of one
   const auto input = [&](int l) -> Operand {
     if (l == 0) return g.x;

@@ -50,7 +50,7 @@ struct Taken {
       layer.gb = of.gb;
       acts[l].of(type, layer);
     }
-    chain = {type, g.m, g.count, layers, operand(g.x), g.y, g.saved, operand(g.gy), g.gx};
+    chain = {type, g.m, g.count, layers, operand(g.x), g.y, g.saved, operand(g.gy), g.gx, g.recomputes};
   }
 };
 

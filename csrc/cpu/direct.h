@@ -35,6 +35,7 @@ struct Chain {
   bool by_layers = false;  // for certain: so that z and y of a layer are saved as they are
   Matrix gy = {};
   void* gx = nullptr;
+  bool recomputes = false;
 };
 
 constexpr int64_t kLayout = sizeof(Layer) << 16 | sizeof(Chain);  // by which another build is seen

@@ -79,6 +79,19 @@ __attribute__((flatten)) void elementwise_jvp(const void* const in[], void* cons
   }
 }
 
+template <class A, class V>
+__attribute__((flatten)) void remade(int64_t n, const void* z_, void* g_, void* y_, double param_) {
+  using S = ScalarOf<V>;
+  const S param = S(param_), *zs = static_cast<const S*>(z_);
+  S *g = static_cast<S*>(g_), *y = static_cast<S*>(y_);
+  for (int64_t i = 0; i < n; i += kLanes<V>) {
+    const V z = load<V>(zs + i);
+    store<V>(y + i, Shared<A>::value(z, param));
+    store<V>(g + i, A::first(load<V>(g + i), z, param));
+  }
+}
+template <class A, class V> constexpr Remade remade_by() { return A::kSavesInput ? remade<A, V> : nullptr; }
+
 template <class A> constexpr Activation kernels_of() {
   return {A::kName,
           A::kSavesInput,
@@ -91,7 +104,9 @@ template <class A> constexpr Activation kernels_of() {
           {streams_forward<A, F32>, streams_backward<A, F32>},
           {streams_forward<A, F64>, streams_backward<A, F64>},
           {forms_forward<A, F32>, forms_backward<A, F32>},
-          {forms_forward<A, F64>, forms_backward<A, F64>}};
+          {forms_forward<A, F64>, forms_backward<A, F64>},
+          remade_by<A, F32>(),
+          remade_by<A, F64>()};
 }
 
 template <class L> struct Table;

@@ -65,10 +65,12 @@ struct FormsPass {
   int64_t n, step, r;
   const void *s, *in;
   void *out, *cotangents;
-  const void* of_l;
-  const void* forms;
+  const void *of_l, *forms;
 };
 using OfForms = void (*)(const FormsPass&, double param);
+
+// y = act(z), and g becomes g act'(z), of n numbers that are whole vectors, in one pass.
+using Remade = void (*)(int64_t n, const void* z, void* g, void* y, double param);
 
 struct Activation {
   const char* name;
@@ -78,6 +80,7 @@ struct Activation {
   Derivative jvp_float32[kDerivativeOrders], jvp_float64[kDerivativeOrders];
   OfStreams streams_float32[2], streams_float64[2];  // forward, backward
   OfForms forms_float32[2], forms_float64[2];
+  Remade remade_float32, remade_float64;  // nullptr of one that saves its output
 };
 
 // An activation of a user's, compiled by itself for one instruction set (own.h), as it is found in a shared object.
@@ -128,6 +131,7 @@ struct ChainLayer {
   Elementwise value = nullptr, first = nullptr;  // nullptr for the identity
   const OfStreams* streams = nullptr;            // forward and backward
   const OfForms* forms = nullptr;
+  Remade remade = nullptr;
   double param = 0;
   bool saves_input = false;
   void *gw = nullptr, *gb = nullptr;  // (n, k), rows adjacent, and (n); nullptr if not needed
@@ -148,8 +152,9 @@ struct Chain {
   Operand x;  // (m, k)
   void* y;    // (m, n), rows adjacent; in backward it is read where the last activation saves its output
   void* saved;
-  Operand gy = {};     // (m, n)
-  void* gx = nullptr;  // (m, k), rows adjacent; nullptr if not needed
+  Operand gy = {};          // (m, n)
+  void* gx = nullptr;       // (m, k), rows adjacent; nullptr if not needed
+  bool recomputes = false;  // in backward: y and what layers save, which are not given
 };
 
 // A chain, and with it derivatives along r directions. Each tensor y carries its streams: y, tangents t_1, ..., t_r,
@@ -275,7 +280,7 @@ void parallel(int64_t n, int64_t grain, void (*body)(int64_t begin, int64_t end,
 // Scratch memory of this thread, aligned to a cache line, good until its next call with the same slot.
 void* scratch(int slot, int64_t bytes);
 constexpr int kSlotOfA = 0, kSlotOfB = 1, kSlotOfPartial = 2, kSlotOfGz = 3, kSlotOfSums = 4, kSlotOfWeights = 5,
-              kSlotOfLayers = 6, kSlots = 7;
+              kSlotOfLayers = 6, kSlotOfMade = 7, kSlots = 8;
 
 // What a slot holds is not needed any more: it may be given back.
 void give_back(int slot);
@@ -342,5 +347,4 @@ struct Scratch {
 };
 
 }  // namespace
-
 }  // namespace fusegrad
