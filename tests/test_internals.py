@@ -77,8 +77,8 @@ FILES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in ROOT.rg
 # a file imports from its own room and from those before it
 ROOMS = (
     "internals", "activations", "ops", "modes", "backends", "memory", "routing", "at_once", "chained", "functional",
-    "functional_chain", "functional_gated", "nn", "nn_gated", "fusion", "operators", "own", "check", "cli", "__init__",
-    "__main__",
+    "functional_chain", "functional_gated", "nn", "nn_gated", "nn_mlp", "fusion", "operators", "own", "check", "cli",
+    "__init__", "__main__",
 )  # fmt: skip
 
 

@@ -307,9 +307,38 @@ def test_nested_tensors():
         fg.unfuse(model)
 
 
+@pytest.mark.parametrize("sizes", ([3, 4], (3, 7, 5, 4), [3, *[6] * 8, 4], torch.Size([3, 5, 4])), ids=str)
+def test_of_any_number_of_layers(sizes):
+    torch.manual_seed(0)
+    model = fg.MLP(sizes, act="silu").to(DEVICE)
+    layers = [module for name, k in enumerate(sizes[1:], 1) for module in (getattr(model, f"fc{name}"), nn.SiLU())][:-1]
+    twin = nn.Sequential(*(nn.Linear(m.in_features, m.out_features) if isinstance(m, nn.Linear) else m for m in layers))
+    twin.to(DEVICE).load_state_dict(dict(zip(twin.state_dict(), model.state_dict().values(), strict=True)))
+    assert list(model.state_dict())[-2:] == [f"fc{len(sizes) - 1}.weight", f"fc{len(sizes) - 1}.bias"]
+    x = torch.randn(9, 3, device=DEVICE, requires_grad=True)
+    for _ in range(3):
+        found = [(y := m(x), *grad(y.sin().sum(), (x, *m.parameters()))) for m in (model, twin)]
+        torch.testing.assert_close(*found)
+    rows = torch.nested.nested_tensor([x[:4].detach(), x[4:].detach()], layout=torch.jagged)
+    torch.testing.assert_close(model(rows).unbind(), twin(rows).unbind())
+    laplacians = [fg.laplacian(m, x.detach()).laplacian for m in (model, twin)]
+    torch.testing.assert_close(*laplacians)
+    seen = []
+    model.fc1.register_forward_hook(lambda *args: seen.append(args))
+    torch.testing.assert_close(model(x), twin(x))
+    assert len(seen) == 1
+
+
+def test_all_layers_of_the_module_are_explained():
+    found = [r.fused_with for r in fg.explain(nn.Sequential(fg.MLP([3, 7, 5, 4])))]
+    assert found == ["gelu (its MLP)"] * 3
+
+
 @pytest.mark.parametrize(
     "make, error, says",
     (
+        (lambda: fg.MLP([3]), ValueError, r"MLP: sizes \[3\]"),
+        (lambda: fg.MLP([3, 4], 5), ValueError, "MLP: sizes .*hidden=5"),
         (lambda: fg.MLP(3, act="geluu"), ValueError, "MLP: unknown act 'geluu'"),
         (lambda: fg.MLP(3, act="tanh", param=1.0), ValueError, "'tanh' takes no param"),
         (lambda: fg.MLP(3, 5)(torch.ones(2, 4)), ValueError, r"w has shape \(5, 3\), x has shape \(2, 4\)"),

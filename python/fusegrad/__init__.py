@@ -33,8 +33,9 @@ from .functional_gated import gated, gated_packed
 from .fusion.convert import fuse, unfuse
 from .fusion.report import explain
 from .memory import keep_memory
-from .nn import MLP, Act, Linear
+from .nn import Act, Linear
 from .nn_gated import GatedLinear, GatedMLP
+from .nn_mlp import MLP
 from .operators.directional import directional
 from .operators.laplacian import bilaplacian, hessian_diagonal, laplacian
 from .own import activation

@@ -132,11 +132,14 @@ def _limits_of_chain() -> tuple[int, int, int, bool]:
     return routing.CHAIN_WIDTH, routing.CHAIN_LARGEST, routing.CHAIN_WIDTH_OF_DERIVED, routing.CHAIN_OF_DERIVED
 
 
-def chain_in_one_call(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor | None:
-    """y of a chain, and its node of autograd, by C++, which asks all that routing.py asks; None where that is left."""
+def chain_in_one_call(x: Tensor, weights: Sequence[Tensor | None], of: Plan, recompute: bool = False) -> Tensor | None:
+    """y of a chain, and its node of autograd, by C++, which asks all that routing.py asks; None where that is left.
+
+    One that computes again what its layers save is served at all sizes.
+    """
     if backends.node is None or is_compiling() or linear_is_replaced() or not have_kernels(of.names):
         return None
-    return backends.node.chain(x, tuple(weights), of.acts, of.saves_input, *_limits_of_chain())
+    return backends.node.chain(x, tuple(weights), of.acts, of.saves_input, recompute, *_limits_of_chain())
 
 
 def are_as_found(found: tuple) -> bool:

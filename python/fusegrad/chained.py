@@ -1,12 +1,14 @@
 """Layers of which each is the input of the next, as one op where that is served."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from torch.compiler import is_compiling
+from torch.utils.checkpoint import checkpoint
 
+from . import backends
 from .at_once import chain_in_one_call
-from .internals.call import autocasts, linear_is_replaced, outside_transforms
+from .internals.call import autocasts, checkpoints_work, linear_is_replaced, outside_transforms, requires_grad
 from .ops.chain import FORWARD, Plan, chain, plan
 from .routing import fits, may_be_a_chain, route_of_chain, suit_a_chain
 
@@ -17,7 +19,11 @@ def run_layers(
     """What layers w_1, b_1, ..., w_n, b_n with these activations make of x; None where no chain serves them."""
     if is_compiling():
         return None
-    return run_chain(x, weights, plan(tuple(names), tuple(params), tuple([b is not None for b in weights[1::2]])))
+    return run_chain(x, weights, plan(tuple(names), tuple(params), have_biases(weights)))
+
+
+def have_biases(weights: Sequence[Tensor | None]) -> tuple[bool, ...]:
+    return tuple([b is not None for b in weights[1::2]])
 
 
 def run_chain(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor | None:
@@ -34,6 +40,27 @@ def run_chain(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor |
         if _fit(x, weights):
             raise
         return None  # by layers: that says what does not fit
+
+
+def run_recomputed(
+    x: Tensor,
+    weights: Sequence[Tensor | None],
+    names: Sequence[str],
+    params: Sequence[float],
+    layers: Callable[..., Tensor],
+) -> Tensor:
+    """What `layers` makes of x and the weights, of which these are saved alone: backward computes all else again.
+
+    By the kernels of a chain, or by torch's checkpoint. Where there is none, under torch.func, in forward mode and in
+    what is exported or traced, layers save what they save.
+    """
+    if not is_compiling() and backends.CHAINS and x.is_cpu:
+        y = chain_in_one_call(x, weights, plan(tuple(names), tuple(params), have_biases(weights)), recompute=True)
+        if y is not None:
+            return y
+    if not requires_grad(x, *weights) or not checkpoints_work(x, *weights):
+        return layers(x, *weights)
+    return checkpoint(layers, x, *weights, use_reentrant=False, preserve_rng_state=False)
 
 
 def run_seen(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import ops
 from .activations import Activation, as_float, lookup
 from .at_once import act_at_once, layer_at_once, layer_in_one_call, mlp_at_once
-from .chained import run_layers
+from .chained import run_layers, run_recomputed
 from .internals.call import calls_torch, saves_for_backward
 from .ops.arguments import check_alike, check_linear, check_second, check_tensor, is_nested, is_strided, sizes
 from .routing import Route, route_of_layer, route_of_mlp, route_of_tensor, route_with, runs_as_written
@@ -148,11 +148,13 @@ def mlp(
     *,
     act: str | None,
     param: float | None = None,
+    recompute: bool = False,
 ) -> Tensor:  # (..., n)
     """Two linear layers with an activation between them: y = act(x w1^T + b1) w2^T + b2.
 
     Of the hidden layer only what the activation saves is saved for backward, (..., h) once: its output, or its input z,
-    from which backward computes act(z) again. Two layers of their own save both where the activation saves z.
+    from which backward computes act(z) again. Two layers of their own save both where the activation saves z. More
+    layers are `fusegrad.chain`.
 
     Args:
         x: input, (..., k), of any rank >= 1.
@@ -162,6 +164,8 @@ def mlp(
         b2: its bias, (n), or None.
         act: name of the activation, a key of `fusegrad.ACTIVATIONS`, or None for none.
         param: its parameter where it has one (slope, alpha, beta, omega); None is torch's default.
+        recompute: whether backward computes the hidden layer again, so that nothing of it is saved (see
+            `fusegrad.chain`).
 
     Returns:
         y, (..., n), in the dtype of x (under autocast: in the autocast dtype).
@@ -181,7 +185,7 @@ def mlp(
     """
     a = lookup("mlp", "identity" if act is None else act)
     value = a.default if param is None else a.check("mlp", param)
-    y = mlp_at_once(x, w1, b1, w2, b2, a, value)
+    y = None if recompute else mlp_at_once(x, w1, b1, w2, b2, a, value)
     if y is not None:
         return y
     written = runs_as_written(x, w1, b1, w2, b2)
@@ -190,7 +194,11 @@ def mlp(
         check_second("mlp", w1, w2, b2)
     if written or not is_strided(x, w1, w2):
         return F.linear(a.value(F.linear(x, w1, b1), value), w2, b2)
-    y = run_layers(x, (w1, b1, w2, b2), (a.name, "identity"), (value, 0.0))
+    layers = (w1, b1, w2, b2), (a.name, "identity"), (value, 0.0)
+    if recompute:
+        by_layers = lambda x, w1, b1, w2, b2: linear(linear_act(x, w1, b1, act=a.name, param=param), w2, b2)
+        return run_recomputed(x, *layers, by_layers)
+    y = run_layers(x, *layers)
     if y is not None:
         return y
     route = route_of_mlp(x, w1, b1, w2, b2)

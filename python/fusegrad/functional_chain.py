@@ -6,13 +6,15 @@ from typing import Any
 from torch import Tensor
 
 from .activations import lookup
-from .chained import run_layers
+from .chained import run_layers, run_recomputed
 from .functional import linear_act
 
 
 def chain(
     x: Tensor,  # (..., k)
     layers: Iterable[tuple],  # (w (n, k), b (n) or None, act or None) or (w, b, act, param) of each
+    *,
+    recompute: bool = False,
 ) -> Tensor:  # (..., n)
     """Layers of which each is the input of the next: y = act_n(... act_1(x w_1^T + b_1) ... w_n^T + b_n).
 
@@ -25,6 +27,9 @@ def chain(
         x: input, (..., k), of any rank >= 1.
         layers: of each its weight (n, k), as in torch.nn.Linear, its bias (n) or None, the name of its activation, a
             key of `fusegrad.ACTIVATIONS`, or None for none, and, if need be, the activation's parameter.
+        recompute: whether backward computes the layers again, so that x and the weights are all that is saved: by tiles
+            of rows that stay in cache on a CPU, in plain eager mode and of layers of less than 513, else by
+            torch.utils.checkpoint. Under torch.func, in forward mode and in exported programs it changes nothing.
 
     Returns:
         y, (..., n) of the last layer, in the dtype of x (under autocast: in the autocast dtype).
@@ -51,10 +56,14 @@ def chain(
         params.append(a.check("chain", given[0] if given else None))
     if not names:
         raise ValueError("chain: there is no layer; need one or more of (w, b, act)")
+
+    def by_layers(x: Tensor, *weights: Any) -> Tensor:
+        for w, b, name, param in zip(weights[::2], weights[1::2], names, params, strict=True):
+            has_param = lookup("chain", name).param is not None
+            x = linear_act(x, w, b, act=name, param=param if has_param else None)
+        return x
+
+    if recompute and isinstance(x, Tensor):
+        return run_recomputed(x, weights, names, params, by_layers)
     y = run_layers(x, weights, names, params)
-    if y is not None:
-        return y
-    for w, b, name, param in zip(weights[::2], weights[1::2], names, params, strict=True):
-        has_param = lookup("chain", name).param is not None
-        x = linear_act(x, w, b, act=name, param=param if has_param else None)
-    return x
+    return by_layers(x, *weights) if y is None else y

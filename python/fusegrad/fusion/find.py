@@ -17,8 +17,9 @@ from .. import routing
 from ..activations import REGISTRY
 from ..internals.module import children, stored
 from ..internals.stock import torchs
-from ..nn import MLP, Linear, why_alone, why_unfit
+from ..nn import Linear, why_alone, why_unfit
 from ..nn_gated import GatedLinear, GatedMLP
+from ..nn_mlp import MLP
 from . import chains, opened, recognise, wrapped
 from .code import Unreadable, names_in
 from .facts import is_one_call
@@ -82,16 +83,16 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
         yield Call(child, "", f"{original.__name__}.{', '.join(names)}: {why}")
 
 
-# the modules of ours that make one op of several layers: which layers
+# the modules of ours that make one op of several layers: which layers; none if each has layers of its own
 OURS: dict[Any, tuple[str, ...]] = {
-    MLP: ("fc1", "fc2"),
+    MLP: (),
     GatedLinear: ("gate", "up"),
     GatedMLP: ("gate_proj", "up_proj"),
 }
 
 
 def _in_ours(m: Any, ours: type, names: tuple[str, ...]) -> Iterator[Call]:
-    layers: list[Any] = [children(m).get(name) for name in names]
+    layers: list[Any] = [children(m).get(name) for name in (m.layer_names if ours is MLP else names)]
     why = next((why for layer in layers if (why := why_alone(layer) or why_unfit(layer))), "")
     for layer in layers:
         if isinstance(layer, Linear):

@@ -18,7 +18,8 @@ from ..at_once import act_at_once, is_short
 from ..internals.call import is_one_of_others
 from ..internals.module import has_own_hooks, is_any_module_hooked
 from ..internals.stock import as_written, called_as_written, stands_for, stands_for_what_it_is, torchs
-from ..nn import MLP, Act, Linear, takes_input, why_called
+from ..nn import Act, Linear, takes_input, why_called
+from ..nn_mlp import MLP
 from ..routing import AS_FAST_IN_STOCK, PIECEWISE, route_of_tensor, stock_maps
 
 Spec = tuple[str, float | None]  # name and parameter of an activation

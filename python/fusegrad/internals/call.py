@@ -20,7 +20,7 @@ from torch._C import (
 from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 from torch.autograd import forward_ad
-from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
@@ -222,6 +222,13 @@ def saves_for_backward(*tensors: Tensor | None) -> bool:
 def saved_tensor_hooks() -> Any:
     """The innermost hooks of saved tensors, or None: a checkpoint has its own."""
     return _top_saved_tensors_default_hooks(False)
+
+
+def checkpoints_work(*tensors: Tensor | None) -> bool:
+    """Whether torch.utils.checkpoint serves a function of these: with a graph that stays, it is in the way."""
+    if is_compiling():
+        return is_dynamo_compiling() and not is_exporting()
+    return outside_transforms(*tensors) and not _is_tracing() and not is_ops_mode_on()
 
 
 def saved_tensor_hooks_work() -> bool:

@@ -12,7 +12,8 @@ from ..fusion.chains import chain_from
 from ..fusion.find import UNFUSED, is_sequential
 from ..fusion.recognise import is_activation, of_adopted, of_module
 from ..internals.module import children, is_hooked, reads_what_is_stored
-from ..nn import MLP, Linear, fits, weight_and_bias, why_called
+from ..nn import Linear, fits, weight_and_bias, why_called
+from ..nn_mlp import MLP
 from .streamed import Layer
 
 
@@ -74,10 +75,14 @@ def _add(m: Any, found: list[Layer]) -> bool:
         found.append(Layer(w, b, act, _param(act, vars(m).get("_fusegrad_param"))))
         return True
     if isinstance(m, MLP) and cls is MLP:
-        if is_hooked(m) or "forward" in vars(m) or not (_add(m.fc1, found) and found[-1].act == "identity"):
+        if is_hooked(m) or "forward" in vars(m):
             return False
-        _activate(found, m._act or "identity", m._param)
-        return _add(m.fc2, found)
+        *hidden, last = m.layers()
+        for layer in hidden:
+            if not (_add(layer, found) and found[-1].act == "identity"):
+                return False
+            _activate(found, m._act or "identity", m._param)
+        return _add(last, found)
     if not is_activation(cls) and of_adopted(m) is None:
         return False
     spec = of_module(m) or of_adopted(m)
