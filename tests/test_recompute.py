@@ -4,6 +4,7 @@ import copy
 import itertools
 import pickle
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import test_transforms  # noqa: F401  (fills them)
@@ -13,6 +14,7 @@ from torch import nn
 from torch.autograd import grad
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import fusegrad as fg
 from fusegrad import backends
@@ -60,6 +62,20 @@ def test_rows_of_many_tiles(rows, ends):
         gy = torch.randn(rows, 2 * sizes[-1], dtype=torch.double)[:, ::2]  # its numbers are not adjacent
         close(grad(again(x, layers), on, gy), grad(stock(x, layers), on, gy))
         close(grad(again(x[:, :], layers), on[1:2], gy), grad(stock(x, layers), on[1:2], gy))
+
+
+@pytest.mark.parametrize("sizes", ((3, 64, 64, 1), (300, 700, 50)))
+def test_threads(sizes):
+    """Who takes which part makes no difference to the bits."""
+    x = torch.randn(3000, sizes[0], requires_grad=True)
+    pairs = itertools.pairwise(sizes)
+    layers = [((torch.randn(n, k) / k**0.5).requires_grad_(), torch.randn(n), "silu") for k, n in pairs]
+    on = [x, *(w for w, *_ in layers)]
+    expected = grad(stock(x, layers).sum(), on)
+    torch.set_num_threads(2)  # one again in the next test
+    found = [grad(f(x, layers).sum(), on) for f in (again, fg.chain) * 3]
+    assert all(a.equal(b) for run in found for a, b in zip(run, found[0], strict=True))
+    close(found[0], expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.usefixtures("nodes")
@@ -123,6 +139,18 @@ def test_what_hooks_give_back_strided():
     with torch.autograd.graph.saved_tensors_hooks(spread, lambda t: t):
         y = again(x, layers)
     close(grad(y.sum(), on), grad(stock(x, layers).sum(), on))
+
+
+@pytest.mark.parametrize("create_graph", (False, True))
+def test_gradients_that_are_left_to_python(create_graph):
+    """Under a dispatch mode, and of what is negated as a view."""
+    x, layers, on = a_chain(5)
+    y, expected = again(x, layers), stock(x, layers)
+    gy = torch.randn_like(expected)
+    for mode, given in ((FlopCounterMode(display=False), gy), (nullcontext(), torch._neg_view(-gy))):
+        with mode:
+            found = grad(y, on, given, create_graph=create_graph, retain_graph=True)
+        close(found, grad(expected, on, gy, retain_graph=True))
 
 
 def test_a_weight_that_is_written_to():

@@ -225,7 +225,10 @@ def saved_tensor_hooks() -> Any:
 
 
 def checkpoints_work(*tensors: Tensor | None) -> bool:
-    """Whether torch.utils.checkpoint serves a function of these: with a graph that stays, it is in the way."""
+    """Whether torch.utils.checkpoint serves a function of these.
+
+    Not under torch.func, whose levels refuse its hooks, nor in forward mode, nor where a program is recorded.
+    """
     if is_compiling():
         return is_dynamo_compiling() and not is_exporting()
     return outside_transforms(*tensors) and not _is_tracing() and not is_ops_mode_on()

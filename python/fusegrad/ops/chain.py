@@ -177,7 +177,9 @@ def with_zeros(found, needed: Sequence[bool], like: Sequence[Tensor | None]) -> 
 
 
 def _gradients(of: Plan, needed: Sequence[bool], saved, y, gy, x, weights) -> list[Tensor | None]:
-    """By the kernel: gx, gw_1, gb_1, ..., None for those that are not needed."""
+    """By the kernel: gx, gw_1, gb_1, ..., None for those that are not needed. What was not saved is computed again."""
+    if saved is None:
+        y, saved = below_autograd(FORWARD, x, weights, of.acts, True)
     mask, bit = 0, 1
     for n in needed:
         if n:
