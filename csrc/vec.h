@@ -66,6 +66,25 @@ template <class To, class From> inline To bits(From v) {
   return to;
 }
 
+// Writes a whole vector past the caches, to where it is aligned; before another thread reads it, end_streams.
+#if !defined(__x86_64__)
+template <class V> inline void stream(void* to, V v) { __builtin_memcpy(to, &v, sizeof v); }
+inline void end_streams() {}
+#else
+#if FUSEGRAD_VECTOR_BYTES == 64
+template <class V> inline void stream(void* to, V v) {
+  _mm512_stream_si512(static_cast<__m512i*>(to), bits<__m512i>(v));
+}
+#elif FUSEGRAD_VECTOR_BYTES == 32
+template <class V> inline void stream(void* to, V v) {
+  _mm256_stream_si256(static_cast<__m256i*>(to), bits<__m256i>(v));
+}
+#else
+template <class V> inline void stream(void* to, V v) { _mm_stream_si128(static_cast<__m128i*>(to), bits<__m128i>(v)); }
+#endif
+inline void end_streams() { _mm_sfence(); }
+#endif
+
 // a > b ? a : b and a < b ? a : b, so b where one of them is NaN. x86 has an instruction for each, which GCC does not
 // find in these words.
 #if !defined(__x86_64__)

@@ -16,6 +16,7 @@ constexpr int64_t kBytesOfK = FUSEGRAD_VECTOR_BYTES == 64 ? 4096 : 2048;        
 constexpr int64_t kBytesOfB = FUSEGRAD_VECTOR_BYTES == 64 ? 2 << 20 : 1 << 20;  // packed at a time, by each thread
 constexpr int64_t kBytesOfA = 4 << 20;  // kept packed where columns of b are packed in turns, at most
 constexpr int64_t kShortSums = 96, kBytesOfC = 128 << 10;  // (a Zen 4, 2026-11-26)
+constexpr int64_t kBytesOfStreams = 2 << 20;               // of c, from which on it is written past the caches
 constexpr int64_t kPackingCost = 8;   // of a number, in multiplications: for the choice of the parts
 constexpr int64_t kLeastOfPart = 16;  // times what its packing costs, of a part that is halved
 // Words that are added one after another. MKL's error is that of some 90; with 512 ours is 2.4 times as large.
@@ -101,13 +102,25 @@ template <class T> struct Product {
         __builtin_memcpy(partial + (i + r) * g.n + j, tile + r * ld, columns * sizeof(S));
       return;
     }
-    if (g.saved) {
-      for (int64_t r = 0; r < rows; r++) narrow_row(tile + r * ld, row(g.saved, i + r) + j, columns);
-    }
-    if (g.activation && kDirect && columns == ld)
+    const bool streams = columns == kNR<V> && streams_c(i, j);
+    if (g.saved) put_rows(tile, ld, g.saved, i, j, rows, columns, streams);
+    if (g.activation && kDirect && columns == ld && !streams)
       return g.activation({rows, ld, tile, ld, nullptr, 0, row(g.c, i) + j, g.n}, g.param);
     if (g.activation) g.activation({1, rows * ld, tile, 0, nullptr, 0, tile, 0}, g.param);
-    for (int64_t r = 0; r < rows; r++) narrow_row(tile + r * ld, row(g.c, i + r) + j, columns);
+    put_rows(tile, ld, g.c, i, j, rows, columns, streams);
+  }
+
+  void put_rows(const S* from, int64_t ld, void* to, int64_t i, int64_t j, int64_t rows, int64_t columns,
+                bool streams) const {
+    for (int64_t r = 0; r < rows; r++, from += ld) {
+      T* out = row(to, i + r) + j;
+      if (streams) {
+        const V whole[] = {load<V>(from), load<V>(from + kLanes<V>)};
+        stream_row<2>(out, whole);
+      } else {
+        narrow_row(from, out, columns);
+      }
+    }
   }
 
   static S* copy_rows(const S* from, int64_t ld, int64_t rows, S* to, int64_t ld_to) {
@@ -119,6 +132,23 @@ template <class T> struct Product {
     int64_t q = 0;
     for (; q + kLanes<V> <= n; q += kLanes<V>) store<V>(to + q, load<V>(to + q) + load<V>(from + q));
     for (; q < n; q++) to[q] += from[q];
+  }
+
+  // A part of what lies ahead, for a kernel to bring nearer.
+  static Beside beside_of(const Ahead& ahead, int64_t part, int64_t parts) {
+    if (!ahead.from) return {};
+    const int64_t start = int64_t(reinterpret_cast<uintptr_t>(ahead.from) % kLine);
+    const int64_t all = ahead.rows * ceil_div(start + ahead.bytes, 2 * kLine);
+    const int64_t first = all * part / parts, row = first % ahead.rows;
+    return {ahead.from - start + first / ahead.rows * 2 * kLine + row * ahead.stride, ahead.stride, ahead.rows, row,
+            all * (part + 1) / parts - first};
+  }
+
+  // Whether c is so large that it leaves the caches before it is read, and can be written past them: whole lines.
+  bool streams_c(int64_t i, int64_t j) const {
+    const auto starts_a_line = [](const T* at) { return reinterpret_cast<uintptr_t>(at) % kLine == 0; };
+    return m * g.n * int64_t(sizeof(T)) >= kBytesOfStreams && g.n * sizeof(T) % kLine == 0 &&
+           starts_a_line(row(g.c, i) + j) && (!g.saved || starts_a_line(static_cast<const T*>(g.saved)));
   }
 
   // Brings a tile nearer that is written next: of c, or of partial sums.
@@ -146,6 +176,7 @@ template <class T> struct Product {
     const bool narrows = kNarrows && whole && ends && !g.activation && !g.saved;
     S room[kNR<V>];
     const S* bias = ends ? bias_of(j, columns, room) : nullptr;
+    const bool streams = ends && (direct || narrows) && streams_c(i, j);
     S* to = direct ? partial + i * g.n + j : tile;
     const int64_t ld = direct ? g.n : vectors * kLanes<V>;
     const int64_t chains = ceil_div(k, kChain), parts = ceil_div(rows, kMR) * chains;
@@ -154,17 +185,19 @@ template <class T> struct Product {
       const auto kernel = kKernel<typename P::Multiplied>.tile[vectors - 1][height - 1];
       S* c = to + r * ld;
       const S* sums = begins ? nullptr : direct ? c : narrows ? partial + (i + r) * g.n + j : nullptr;
-      if (chains > 1 || !begins) bring_c(i + r, j, height, columns, begins, ends);
+      if ((chains > 1 || !begins) && !(begins && streams)) bring_c(i + r, j, height, columns, begins, ends);
       for (int64_t q = 0, ld_sums = narrows ? g.n : ld; q < k; q += kChain, sums = chained, ld_sums = kNR<V>) {
-        ahead.bring(r / kMR * chains + q / kChain, parts);
         const int64_t steps = least(kChain, k - q);
         const bool last = q + kChain >= k;
+        Beside beside = beside_of(ahead, r / kMR * chains + q / kChain, parts);
+        beside.streams = last && streams;
         S* out = last ? c : chained;
         const int64_t ld_out = last ? ld : kNR<V>;
         if constexpr (kNarrows) {
           if (last && narrows) {
             const auto narrowing = kKernel<P, false, T>.tile[vectors - 1][height - 1];
-            narrowing(steps, a + r * k + q * kMR, b + q * kNR<V>, bias, sums, ld_sums, row(g.c, i + r) + j, g.n);
+            narrowing(steps, a + r * k + q * kMR, b + q * kNR<V>, bias, sums, ld_sums, row(g.c, i + r) + j, g.n,
+                      beside);
             continue;
           }
         }
@@ -176,12 +209,12 @@ template <class T> struct Product {
               ld_sums = kNR<V>;
             }
             packing_kernel<V>(steps, a + q * kMR, unpacked + q * b_row, b_row, b + q * kNR<V>, sums, ld_sums,
-                              all ? out : chained, all ? ld_out : kNR<V>);
+                              all ? out : chained, all ? ld_out : kNR<V>, all && last && streams);
             if (!all && last) copy_rows(chained, kNR<V>, height, c, ld);
             continue;
           }
         }
-        kernel(steps, a + r * k + q * kMR, b + q * kNR<V>, last ? bias : nullptr, sums, ld_sums, out, ld_out);
+        kernel(steps, a + r * k + q * kMR, b + q * kNR<V>, last ? bias : nullptr, sums, ld_sums, out, ld_out, beside);
       }
     }
     if (!direct && !narrows) epilogue(tile, ld, i, j, rows, columns, begins, ends);
@@ -202,9 +235,11 @@ template <class T> struct Product {
     if (b.row_stride == 1) return {from, b.column_stride * size, kNR<V>, k * size};
     return {b.column_stride == 1 ? from : nullptr, b.row_stride * size, k, kNR<V> * size};
   }
+  const T* a_at(int64_t i, int64_t p) const {
+    return static_cast<const T*>(g.a.data) + (first + i) * g.a.row_stride + p * g.a.column_stride;
+  }
   void pack_a(Word* to, int64_t i, int64_t p, int64_t rows, int64_t k) const {
-    pack<kMR>(static_cast<const T*>(g.a.data) + (first + i) * g.a.row_stride + p * g.a.column_stride, g.a.row_stride,
-              g.a.column_stride, rows, k, to, m - i);
+    pack<kMR>(a_at(i, p), g.a.row_stride, g.a.column_stride, rows, k, to, m - i);
   }
 
   // Blocks of k are all of about one size.
@@ -217,10 +252,16 @@ template <class T> struct Product {
     return least(kMC, round_up(ceil_div(kBytesOfC / int64_t(sizeof(S)), columns), kMR));
   }
 
+  // Columns of b that are packed at a time: blocks of about one size.
+  static int64_t columns_of_block(int64_t n, int64_t words) {
+    const int64_t panels = ceil_div(n, kNR<V>), most = kBytesOfB / (words * int64_t(sizeof(Word)) * kNR<V>);
+    return ceil_div(panels, ceil_div(panels, most > 1 ? most : 1)) * kNR<V>;
+  }
+
   // Rows [i, i + m) and columns [j, j + n) of c, by this thread.
   void part(int64_t i0, int64_t m, int64_t j0, int64_t n) const {
     const int64_t mc = round_up(ceil_div(m, ceil_div(m, rows_of_block(n))), kMR);
-    const int64_t kc = block_of_k(end_of_b(g, 0)), nc = kBytesOfB / kBytesOfK / kNR<V> * kNR<V>;
+    const int64_t kc = block_of_k(end_of_b(g, 0)), nc = columns_of_block(n, words(kc));
     const bool reused = mc < m;  // else a panel of b is packed just before use, and stays in L1
     const int64_t all_of_a = round_up(m, kMR) * words(g.k);
     const bool keeps_a = nc < n && g.split == 0 && all_of_a * int64_t(sizeof(Word)) <= kBytesOfA;
@@ -249,6 +290,7 @@ template <class T> struct Product {
         }
       }
     }
+    end_streams();
   }
 
   void run(int count) const {

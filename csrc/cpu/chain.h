@@ -77,7 +77,7 @@ template <class T> struct Chained {
       const auto kernel = kKernel<P, true>.tile[wide][least(kMR, n - i) - 1];
       for (int64_t q = 0; q < k; q += kChain)
         kernel(least(kChain, k - q), a + i * k + q * kMR, b + q * kPanel, bias && q + kChain >= k ? bias + i : nullptr,
-               q > 0 ? c + i * kPanel : nullptr, kPanel, c + i * kPanel, kPanel);
+               q > 0 ? c + i * kPanel : nullptr, kPanel, c + i * kPanel, kPanel, kNothing);
     }
   }
 

@@ -38,7 +38,7 @@ template <class T> struct GatedProduct {
       const auto kernel = kKernel<P>.tile[1][least(kMR, rows - r) - 1];
       for (int64_t q = 0; q < k; q += kChain)
         kernel(least(kChain, k - q), a + r * k + q * kMR, panel + q * kNR<V>, q + kChain >= k ? bias : nullptr,
-               add || q > 0 ? to + r * kNR<V> : nullptr, kNR<V>, to + r * kNR<V>, kNR<V>);
+               add || q > 0 ? to + r * kNR<V> : nullptr, kNR<V>, to + r * kNR<V>, kNR<V>, kNothing);
     }
   }
 

@@ -92,7 +92,7 @@ template <> struct Packed<BFloat16> {
 
 constexpr int64_t kLine = 64;
 
-// Rows of memory that are read next, brought nearer while others are multiplied: a part of them before each tile.
+// Rows of memory that are read next, brought nearer while others are multiplied: a part of them with each tile.
 struct Ahead {
   const char* from;  // nullptr if there are none
   int64_t stride, rows, bytes;

@@ -9,11 +9,56 @@ namespace FUSEGRAD_ISA {
 constexpr int kMR = FUSEGRAD_VECTOR_BYTES == 64 ? 14 : 6;
 template <class V> constexpr int kNR = 2 * kLanes<V>;
 
+// What a kernel does beside its sums. It brings `count` pairs of lines nearer that are read later, one every few steps:
+// of all rows, from the given one on, then the next two of each. And it writes c past the caches.
+struct Beside {
+  const char* from = nullptr;
+  int64_t stride = 0, rows = 0, row = 0, count = 0;
+  bool streams = false;
+};
+constexpr Beside kNothing;
+
+// A row of a tile, to where it is aligned, past the caches where it is whole lines.
+template <int kVectors, class V, class Out> inline void stream_row(Out* to, const V* row) {
+  if constexpr (sizeof(Out) == sizeof(ScalarOf<V>)) {
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; j++) stream(to + j * kLanes<V>, row[j]);
+  } else if constexpr (kVectors == 2) {
+    struct {
+      U16 halves[2];
+    } line = {{narrow(row[0], Out{}), narrow(row[1], Out{})}};
+    stream(to, bits<V>(line));
+  } else {
+    store_as(to, row[0]);
+  }
+}
+
+// c = sums + a tile, if there are sums.
+template <int kRows, int kVectors, class V, class S, class Out>
+__attribute__((always_inline)) inline void put(V (&sum)[kRows][kVectors], const S* sums, int64_t ld, Out* c,
+                                               int64_t ldc, bool streams) {
+  if (sums) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; i++)
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; j++) sum[i][j] = load<V>(sums + i * ld + j * kLanes<V>) + sum[i][j];
+  }
+  if (streams) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; i++) stream_row<kVectors>(c + i * ldc, sum[i]);
+    return;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; i++)
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; j++) store_as(c + i * ldc + j * kLanes<V>, sum[i][j]);
+}
+
 // c = sums + a b + bias, of a tile of kRows by kVectors and k words; a bias of columns, or of rows. There may be no
 // sums, and no bias.
 template <int kRows, int kVectors, class P, bool kBiasOfRows, class Out, class V = typename P::V, class S = ScalarOf<V>>
 void micro_kernel(int64_t k, const typename P::Word* a, const typename P::Word* b, const S* bias, const S* sums,
-                  int64_t ld, Out* c, int64_t ldc) {
+                  int64_t ld, Out* c, int64_t ldc, const Beside& beside) {
   V sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++)
@@ -33,7 +78,14 @@ void micro_kernel(int64_t k, const typename P::Word* a, const typename P::Word* 
     b += kNR<V>;
   };
   // from L1 on a Zen 3, 97 to 99 % of the FMA peak; without unrolling 87 to 99 %, as the loop happens to lie in memory
-  for (; k >= 4; k -= 4) {
+  const char* from = beside.from;
+  for (int64_t row = beside.row, count = beside.count; k >= 4; k -= 4) {
+    if (count-- > 0) {
+      __builtin_prefetch(from, 0, 2);
+      __builtin_prefetch(from + kLine, 0, 2);
+      from += beside.stride;
+      if (++row == beside.rows) from += 2 * kLine - row * beside.stride, row = 0;
+    }
 #pragma GCC unroll 4
     for (int u = 0; u < 4; u++) step();
   }
@@ -44,20 +96,15 @@ void micro_kernel(int64_t k, const typename P::Word* a, const typename P::Word* 
 #pragma GCC unroll 2
       for (int j = 0; j < kVectors; j++) sum[i][j] += kBiasOfRows ? all<V>(bias[i]) : load<V>(bias + j * kLanes<V>);
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; i++)
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; j++) {
-      const V s = sum[i][j];
-      store_as(c + i * ldc + j * kLanes<V>, sums ? load<V>(sums + i * ld + j * kLanes<V>) + s : s);
-    }
+  put(sum, sums, ld, c, ldc, beside.streams);
 }
 
 constexpr int64_t kRowsAhead = 24;  // of b, brought nearer meanwhile
 
 // The same of a whole tile, of rows of b that are where they are: it packs them while it multiplies.
 template <class V, class S = ScalarOf<V>> void packing_kernel(int64_t k, const S* a, const S* b, int64_t ldb, S* packed,
-                                                              const S* sums, int64_t ld, S* c, int64_t ldc) {
+                                                              const S* sums, int64_t ld, S* c, int64_t ldc,
+                                                              bool streams) {
   V sum[kMR][2];
 #pragma GCC unroll 16
   for (int i = 0; i < kMR; i++) sum[i][0] = sum[i][1] = V{};
@@ -84,13 +131,7 @@ template <class V, class S = ScalarOf<V>> void packing_kernel(int64_t k, const S
     for (int u = 0; u < 4; u++) step();
   }
   for (; k > 0; k--) step();
-#pragma GCC unroll 16
-  for (int i = 0; i < kMR; i++)
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; j++) {
-      const V s = sum[i][j];
-      store<V>(c + i * ldc + j * kLanes<V>, sums ? load<V>(sums + i * ld + j * kLanes<V>) + s : s);
-    }
+  put(sum, sums, ld, c, ldc, streams);
 }
 
 template <class P, bool kBiasOfRows, class Out> struct Kernel {  // for 1 to kMR rows, 1 or 2 vectors
