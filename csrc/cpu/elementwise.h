@@ -181,7 +181,8 @@ template <class T> void add_rows(const T* rows, int64_t count, int64_t ld, int64
 #endif
 }
 
-// The sums are made by blocks of columns that stay in L1. What is summed is gz as it is stored.
+// By blocks that stay in L1, in the order in which they lie in memory: of several rows, or of a part of one. What is
+// summed is gz as it is stored.
 inline void gz_and_sum(Type type, Elementwise f, const ElementwiseArgs& args, void* sum_, double param) {
   with_type(type, [&](auto t) {
     using T = decltype(t);
@@ -191,11 +192,11 @@ inline void gz_and_sum(Type type, Elementwise f, const ElementwiseArgs& args, vo
     const T* stored = static_cast<const T*>(f ? args.out : args.g);
     const int64_t stored_row = f ? args.out_row : args.g_row;
     S* sum = static_cast<S*>(sum_);
-    for (int64_t j = 0; j < n; j += kBlock) {
-      const int64_t size = n - j < kBlock ? n - j : kBlock;
-      for (int64_t k = 0; sum && k < size; k++) sum[j + k] = 0;
-      for (int64_t i = 0; i < m; i += in_block) {
-        const int64_t rows = m - i < in_block ? m - i : in_block;
+    for (int64_t k = 0; sum && k < n; k++) sum[k] = 0;
+    for (int64_t i = 0; i < m; i += in_block) {
+      const int64_t rows = m - i < in_block ? m - i : in_block;
+      for (int64_t j = 0; j < n; j += kBlock) {
+        const int64_t size = n - j < kBlock ? n - j : kBlock;
         if (f) {
           ElementwiseArgs block = rows_of(args, i, rows, sizeof(T));
           block.s = static_cast<const T*>(block.s) + j;
