@@ -56,6 +56,21 @@ def test_products_of_integers_are_exact(m, k, n, transposed, dtype, count):
     assert torch.equal(y.cpu(), z.relu().square().to(dtype))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("m, k, n", ((1030, 20, 1056), (600, 1100, 2048), (1025, 200, 1025)))
+def test_results_of_megabytes_are_exact(m, k, n, dtype):
+    """Those of whole lines are written past the caches."""
+    g = torch.Generator().manual_seed(m * n)
+    x, w, b = integers(g, m, k), integers(g, n, k), integers(g, n)
+    z, args = F.linear(x, w, b), [t.to(DEVICE, dtype) for t in (x, w, b)]
+    for count in (1, 2):
+        with threads(count):
+            y, saved = ops.linear_act(*args, "relu_squared", 0.0, True)
+            assert torch.equal(ops.linear(*args).cpu(), z.to(dtype))
+        assert torch.equal(saved.cpu(), z.to(dtype))
+        assert torch.equal(y.cpu(), z.relu().square().to(dtype))
+
+
 @pytest.mark.parametrize("act", ("relu", "square"))  # which keep their output, and their input
 @pytest.mark.parametrize("save", (False, True))
 @pytest.mark.parametrize("rows", (9, 16, 31, 64, 128, 129))

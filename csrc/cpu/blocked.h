@@ -136,31 +136,33 @@ template <class T> struct Product {
 
   // A part of what lies ahead, for a kernel to bring nearer.
   static Beside beside_of(const Ahead& ahead, int64_t part, int64_t parts) {
-    if (!ahead.from) return {};
+    Beside beside;
+    if (!ahead.from) return beside;
     const int64_t start = int64_t(reinterpret_cast<uintptr_t>(ahead.from) % kLine);
     const int64_t all = ahead.rows * ceil_div(start + ahead.bytes, 2 * kLine);
-    const int64_t first = all * part / parts, row = first % ahead.rows;
-    return {ahead.from - start + first / ahead.rows * 2 * kLine + row * ahead.stride, ahead.stride, ahead.rows, row,
-            all * (part + 1) / parts - first};
+    const int64_t first = all * part / parts;
+    beside.row = first % ahead.rows;
+    beside.from = ahead.from - start + first / ahead.rows * 2 * kLine + beside.row * ahead.stride;
+    beside.stride = ahead.stride, beside.rows = ahead.rows, beside.pairs = all * (part + 1) / parts - first;
+    return beside;
   }
 
   // Whether c is so large that it leaves the caches before it is read, and can be written past them: whole lines.
   bool streams_c(int64_t i, int64_t j) const {
     const auto starts_a_line = [](const T* at) { return reinterpret_cast<uintptr_t>(at) % kLine == 0; };
     return m * g.n * int64_t(sizeof(T)) >= kBytesOfStreams && g.n * sizeof(T) % kLine == 0 &&
-           starts_a_line(row(g.c, i) + j) && (!g.saved || starts_a_line(static_cast<const T*>(g.saved)));
+           starts_a_line(row(g.c, i) + j) && (!g.saved || starts_a_line(row(g.saved, i) + j));
   }
 
-  // Brings a tile nearer that is written next: of c, or of partial sums.
-  void bring_c(int64_t i, int64_t j, int64_t rows, int64_t columns, bool begins, bool ends) const {
-    const auto bring = [&](const void* from, int64_t size, int64_t row) {
-      for (int64_t r = 0; r < rows; r++)
-        for (int64_t at = 0; at < columns * size; at += kLine)
-          __builtin_prefetch(static_cast<const char*>(from) + r * row * size + at, 1);
-    };
-    if (ends) bring(row(g.c, i) + j, sizeof(T), g.n);
-    if (!kDirect && !(begins && ends)) bring(partial + i * g.n + j, sizeof(S), g.n);
-    if (kDirect && !ends) bring(partial + i * g.n + j, sizeof(S), g.n);
+  // What the kernel of the chain `at` of a tile brings nearer: the first sums that are added to, and all that is
+  // written, unless past the caches.
+  Near near(int64_t at, int64_t i, int64_t j, int64_t rows, int64_t columns, bool begins, bool ends,
+            bool streams) const {
+    if ((!begins || (kDirect ? !streams : !ends)) && at-- == 0)
+      return Near::of(partial + i * g.n + j, g.n, rows, columns);
+    if (streams) return {};
+    if (!kDirect && ends && at-- == 0) return Near::of(row(g.c, i) + j, g.n, rows, columns);
+    return ends && g.saved && at == 0 ? Near::of(row(g.saved, i) + j, g.n, rows, columns) : Near{};
   }
 
   // Rows [i, i + rows) of a, packed, times a panel of b for columns [j, j + columns), over k words. If it is still to
@@ -176,7 +178,7 @@ template <class T> struct Product {
     const bool narrows = kNarrows && whole && ends && !g.activation && !g.saved;
     S room[kNR<V>];
     const S* bias = ends ? bias_of(j, columns, room) : nullptr;
-    const bool streams = ends && (direct || narrows) && streams_c(i, j);
+    const bool streams = ends && whole && streams_c(i, j);
     S* to = direct ? partial + i * g.n + j : tile;
     const int64_t ld = direct ? g.n : vectors * kLanes<V>;
     const int64_t chains = ceil_div(k, kChain), parts = ceil_div(rows, kMR) * chains;
@@ -185,12 +187,12 @@ template <class T> struct Product {
       const auto kernel = kKernel<typename P::Multiplied>.tile[vectors - 1][height - 1];
       S* c = to + r * ld;
       const S* sums = begins ? nullptr : direct ? c : narrows ? partial + (i + r) * g.n + j : nullptr;
-      if ((chains > 1 || !begins) && !(begins && streams)) bring_c(i + r, j, height, columns, begins, ends);
       for (int64_t q = 0, ld_sums = narrows ? g.n : ld; q < k; q += kChain, sums = chained, ld_sums = kNR<V>) {
         const int64_t steps = least(kChain, k - q);
         const bool last = q + kChain >= k;
         Beside beside = beside_of(ahead, r / kMR * chains + q / kChain, parts);
-        beside.streams = last && streams;
+        beside.near = near(q / kChain, i + r, j, height, columns, begins, ends, streams);
+        beside.streams = last && streams && (direct || narrows);
         S* out = last ? c : chained;
         const int64_t ld_out = last ? ld : kNR<V>;
         if constexpr (kNarrows) {
@@ -208,8 +210,9 @@ template <class T> struct Product {
               sums = copy_rows(sums, ld_sums, height, chained, kNR<V>);
               ld_sums = kNR<V>;
             }
+            beside.streams &= all;
             packing_kernel<V>(steps, a + q * kMR, unpacked + q * b_row, b_row, b + q * kNR<V>, sums, ld_sums,
-                              all ? out : chained, all ? ld_out : kNR<V>, all && last && streams);
+                              all ? out : chained, all ? ld_out : kNR<V>, beside);
             if (!all && last) copy_rows(chained, kNR<V>, height, c, ld);
             continue;
           }

@@ -93,7 +93,8 @@ template <class T> struct ChainGradients : Chained<T> {
         const int64_t ld = whole ? k : kPanel;
         for (int64_t q = 0; q < rows; q += kChain)
           kernel(least(kChain, rows - q), a + i * rows + q * kMR, b + q * kPanel, nullptr,
-                 whole || q > 0 ? to : nullptr, ld, to, ld, kNothing);
+                 whole || q > 0 ? to : nullptr, ld, to, ld,
+                 Beside{whole && q == 0 ? Near::of(to, k, height, columns) : Near{}});
         for (int64_t r = 0; !whole && r < height; r++)
           Product<T>::add_row(gw + (i + r) * k + j, tile + r * kPanel, columns);
       }

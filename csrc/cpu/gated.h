@@ -30,15 +30,19 @@ template <class T> struct GatedProduct {
   }
 
   // Rows [i, i + rows) of a, packed, times a packed panel for columns [j, ...), over k words: to = or to +=.
-  void sums(const Product<T>& of, const Word* a, const Word* panel, int64_t j, int64_t rows, int64_t columns, int64_t k,
-            bool add, bool ends, S* to) const {
+  void sums(const Product<T>& of, const Word* a, const Word* panel, int64_t i, int64_t j, int64_t rows, int64_t columns,
+            int64_t k, bool add, bool ends, S* to) const {
     S room[kNR<V>];
     const S* bias = ends ? of.bias_of(j, columns, room) : nullptr;
+    const auto near = [&](int64_t r, int64_t chain) {  // what the epilogue writes
+      void* c = !ends || chain > 1 ? nullptr : chain == 0 ? of.g.c : of.g.saved;
+      return c ? Near::of(of.row(c, i + r) + j, of.g.n, least(kMR, rows - r), columns) : Near{};
+    };
     for (int64_t r = 0; r < rows; r += kMR) {
       const auto kernel = kKernel<P>.tile[1][least(kMR, rows - r) - 1];
       for (int64_t q = 0; q < k; q += kChain)
         kernel(least(kChain, k - q), a + r * k + q * kMR, panel + q * kNR<V>, q + kChain >= k ? bias : nullptr,
-               add || q > 0 ? to + r * kNR<V> : nullptr, kNR<V>, to + r * kNR<V>, kNR<V>, kNothing);
+               add || q > 0 ? to + r * kNR<V> : nullptr, kNR<V>, to + r * kNR<V>, kNR<V>, Beside{near(r, q / kChain)});
     }
   }
 
@@ -70,8 +74,8 @@ template <class T> struct GatedProduct {
             }
             S* to = in_blocks ? static_cast<S*>(waiting.data) + 2 * (i * width + q * rows) : tile;
             S* to_up = to + rows * kNR<V>;
-            sums(gate, a, of_gate, j + q, rows, w, words, !begins, ends, to);
-            sums(up, a, of_up, j + q, rows, w, words, !begins, ends, to_up);
+            sums(gate, a, of_gate, i0 + i, j + q, rows, w, words, !begins, ends, to);
+            sums(up, a, of_up, i0 + i, j + q, rows, w, words, !begins, ends, to_up);
             if (ends) epilogue(to, to_up, i0 + i, j + q, rows, w);
           }
         }

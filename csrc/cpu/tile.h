@@ -9,12 +9,22 @@ namespace FUSEGRAD_ISA {
 constexpr int kMR = FUSEGRAD_VECTOR_BYTES == 64 ? 14 : 6;
 template <class V> constexpr int kNR = 2 * kLanes<V>;
 
-// What a kernel does beside its sums. It brings `count` pairs of lines nearer that are read later, one every few steps:
-// of all rows, from the given one on, then the next two of each. And it writes c past the caches.
+// What a kernel does beside its sums. Every few steps it brings nearer a row of `near`, and a pair of lines of what is
+// read later: of all `rows`, from the given one on, then the next two of each. And it may write c past the caches.
 struct Beside {
+  Near near;
   const char* from = nullptr;
-  int64_t stride = 0, rows = 0, row = 0, count = 0;
+  int64_t stride = 0, rows = 0, row = 0, pairs = 0;
   bool streams = false;
+
+  void bring() {
+    near.bring_row();
+    if (pairs-- <= 0) return;
+    __builtin_prefetch(from, 0, 2);
+    __builtin_prefetch(from + kLine, 0, 2);
+    from += stride;
+    if (++row == rows) from += 2 * kLine - row * stride, row = 0;
+  }
 };
 constexpr Beside kNothing;
 
@@ -78,14 +88,8 @@ void micro_kernel(int64_t k, const typename P::Word* a, const typename P::Word* 
     b += kNR<V>;
   };
   // from L1 on a Zen 3, 97 to 99 % of the FMA peak; without unrolling 87 to 99 %, as the loop happens to lie in memory
-  const char* from = beside.from;
-  for (int64_t row = beside.row, count = beside.count; k >= 4; k -= 4) {
-    if (count-- > 0) {
-      __builtin_prefetch(from, 0, 2);
-      __builtin_prefetch(from + kLine, 0, 2);
-      from += beside.stride;
-      if (++row == beside.rows) from += 2 * kLine - row * beside.stride, row = 0;
-    }
+  for (Beside next = beside; k >= 4; k -= 4) {
+    next.bring();
 #pragma GCC unroll 4
     for (int u = 0; u < 4; u++) step();
   }
@@ -104,7 +108,7 @@ constexpr int64_t kRowsAhead = 24;  // of b, brought nearer meanwhile
 // The same of a whole tile, of rows of b that are where they are: it packs them while it multiplies.
 template <class V, class S = ScalarOf<V>> void packing_kernel(int64_t k, const S* a, const S* b, int64_t ldb, S* packed,
                                                               const S* sums, int64_t ld, S* c, int64_t ldc,
-                                                              bool streams) {
+                                                              const Beside& beside) {
   V sum[kMR][2];
 #pragma GCC unroll 16
   for (int i = 0; i < kMR; i++) sum[i][0] = sum[i][1] = V{};
@@ -126,12 +130,13 @@ template <class V, class S = ScalarOf<V>> void packing_kernel(int64_t k, const S
     b += ldb;
     packed += kNR<V>;
   };
-  for (; k >= 4; k -= 4) {
+  for (Beside next = beside; k >= 4; k -= 4) {
+    next.bring();
 #pragma GCC unroll 4
     for (int u = 0; u < 4; u++) step();
   }
   for (; k > 0; k--) step();
-  put(sum, sums, ld, c, ldc, streams);
+  put(sum, sums, ld, c, ldc, beside.streams);
 }
 
 template <class P, bool kBiasOfRows, class Out> struct Kernel {  // for 1 to kMR rows, 1 or 2 vectors

@@ -16,8 +16,8 @@ constexpr int64_t kNarrow = 64, kManyRows = 128;
 constexpr int64_t kPage = 4096, kNear = 128;
 constexpr bool is_aliased(int64_t stride) { return (stride + kNear) % kPage < 2 * kNear; }
 
-// Rows that are turned, at most: of w in its place; and where its rows alias, so that each block of them is copied
-// first. More are faster packed (a Zen 4, by AVX-512 and by AVX2, 2026-11-27).
+// Rows that are turned, at most: of w in its place; and where its rows alias, so that each tile of them is copied
+// first, by lines. More are faster packed (a Zen 4, by AVX-512 and by AVX2, 2026-11-27).
 template <class T> constexpr int64_t kRowsInPlace = FUSEGRAD_VECTOR_BYTES == 64 || sizeof(T) == 4 ? 256 : 64;
 template <class T> constexpr int64_t kRowsCopied = sizeof(T) == 8 ? 0 : FUSEGRAD_VECTOR_BYTES == 64 ? 256 : 32;
 
@@ -34,11 +34,11 @@ template <class V> bool is_narrow(const Gemm& g) {
   return g.split == 0 && g.m > kManyRows && g.n <= kNarrow && 8 * g.n <= 7 * round_up(g.n, kLanes<V>);
 }
 
-// to = a b + bias or to += a b + bias, of kRows rows of a, lda apart, and a panel of b; a bias of rows. Of the rows
-// that start `ahead` further, what lies beside is brought nearer meanwhile.
+// to = a b + bias or to += a b + bias, of kRows rows of a, lda apart, and a panel of b; a bias of rows. From a line of
+// a to the next in its row it is `hop`. Rows of `next`, ld_next apart, are brought nearer meanwhile.
 template <int kRows, int kVectors, class P, class V = typename P::V, class S = ScalarOf<V>>
-void turned_kernel(int64_t k, const typename P::InPlace* a, int64_t lda, int64_t ahead, const typename P::Word* b,
-                   const S* bias, S* to, bool add) {
+void turned_kernel(int64_t k, const typename P::InPlace* a, int64_t lda, int64_t hop, const typename P::InPlace* next,
+                   int64_t ld_next, const typename P::Word* b, const S* bias, S* to, bool add) {
   V sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++)
@@ -61,22 +61,26 @@ void turned_kernel(int64_t k, const typename P::InPlace* a, int64_t lda, int64_t
       for (int j = 0; j < kVectors; j++) sum[i][j] = P::add_product(sum[i][j], factor, row[j]);
     }
   };
-  const auto move = [&](int steps) __attribute__((always_inline)) {
+  const auto move = [&](int steps, int64_t further) __attribute__((always_inline)) {
 #pragma GCC unroll 5
-    for (int i = 0; i < kPointers; i++) rows[i] += steps * P::kNumbers;
+    for (int i = 0; i < kPointers; i++) rows[i] += further;
     b += steps * kNR<V>;
   };
-  constexpr int kSteps = 64 / sizeof(typename P::Word);  // a line of each row of a
+  constexpr int kSteps = kLine / sizeof(typename P::Word);  // a line of each row of a
+  constexpr int kBrought = (kRows + kSteps - 1) / kSteps;   // in each step
   for (; k >= kSteps; k -= kSteps) {
+    const typename P::InPlace* line = next;
+    next += kSteps * P::kNumbers;
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; i++) __builtin_prefetch(rows[i / kEach] + i % kEach * lda + ahead);
-#pragma GCC unroll 16
-    for (int u = 0; u < kSteps; u++) step(u);
-    move(kSteps);
+    for (int u = 0; u < kSteps; u++) {
+      for (int i = u * kBrought; i < kRows && i < (u + 1) * kBrought; i++, line += ld_next) __builtin_prefetch(line);
+      step(u);
+    }
+    move(kSteps, hop);
   }
   for (; k > 0; k--) {
     step(0);
-    move(1);
+    move(1, P::kNumbers);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++)
@@ -134,29 +138,38 @@ template <class T> struct TurnedProduct {
   int64_t panels() const { return ceil_div(g.m, kPanel); }
   int64_t rows_in(int64_t panel) const { return least(kPanel, g.m - panel * kPanel); }
 
-  // From row to row of a copy of w: k numbers at least, and no multiple of a page.
-  static int64_t apart(int64_t k) {
-    return is_aliased(k * int64_t(sizeof(W))) ? k + 2 * kNear / int64_t(sizeof(W)) : k;
+  static constexpr int64_t kOfLine = kLine / int64_t(sizeof(W));  // numbers
+  bool copies() const { return is_aliased(g.b.column_stride * int64_t(sizeof(W))); }
+  // Of a tile of w: a line of each row, then the next of each.
+  static int64_t size_of_copy(int64_t k) { return ceil_div(k, kOfLine) * kMR * kOfLine; }
+  void copy_tile(int64_t i, int64_t count, int64_t p, int64_t k, W* to) const {
+    for (int64_t r = 0; r < count; r++, to += kOfLine) {
+      const W* from = w(i + r) + p;
+      int64_t q = 0;
+      for (; q + kOfLine <= k; q += kOfLine) __builtin_memcpy(to + q * kMR, from + q, kLine);
+      if (q < k) __builtin_memcpy(to + q * kMR, from + q, (k - q) * sizeof(W));
+    }
   }
 
-  // to = or += rows [i, i + count) of w times a panel of x, over [p, end) of k; from a copy of the rows, if there is
-  // one, and then with those that are copied next brought nearer meanwhile.
+  // to = or += rows [i, i + count) of w times a panel of x, over [p, end) of k; from copies of tiles, if there is room
+  // for them, which the first panel makes.
   void sums(int64_t i, int64_t count, int64_t panel, int64_t p, int64_t end, const Word* x, const S* bias, S* to,
-            const W* copy, int64_t ld_copy) const {
-    const int64_t first = p / kEach, last = end / kEach, chains = ceil_div(last - first, kChain),
-                  tiles = ceil_div(count, kMR), next = i + count;
-    const Ahead copied{copy && next + count <= g.n ? reinterpret_cast<const char*>(w(next) + p) : nullptr,
-                       g.b.column_stride * int64_t(sizeof(W)), count, (end - p) * int64_t(sizeof(W))};
+            W* copy) const {
+    const int64_t first = p / kEach, last = end / kEach;
     const int wide = rows_in(panel) > kLanes<V>;
     for (int64_t r = 0; r < count; r += kMR) {
-      const auto kernel = kTurnedKernel<P>.tile[wide][least(kMR, count - r) - 1];
-      const W* rows = copy ? copy + r * ld_copy : w(i + r) + p;
-      const int64_t ld = copy ? ld_copy : g.b.column_stride,
-                    ahead = !copy && panel == 0 && i + r + 2 * kMR <= g.n ? kMR * ld : 0;
+      const int64_t height = least(kMR, count - r);
+      const auto kernel = kTurnedKernel<P>.tile[wide][height - 1];
+      const int64_t ld = copy ? kOfLine : g.b.column_stride, hop = copy ? kMR * kOfLine : kOfLine;
+      const bool brings = r + kMR < count ? panel == 0 : panel + 1 == panels();  // the next tile of w, before its use
       for (int64_t q = first; q < last; q += kChain) {
-        copied.bring((panel * tiles + r / kMR) * chains + (q - first) / kChain, panels() * tiles * chains);
-        kernel(least(kChain, last - q), rows + (q - first) * kEach, ld, ahead, x + q * kPanel,
-               bias && end == g.k && q + kChain >= last ? bias + r : nullptr, to + r * kPanel, q > 0);
+        const int64_t steps = least(kChain, last - q), at = (q - first) * kEach;
+        W* tile = copy ? copy + r / kMR * size_of_copy(end - p) + at * kMR : nullptr;
+        if (copy && panel == 0) copy_tile(i + r, height, p + at, steps * kEach, tile);
+        const W* rows = copy ? tile : w(i + r) + p + at;
+        const bool more = brings && i + r + 2 * kMR <= g.n;
+        kernel(steps, rows, ld, hop, more ? w(i + r + kMR) + p + at : rows, more ? g.b.column_stride : ld,
+               x + q * kPanel, bias && end == g.k && q + kChain >= last ? bias + r : nullptr, to + r * kPanel, q > 0);
       }
     }
   }
@@ -178,22 +191,17 @@ template <class T> struct TurnedProduct {
     const int64_t height = least(kBytesOfTurned / int64_t(sizeof(W)) / kc / kMR * kMR, kMC);
     const Scratch waiting(kSlotOfPartial, kc < g.k ? panels() * kPanel * n * int64_t(sizeof(S)) : 0);
     alignas(64) S tile[kMC * kPanel], biases[kMC];
-    const int64_t ld_copy = apart(kc);
-    const Scratch room_of_copy(
-        kSlotOfA, is_aliased(g.b.column_stride * int64_t(sizeof(W))) ? height * ld_copy * int64_t(sizeof(W)) : 0);
-    W* copy = static_cast<W*>(room_of_copy.data);
+    const Scratch of_copy(kSlotOfA, copies() ? height / kMR * size_of_copy(kc) * int64_t(sizeof(W)) : 0);
     for (int64_t p = 0; p < g.k; p += kc) {
       const int64_t end = least(p + kc, g.k);
       for (int64_t i = i0; i < i0 + n; i += height) {
         const int64_t count = least(height, i0 + n - i);
         for (int64_t r = 0; g.bias && r < count; r++)
           biases[r] = to_scalar(static_cast<const T*>(g.bias)[(i + r) * g.bias_stride]);
-        for (int64_t r = 0; copy && r < count; r++)
-          __builtin_memcpy(copy + r * ld_copy, w(i + r) + p, (end - p) * sizeof(W));
         for (int64_t panel = 0; panel < panels(); panel++) {
           S* to = kc < g.k ? static_cast<S*>(waiting.data) + (panel * n + i - i0) * kPanel : tile;
-          sums(i, count, panel, p, end, x + panel * kPanel * (g.k / kEach), g.bias ? biases : nullptr, to, copy,
-               ld_copy);
+          sums(i, count, panel, p, end, x + panel * kPanel * (g.k / kEach), g.bias ? biases : nullptr, to,
+               static_cast<W*>(of_copy.data));
           if (end == g.k) epilogue(i, count, panel, to);
         }
       }
@@ -204,7 +212,8 @@ template <class T> struct TurnedProduct {
   void run_by_rows(int count) const {
     const int64_t bytes = kPanel * g.k * int64_t(sizeof(S)),
                   group = bytes < kBytesOfPanels ? kBytesOfPanels / bytes : 1;
-    const int64_t ld = apart(g.k);
+    // rows of its copy: k numbers apart at least, and no multiple of a page
+    const int64_t ld = is_aliased(g.k * int64_t(sizeof(S))) ? g.k + 2 * kNear / int64_t(sizeof(S)) : g.k;
     share(count, ceil_div(panels(), group), [&](int64_t task, int64_t end) {
       const Scratch of_w(kSlotOfA, g.n * ld * int64_t(sizeof(S))),
           of_x(kSlotOfB, (group * kPanel * g.k + kPanel) * int64_t(sizeof(S)));
