@@ -63,6 +63,8 @@ USED = {
     "torch._decomp.register_decomposition": "lets ONNX export what the ops are made of",
     "torch._library.utils.get_layout_constraint_tag": "tells Inductor the strides of an op's operands",
     "torch._ops.OpOverload": "what torch.ops gives, for type checkers",
+    "torch.nn.utils.parametrizations._WeightNorm": "tells which parametrizations only compute a weight",
+    "torch.nn.utils.parametrize._inject_property": "tells whether reading a weight is torch's parametrization",
     "torch.nn.modules.module._global_forward_hooks": "tells whether a hook of all modules is set",
     "torch.nn.modules.module._global_forward_pre_hooks": "the same, before forward",
     "torch.nn.modules.module._global_backward_hooks": "the same, of backward",

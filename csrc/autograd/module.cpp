@@ -35,6 +35,8 @@ PyMethodDef methods[] = {
      "y, its first derivatives and its Laplacian, of a Sequential as it was found before, if nothing has changed."},
     {"layer", fast<&fusegrad::layer>(), METH_FASTCALL, "y of a layer, or None where Python is to make it."},
     {"mlp", fast<&fusegrad::mlp>(), METH_FASTCALL, "y of two layers, or None where Python is to make it."},
+    {"program", fast<&fusegrad::program>(), METH_FASTCALL,
+     "y, ty, ly of a program of layers and functions with its streams, or None where Python is to make them."},
     {"route", fast<&fusegrad::route>(), METH_FASTCALL, "That of a layer which is run at once, or None."},
     {"multiply_streams", fast<&fusegrad::multiply_streams>(), METH_FASTCALL,
      "The same of the product of two tensors with streams."},

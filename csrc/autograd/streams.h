@@ -9,29 +9,32 @@ namespace fusegrad {
 // What its node saves: what the layers save, t, l or nothing, x, w_1, b_1, ...
 constexpr size_t kT = 1, kL = 2, kXOfStreams = 3, kWeightsOfStreams = 4;
 
-struct StreamsRule {
-  static constexpr const char *kOp = "chain_streams", *kNode = "StreamedChainBackward";
-  static size_t inputs(const Facts& facts) { return facts.at("inputs").toInt(); }
+// Layers in a row, or a program of steps (csrc/cpu/program.h): what a text says.
+struct OfChain {
+  static constexpr const char *kOp = "chain_streams", *kNode = "StreamedChainBackward",
+                              *kForward = "fusegrad::chain_streams", *kBackward = "fusegrad::chain_streams_backward";
+};
+struct OfProgram {
+  static constexpr const char *kOp = "program_streams", *kNode = "StreamedProgramBackward",
+                              *kForward = "fusegrad::program_streams",
+                              *kBackward = "fusegrad::program_streams_backward";
+};
 
-  // Of x, t, l, w_1, b_1, ...: a bit for each that y alone depends on, and no derivative of y.
-  static int64_t of_value_alone(const std::string& acts) {
-    const std::vector<Activation> all = activations_of(acts);
-    const bool curved = std::any_of(all.begin(), all.end(), [](const Activation& a) { return !a.is_identity(); });
-    return biases_of_y(acts) << 1 | int64_t(!curved);
-  }
+template <class Of> struct StreamsRule {
+  static constexpr const char *kOp = Of::kOp, *kNode = Of::kNode;
+  static size_t inputs(const Facts& facts) { return facts.at("inputs").toInt(); }
 
   static variable_list backward(const Facts& facts, const Needed& needed, const variable_list& grads,
                                 const variable_list& saved) {
     check_places(saved, facts.at("places").toIntVector(), "laplacian", kWeightsOfStreams);
     if (at::GradMode::is_enabled()) return by_rule<StreamsRule>(facts, needed, grads, saved);
-    const c10::IValue& acts = facts.at("acts");
     int64_t mask = 0;
     for (size_t i = 0; i < needed.size(); i++) mask |= int64_t(needed[i]) << i;
-    if (!grads[0].defined()) mask &= ~of_value_alone(acts.toStringRef());
-    static const Operator op("fusegrad::chain_streams_backward");
+    if (!grads[0].defined()) mask &= ~facts.at("alone").toInt();
+    static const Operator op(Of::kBackward);
     const c10::List<at::Tensor> found =
         op({if_any(grads[0]), if_any(grads[1]), if_any(grads[2]), saved[kXOfStreams], saved[kT], if_any(saved[kL]),
-            weights_of(saved, kWeightsOfStreams), saved[0], acts, mask})[0]
+            weights_of(saved, kWeightsOfStreams), saved[0], facts.at("acts"), mask})[0]
             .toTensorList();
     variable_list result(needed.size());
     for (size_t i = 0; i < result.size(); i++) {
@@ -41,13 +44,21 @@ struct StreamsRule {
   }
 };
 
-template <> inline constexpr bool kTraceable<StreamsRule> = false;  // its rule in Python runs autograd itself
+// Their rules in Python run autograd itself.
+template <class Of> inline constexpr bool kTraceable<StreamsRule<Of>> = false;
 
-// y, ty, ly of what is given as it is saved, which fits.
-inline variable_list run_streams(variable_list saved, const std::string& acts) {
+// Of x, t, l, w_1, b_1, ... of a chain: a bit for each that y alone depends on, and no derivative of y.
+inline int64_t of_value_alone(const std::string& acts) {
+  const std::vector<Activation> all = activations_of(acts);
+  const bool curved = std::any_of(all.begin(), all.end(), [](const Activation& a) { return !a.is_identity(); });
+  return biases_of_y(acts) << 1 | int64_t(!curved);
+}
+
+// y, ty, ly of what is given as it is saved, which fits; `alone` are the bits of what y alone depends on.
+template <class Of> variable_list run_streams(variable_list saved, const std::string& acts, int64_t alone) {
   const auto needs = [](const at::Tensor& t) { return t.defined() && t.requires_grad(); };
   const bool differentiable = at::GradMode::is_enabled() && std::any_of(saved.begin(), saved.end(), needs);
-  static const Operator op("fusegrad::chain_streams");
+  static const Operator op(Of::kForward);
   const torch::jit::Stack made = op(
       {saved[kXOfStreams], saved[kT], if_any(saved[kL]), weights_of(saved, kWeightsOfStreams), acts, differentiable});
   variable_list found{made[0].toTensor(), made[1].toTensor(), made[2].toTensor()};
@@ -57,7 +68,8 @@ inline variable_list run_streams(variable_list saved, const std::string& acts) {
   inputs.insert(inputs.end(), saved.begin() + kWeightsOfStreams, saved.end());
   const std::vector<int64_t> at = places_if_they_stay(saved, kWeightsOfStreams);
   const int64_t count = int64_t(inputs.size());
-  set_history<StreamsRule>(found, inputs, std::move(saved), {{"acts", acts}, {"places", at}, {"inputs", count}});
+  set_history<StreamsRule<Of>>(found, inputs, std::move(saved),
+                               {{"acts", acts}, {"places", at}, {"inputs", count}, {"alone", alone}});
   return found;
 }
 
@@ -70,19 +82,38 @@ template <class Make> PyObject* tensors_without_gil(const Make& make) {
   return to_tuple(made, [](const at::Tensor& t) { return THPVariable_Wrap(t); }).release();
 }
 
-// streams(x, t, l, (w_1, b_1, ...), acts): y, ty, ly of what fits, or None where that is left to Python.
-inline PyObject* streams(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 5 && PyTuple_Check(args[3]), "streams: not its arguments");
+// x, t, l, (w_1, b_1, ...) as they are saved; false where that is left to Python.
+inline bool unpack_streams(PyObject* const* args, variable_list& saved) {
+  TORCH_CHECK_TYPE(PyTuple_Check(args[3]), "streams: not its arguments");
   const size_t weights = size_t(PyTuple_GET_SIZE(args[3]));
-  variable_list saved(kWeightsOfStreams + weights);
+  saved.resize(kWeightsOfStreams + weights);
   bool plain = is_plain_eager() && unpack(args[0], saved[kXOfStreams]) && unpack(args[1], saved[kT]) &&
                unpack(args[2], saved[kL]);
   for (size_t i = 0; plain && i < weights; i++)
     plain = unpack(PyTuple_GET_ITEM(args[3], Py_ssize_t(i)), saved[kWeightsOfStreams + i]);
-  if (!plain) Py_RETURN_NONE;
+  return plain;
+}
+
+// streams(x, t, l, (w_1, b_1, ...), acts): y, ty, ly of what fits, or None where that is left to Python.
+inline PyObject* streams(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 5, "streams: not its arguments");
+  variable_list saved;
+  if (!unpack_streams(args, saved)) Py_RETURN_NONE;
   const std::string acts = text_of(args[4]);
-  return tensors_without_gil([&] { return run_streams(std::move(saved), acts); });
+  return tensors_without_gil([&] { return run_streams<OfChain>(std::move(saved), acts, of_value_alone(acts)); });
+  END_HANDLE_TH_ERRORS
+}
+
+// program(x, t, l, (w_1, b_1, ...), steps, bits of what y alone depends on): the same of a program.
+inline PyObject* program(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 6, "program: not its arguments");
+  variable_list saved;
+  if (!unpack_streams(args, saved)) Py_RETURN_NONE;
+  const std::string steps = text_of(args[4]);
+  const int64_t alone = PyLong_AsLongLong(args[5]);
+  return tensors_without_gil([&] { return run_streams<OfProgram>(std::move(saved), steps, alone); });
   END_HANDLE_TH_ERRORS
 }
 
@@ -139,7 +170,7 @@ inline PyObject* kept_streams(PyObject*, PyObject* const* args, Py_ssize_t count
   if (!set_streams_of_x(x, saved[kT], saved[kL])) Py_RETURN_NONE;
   const std::string acts = text_of(part(4));
   return tensors_without_gil([&] {
-    const variable_list made = run_streams(std::move(saved), acts);
+    const variable_list made = run_streams<OfChain>(std::move(saved), acts, of_value_alone(acts));
     return variable_list{made[0], made[1].movedim(0, -1), made[2].squeeze(0)};
   });
   END_HANDLE_TH_ERRORS

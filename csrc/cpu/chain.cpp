@@ -1,4 +1,4 @@
-#include "chain_operands.h"
+#include "streams_operands.h"
 
 namespace fusegrad {
 namespace {
@@ -57,40 +57,11 @@ Tensors chain_backward(Tensor gy, Tensor x, Weights weights, Tensor y, Tensor sa
   return gradients;
 }
 
-// The streams of x, which is (..., k): t, (r, k) or (r, ..., k), and l, (..., k) or none.
-struct Given {
-  int64_t r;
-  bool alike;
-  Tensor t;
-  std::optional<Rows> l;
-  Given(const char* op, const Tensor& x, const Rows& rows, const Tensor& given, const std::optional<Tensor>& of_l)
-      : r(given.dim() ? given.size(0) : 0), alike(given.dim() == 2 && x.dim() != 1), t(dense(given)) {
-    Shape shape = shape_of(x);
-    if (alike) shape = {rows.k};
-    shape.insert(shape.begin(), r);
-    require(r > 0 && shape_of(t) == shape && t.scalar_type() == x.scalar_type(), op, ": t is ", described(t), " and x ",
-            described(x), "; need t (r, k) or (r, ..., k) of at least one direction, of the dtype of x");
-    if (!of_l) return;
-    require(!alike && shape_of(*of_l) == shape_of(x) && of_l->scalar_type() == x.scalar_type(), op, ": l is ",
-            described(*of_l), " and x ", described(x), "; need l as x, and t of each row");
-    l.emplace(*of_l);
-  }
-  ChainStreams args(const Chain& chain) const {
-    const int64_t k = t.size(t.dim() - 1);
-    return {chain, r, {t.const_data_ptr(), k, 1}, alike, chain.m * k, l ? l->operand : Operand{}, nullptr, nullptr};
-  }
-};
-
-int64_t saved_of(const std::vector<ChainLayer>& layers, int64_t m, const Given& given) {
+int64_t saved_of(const std::vector<ChainLayer>& layers, int64_t m, const GivenStreams& given) {
   const size_t count = layers.back().value ? layers.size() : layers.size() - 1;
   int64_t size = 0;
   for (size_t l = 0; l < count; l++) size += saved_streams(given.alike, given.r, int(l)) * roomy(layers[l].n);
   return size * m + (given.alike ? given.r * layers[0].n : 0);
-}
-
-Shape along(int64_t directions, Shape shape) {
-  shape.insert(shape.begin(), directions);
-  return shape;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> chain_streams(Tensor x, Tensor t, std::optional<Tensor> l, Weights weights,
@@ -100,7 +71,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> chain_streams(Tensor x, Tensor t, std
   require_wide("chain_streams", type, x);
   const std::vector<ChainLayer> layers = layers_of("chain_streams", type, x, weights, acts);
   const Rows rows(x);
-  const Given given("chain_streams", x, rows, t, l);
+  const GivenStreams given("chain_streams", x, rows, t, l);
   Tensor y = output(x, *weights[weights.size() - 2]);
   const Shape shape = shape_of(y);
   Tensor of_t = empty(x, along(given.r, shape)), of_l = empty(x, along(1, shape)),
@@ -124,45 +95,12 @@ Tensors chain_streams_backward(std::optional<Tensor> gy, std::optional<Tensor> g
   require_wide(op, type, x);
   std::vector<ChainLayer> layers = layers_of(op, type, x, weights, acts);
   const Rows rows(x);
-  const Given given(op, x, rows, t, l);
+  const GivenStreams given(op, x, rows, t, l);
   const int64_t n = layers.back().n, width = saved_of(layers, rows.m, given);
   require(saved.size(0) == width, op, ": saved is ", described(saved), "; need ", width, " numbers");
   saved = dense(saved);
-  Shape shape = shape_of(x);
-  shape.back() = n;
-  Tensors cotangents;  // as long as they are read
-  const auto operand = [&](const char* name, const std::optional<Tensor>& g, const Shape& shape) -> Operand {
-    if (!g) return {nullptr, n, 1};
-    require(shape_of(*g) == shape && g->scalar_type() == x.scalar_type(), op, ": ", name, " is ", described(*g),
-            " and x ", described(x), "; need ", n, " features of ", given.r, " directions, of the dtype of x");
-    cotangents.push_back(dense(*g));
-    return {cotangents.back().const_data_ptr(), n, 1};
-  };
-  require(!given.alike || !(needed & 6), op, ": t is the same for all rows; there is no gradient of it here");
-  Tensors gradients;
-  const auto result = [&](int bit, const Shape& shape) -> void* {
-    const bool is_needed = needed >> bit & 1;
-    gradients.push_back(empty(x, is_needed ? shape : Shape{0}));
-    return is_needed ? gradients.back().mutable_data_ptr() : nullptr;
-  };
-  Chain chain{type, rows.m, 0, nullptr, rows.operand, nullptr, const_cast<void*>(saved.const_data_ptr())};
-  chain.gy = operand("gy", gy, shape);
-  chain.gx = result(0, shape_of(x));
-  void *gt = result(1, shape_of(given.t)), *gl = result(2, shape_of(x));
-  for (size_t i = 0; i < layers.size(); i++) {
-    layers[i].gw = result(int(3 + 2 * i), {layers[i].n, layers[i].k});
-    layers[i].gb = result(int(4 + 2 * i), {layers[i].n});
-  }
-  chain.count = int(layers.size());
-  chain.layers = layers.data();
-  ChainStreams args = given.args(chain);
-  args.gty = operand("gty", gty, along(given.r, shape));
-  args.gty_step = rows.m * n;
-  args.gly = operand("gly", gly, along(1, shape));
-  args.gt = gt;
-  args.gl = gl;
-  kernels().chain_streams_backward(args);
-  return gradients;
+  return streams_gradients(op, {gy, gty, gly}, x, given, rows, layers, saved, n, type, needed,
+                           [](const ChainStreams& args) { kernels().chain_streams_backward(args); });
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fusegrad, CPU, m) {

@@ -25,8 +25,9 @@ template <class T> struct Chained {
   const ChainLayer& last() const { return g.layers[g.count - 1]; }
 
   int64_t widest() const {
-    int64_t widest = g.layers[0].k;
-    for (int l = 0; l < g.count; l++) widest = widest < g.layers[l].n ? g.layers[l].n : widest;
+    int64_t widest = 0;
+    for (int l = 0; l < g.count; l++)
+      for (const int64_t n : {g.layers[l].k, g.layers[l].n}) widest = widest < n ? n : widest;
     return widest;
   }
 

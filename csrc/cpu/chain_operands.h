@@ -10,7 +10,8 @@
 namespace fusegrad {
 
 using Tensors = std::vector<Tensor>;
-using Weights = std::vector<std::optional<Tensor>>;  // w and b of each layer, one after another
+using Maybe = std::optional<Tensor>;
+using Weights = std::vector<Maybe>;  // w and b of each layer, one after another
 
 // The activation of a layer, and its parameter.
 struct ActOfLayer {

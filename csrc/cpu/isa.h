@@ -13,6 +13,7 @@
 #include "chain_derivatives.h"
 #include "chain_slope.h"
 #include "product_streams.h"
+#include "program.h"
 
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
@@ -26,6 +27,8 @@ constexpr Kernels kKernels = {FUSEGRAD_NAME(FUSEGRAD_ISA),
                               chain_backward,
                               chain_streams,
                               chain_streams_backward,
+                              program,
+                              program_backward,
                               chain_derivatives,
                               chain_slope,
                               product_of_streams,

@@ -178,6 +178,29 @@ struct ChainStreams {
 // same for all rows, and l is zero. These tangents, (r, n), are saved after all layers.
 static constexpr int64_t saved_streams(bool alike, int64_t r, int layer) { return alike && layer == 0 ? 1 : r + 2; }
 
+// A step of a program of tensors with streams: what register it reads, or which two. A layer has no activation here; the
+// number of a scale is the bias of a layer without inputs.
+enum class Step { layer, act, add, sub, mul, affine, scale, cat };
+struct ProgramStep {
+  Step kind;
+  int a, b;                            // as a where there is one
+  int layer = 0;                       // of a layer, and of a scale
+  double alpha = 1, beta = 0;          // affine: alpha a + beta
+  const OfStreams* streams = nullptr;  // of an activation, forward and backward
+  double param = 0;
+  bool saves_input = false;
+};
+constexpr int kMostSteps = 250;
+
+// Steps, of which step i makes register i + 1 of x, register 0, and of those before; the last is y. `saved` is the z of
+// each layer with all its streams, each (m, roomy(n)).
+struct Program {
+  ChainStreams h;  // x and its streams, the layers, y, gradients and cotangents
+  int count;
+  const ProgramStep* steps;
+  const int64_t* widths;  // of the registers
+};
+
 // A chain, and the gradients of <gy, y> + <gl, l>, l = D y[t] + sum_ij f_ij D^2 y[e_i, e_j]: of its first derivative
 // along t, and of second derivatives along features of x, both of each row. `chain` has what forward saved of it, and
 // y where the last activation saves its output; gy, which has no data if it is zero; gx, gw, gb.
@@ -230,6 +253,8 @@ struct Kernels {
   void (*chain_backward)(const Chain&);  // gx, gw, gb, of gy, x, y and saved
   void (*chain_streams)(const ChainStreams&);
   void (*chain_streams_backward)(const ChainStreams&);
+  void (*program)(const Program&);
+  void (*program_backward)(const Program&);
   void (*chain_derivatives)(const ChainDerivatives&);
   // gx of a chain that ends in one number a row, and the cotangents of y of all layers but the last, where that of y of
   // the chain is 1: as much as these layers save, by panels.

@@ -45,9 +45,9 @@ def may_be_layers(x: Any) -> bool:
         backends.node is not None
         and backends.CHAINS
         and type(x) in _PLAIN
+        and in_plain_eager(x)  # first: a mode sees the other questions
         and x.dtype in DTYPES
         and x.is_cpu
-        and in_plain_eager(x)
     )
 
 

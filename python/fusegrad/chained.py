@@ -8,7 +8,14 @@ from torch.utils.checkpoint import checkpoint
 
 from . import backends
 from .at_once import chain_in_one_call
-from .internals.call import autocasts, checkpoints_work, linear_is_replaced, outside_transforms, requires_grad
+from .internals.call import (
+    autocasts,
+    checkpoints_work,
+    linear_is_replaced,
+    outside_transforms,
+    requires_grad,
+    unseen,
+)
 from .ops.chain import FORWARD, Plan, chain, plan
 from .routing import fits, may_be_a_chain, route_of_chain, suit_a_chain
 
@@ -70,6 +77,7 @@ def run_seen(x: Tensor, weights: Sequence[Tensor | None], of: Plan) -> Tensor | 
     return FORWARD(x, weights, of.acts, False)[0]
 
 
+@unseen
 def _fit(x: Tensor, weights: Sequence[Tensor | None]) -> bool:
     """Whether these are what the op takes."""
     width = x.size(-1) if x.dim() else 0

@@ -10,7 +10,7 @@ from torch.nn.modules import module as torch_module
 from . import functional
 from .activations import REGISTRY, lookup
 from .at_once import layer_at_once, parameters_at_once
-from .internals.call import calls_torch, is_one_of_others
+from .internals.call import calls_torch, is_one_of_others, unseen
 from .internals.module import is_hooked, stored
 from .internals.stock import as_written, called_as_written, stands_for
 from .ops.operands import DTYPES
@@ -181,6 +181,7 @@ def _with_misfits(x: Any, w: Any, b: Any) -> Tensor:
             raise refused from error
 
 
+@unseen
 def fits(x: Any, w: Any, b: Any) -> bool:
     """Whether the ops take these: torch takes integers, sparse tensors and more besides."""
     if not (isinstance(x, Tensor) and takes_input(x) and isinstance(w, Tensor) and takes_input(w)):

@@ -21,6 +21,7 @@ from .internals.call import (
     holds_its_numbers,
     in_plain_eager,
     in_torch_func,
+    is_ops_mode_on,
     linear_is_replaced,
     requires_grad,
     traces,
@@ -111,10 +112,11 @@ def in_small_transform(*tensors: Any) -> bool:
 def stock_serves(x: Any, w: Any, b: Tensor | None, alone: bool = False, fast: bool = False) -> bool:
     """Whether stock torch is best for a layer, as far as the least tells: where layers are small, asking costs most.
 
-    It is right in every mode, and where no op takes what it is given. What traces sees the same ops at all sizes.
+    It is right in every mode, and where no op takes what it is given. What traces sees the same ops at all sizes, and
+    so do modes that know them.
     Alone: with no activation to be fused. Fast: with one that stock computes as fast.
     """
-    if type(x) is not Tensor or type(w) not in _PLAIN or traces():
+    if type(x) is not Tensor or type(w) not in _PLAIN or traces() or is_ops_mode_on():
         return False
     if not x.is_cpu or w.dim() != 2:  # of another device or layout one of the two is an error, or stock torch's
         return False

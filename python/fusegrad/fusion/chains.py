@@ -14,14 +14,16 @@ from ..at_once import are_as_found, kept_chain, may_be_layers
 from ..chained import run_chain, run_seen
 from ..internals.call import in_torch_func, is_ops_mode_on
 from ..internals.module import children, has_own_hooks, is_any_module_hooked, reads_what_is_stored
+from ..internals.parametrized import has_computed_weight
 from ..internals.stock import as_written, called_as_written
 from ..nn import Linear
 from ..ops.chain import Plan, plan
-from ..routing import may_be_a_chain
+from ..routing import CHAIN_WIDTH, may_be_a_chain
 from . import kept
 from .facts import OTHERWISE, WEIGHTS, is_one_call
 from .kept import KEPT, Kept, keep, may_try
 from .match import match
+from .opened import LEFT_OUT
 from .recognise import STOCK, Spec
 
 _PARAMETERS = Tensor, nn.Parameter, type(None)
@@ -36,11 +38,14 @@ def run(m: nn.Module, modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple
     seen = is_ops_mode_on()
     if not (seen or may_be_layers(x) or may_be_a_chain(x)) or not _may_be_chains():
         return None, len(modules)
-    layers, names, params, end = chain_from(modules, at)
+    layers, names, params, end = chain_from(modules, at, computed=True)
     if not layers:
         return None, end
+    stored = all(type(layer) is Linear for layer in layers)
+    if not stored and (len(layers) < 2 or not (seen or (may_be_a_chain(x) and _are_narrow(layers)))):
+        return None, at  # before a weight is computed
     weights, of = _plan(layers, names, params)
-    if not seen:
+    if not seen and stored:
         keep(m, modules, at, end, of)
         y, _ = run_again(m, at, x)
         if y is not None:
@@ -61,7 +66,7 @@ def _plan(
     weights: list[Tensor | None] = []
     for layer in layers:
         held = layer.__dict__["_parameters"]
-        weights += held["weight"], held["bias"]
+        weights += held["weight"] if type(layer) is Linear else layer.weight, held["bias"]
     return weights, plan(tuple(names), tuple(params), tuple([b is not None for b in weights[1::2]]))
 
 
@@ -167,6 +172,15 @@ def _is_link(layer: Any) -> bool:
     return type(layer) is Linear and _is_plain(layer)
 
 
+def _are_narrow(layers: Sequence[Any]) -> bool:
+    return all(layer.out_features <= CHAIN_WIDTH for layer in layers)
+
+
+def is_computed_link(layer: Any) -> bool:
+    """Whether this is torch's layer, of a weight that it computes and that may be computed before other layers run."""
+    return isinstance(layer, nn.Linear) and LEFT_OUT not in layer.__dict__ and has_computed_weight(layer)
+
+
 def _is_plain(layer: nn.Module) -> bool:
     """Whether a layer has no hooks, no forward of its own, and plain weights where its class looks for them."""
     held = layer.__dict__
@@ -177,7 +191,9 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def chain_from(
-    modules: Sequence[nn.Module], at: int
+    modules: Sequence[nn.Module],
+    at: int,
+    computed: bool = False,  # whether their weights may be computed too
 ) -> tuple[list[nn.Module], list[str], list[float], int]:  # layers, activations and their parameters, the end
     """The layers from `at` on of which each is the input of the next, with their activations.
 
@@ -187,8 +203,7 @@ def chain_from(
     names: list[str] = []
     params: list[float] = []
     count, fits = len(modules), as_written(Linear) and called_as_written(Linear)
-    while at < count and _is_link(modules[at]):
-        layer = modules[at]
+    while at < count and (_is_link(layer := modules[at]) or (computed and is_computed_link(layer))):
         held = layer.__dict__
         layers.append(layer)
         at += 1

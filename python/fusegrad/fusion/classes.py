@@ -129,7 +129,7 @@ def sequential_forward(self: nn.Sequential, input):
         if at < done:
             continue
         noted = type(input) in NOTES
-        if at >= tried and type(module) is Linear and not noted:
+        if at >= tried and not noted and (type(module) is Linear or chains.is_computed_link(module)):
             y, tried = chains.run(self, modules, at, input)
             if y is not None:
                 input, done = y, tried

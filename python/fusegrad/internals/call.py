@@ -1,11 +1,11 @@
 """In which mode a call is made: plain eager mode, or a compiler, a transform, autocast, a mode, a tensor subclass."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import FunctionType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispat
 
 from .dispatcher import Overload, key
 
+P, T = ParamSpec("P"), TypeVar("T")
 _VMAP_MODE = key("VmapMode")  # torch's older vmap: grad(is_grads_batched=True), functional.jacobian
 _NEVER_WRAPPED = frozenset((torch.nn.Parameter, type(None)))
 _TORCHS = _NEVER_WRAPPED | {Tensor}
@@ -104,6 +105,19 @@ def transforms() -> tuple[int, int]:
 
 def is_ops_mode_on() -> bool:
     return _is_torch_function_mode_enabled() and any(isinstance(m, OpsMode) for m in _get_current_function_mode_stack())
+
+
+def unseen(f: Callable[P, T]) -> Callable[P, T]:
+    """A function that only asks tensors what they are; modes that know the ops do not see these questions."""
+
+    @wraps(f)
+    def asked(*args: P.args, **kwargs: P.kwargs) -> T:
+        if is_compiling() or not is_ops_mode_on():
+            return f(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            return f(*args, **kwargs)
+
+    return asked
 
 
 def is_dispatch_mode_on() -> bool:

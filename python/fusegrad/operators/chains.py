@@ -92,6 +92,12 @@ def _add(m: Any, found: list[Layer]) -> bool:
     return True
 
 
+def layers_in(m: Any) -> list[Layer] | None:
+    """Those of a layer by itself, or of an MLP."""
+    found: list[Layer] = []
+    return found if isinstance(m, (nn.Linear, MLP)) and _add(m, found) else None
+
+
 def _activate(found: list[Layer], act: str, param: float | None) -> None:
     """Of the last layer."""
     w, b, *_ = found[-1]

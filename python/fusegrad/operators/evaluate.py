@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from ..fusion.report import BY_NESTED
 from ..internals.call import grad_mode, in_torch_func, is_dispatch_mode_on, is_ops_mode_on
 from ..internals.compiler import call_untraced
-from . import nested, rows, rules_elementwise, rules_index, rules_layers, rules_products, rules_reductions  # noqa: F401
+from . import nested, program, rows, rules_elementwise, rules_index, rules_layers, rules_products, rules_reductions  # noqa: F401
 from .arguments import Model, check_value
 from .chains import chain_of
 from .escapes import Escapes
 from .layers import layers
+from .reading import program_of
 from .run import ByNested, Refused, Run
-from .streams import Rules, Streams
+from .streams import Rules, Streams, each, whole
 
 
 def evaluate(
@@ -30,7 +31,22 @@ def evaluate(
     seed = (directions, second, *(None,) * (rules.order - 2)) if rules.order > 1 else (directions,)
     if (chain := chain_of(model, x)) is not None and not is_ops_mode_on():
         return layers(rules, x.view_as(x), seed, chain)
+    if (made := _by_program(model, x, seed, rules)) is not None:
+        return made
     return call_untraced(_evaluate, op, model, x, seed, rules)
+
+
+def _by_program(model: Model, x: Tensor, seed: Streams, rules: Rules) -> tuple[Tensor, Streams] | None:
+    """Of a model whose source says all that it computes, where that is one op. Its rows are apart by what it is."""
+    if not program.serves(rules, x, seed) or (found := program_of(model, x)) is None:
+        return None
+    given = x.view_as(x)
+    chain = found.chain()
+    made = program.run(rules, given, seed, found) if chain is None else layers(rules, given, seed, chain)
+    if made is None or not found.is_squeezed:
+        return made
+    y, streams = made
+    return y.squeeze(-1), each(streams, lambda s: whole(s, y.shape).squeeze(-1))
 
 
 def _evaluate(op: str, model: Model, x: Tensor, seed: Streams, rules: Rules) -> tuple[Tensor, Streams]:

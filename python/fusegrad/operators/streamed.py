@@ -39,12 +39,9 @@ def streamed(
     acts = tuple(layer.act for layer in chain)
     if t.shape[0] == 0 or not streams_are_a_chain(x, streams, weights, acts):
         return by_layers(rules, x, streams, chain)
-    l = streams[1]  # noqa: E741  # as in the formulas
-    is_alike = l is None and x.dim() > 1 and all(size == 1 for size in t.shape[1:-1])
-    if is_alike and requires_grad(t):  # of which the kernel makes no gradient
+    if (given := as_given(x, streams)) is None:
         return by_layers(rules, x, streams, chain)
-    t = whole(t, (*t.shape[1:-1], x.shape[-1])).reshape(t.shape[0], -1) if is_alike else whole(t, x.shape)
-    l = None if l is None else whole(l, x.shape)[0]  # noqa: E741
+    t, l = given  # noqa: E741  # as in the formulas
     of = plan(acts, tuple(layer.param for layer in chain), tuple(layer.b is not None for layer in chain))
     made = None if backends.node is None else backends.node.streams(x, t, l, tuple(weights), of.acts)
     if made is not None:
@@ -54,6 +51,17 @@ def streamed(
     else:
         y, ty, ly, _ = below_autograd(STREAMS, x, t, l, weights, of.acts, False)
     return y, (ty, ly)
+
+
+def as_given(x: Tensor, streams: Streams) -> tuple[Tensor, Tensor | None] | None:
+    """Tangents and the last stream of x, as the ops take them; None if they do not."""
+    t, l = streams  # noqa: E741
+    assert t is not None
+    is_alike = l is None and x.dim() > 1 and all(size == 1 for size in t.shape[1:-1])
+    if is_alike and requires_grad(t):  # of which the kernel makes no gradient
+        return None
+    t = whole(t, (*t.shape[1:-1], x.shape[-1])).reshape(t.shape[0], -1) if is_alike else whole(t, x.shape)
+    return t, None if l is None else whole(l, x.shape)[0]
 
 
 class StreamedChain:
@@ -107,13 +115,18 @@ def _of_value_alone(of: Plan) -> list[bool]:
 def _again(
     of: Plan, by_layers: ByLayers, inputs: Sequence[Any], grads: Sequence[Any], needed: Sequence[bool]
 ) -> list[Tensor | None]:
+    return again(lambda *given: _run_by_layers(of, by_layers, *given), inputs, grads, needed)
+
+
+def again(
+    run: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Any], grads: Sequence[Any], needed: Sequence[bool]
+) -> list[Tensor | None]:
     """The gradients, and where gradients are on, as functions of all that they depend on."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # of aliases: else what reaches a tensor through another, a weight that was computed from x say, counted twice
         alias = [a if a is None or not a.requires_grad else a.view_as(a) for a in inputs]
-        y, (ty, ly) = _run_by_layers(of, by_layers, *alias)
-        made = [(out, g) for out, g in zip((y, ty, ly), grads, strict=True) if g is not None and out.requires_grad]
+        made = [(out, g) for out, g in zip(run(*alias), grads, strict=True) if g is not None and out.requires_grad]
         on = [a for a, n in zip(alias, needed, strict=True) if n]
         outs, along = [out for out, _ in made], [g for _, g in made]
         options = {"create_graph": create_graph, "allow_unused": True}
@@ -126,9 +139,14 @@ def _run_by_layers(of: Plan, by_layers: ByLayers, x: Tensor, t: Tensor, l: Tenso
     if t.dim() <= x.dim():  # the same for all rows
         t = t.reshape(t.shape[0], *(1,) * (x.dim() - 1), -1)
     chain = list(map(Layer, weights[::2], weights[1::2], of.names, of.params))
-    y, (ty, ly) = by_layers(rules, x, (t, None if l is None else l.unsqueeze(0)), chain)
+    return made_whole(*by_layers(rules, x, (t, None if l is None else l.unsqueeze(0)), chain))
+
+
+def made_whole(y: Tensor, streams: Streams) -> tuple[Tensor, Tensor, Tensor]:
+    """A value with its streams, as the ops give them."""
+    ty, ly = streams
     assert ty is not None  # as t is there
-    return y, (whole(ty, y.shape), torch.zeros_like(y).unsqueeze(0) if ly is None else whole(ly, y.shape))
+    return y, whole(ty, y.shape), torch.zeros_like(y).unsqueeze(0) if ly is None else whole(ly, y.shape)
 
 
 def rule_by(by_layers: ByLayers) -> Callable[..., Sequence[Tensor | None]]:

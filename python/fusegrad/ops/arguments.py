@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..internals.call import unseen
 from .operands import DTYPES, NAMES
 
 
@@ -10,6 +11,7 @@ def sizes(t: Tensor) -> tuple[int, ...]:
     return tuple(t.shape)
 
 
+@unseen
 def is_strided(*tensors: Tensor) -> bool:
     """Whether the ops know the layout: what is nested, sparse or MKL-DNN's own takes stock torch's path."""
     return all(t.layout is torch.strided and not t.is_nested for t in tensors)
@@ -40,6 +42,7 @@ def check_alike(op: str, *named: tuple[str, Tensor]) -> None:
 _LAYER = "x", "w", "b"
 
 
+@unseen
 def check_linear(op: str, x: Tensor, w: Tensor, b: Tensor | None, names: tuple[str, str, str] = _LAYER) -> None:
     try:
         dtype, shape = w.dtype, w.shape

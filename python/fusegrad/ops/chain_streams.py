@@ -21,7 +21,21 @@ library.define(
     "Tensor?[] weights, Tensor saved, str acts, int needed) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
+# the same of a program, steps as csrc/cpu/program.cpp reads them, of weights that are w and b of layers
+library.define(
+    "program_streams(Tensor x, Tensor t, Tensor? l, Tensor?[] weights, str steps, bool save) "
+    "-> (Tensor y, Tensor ty, Tensor ly, Tensor saved)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+library.define(
+    "program_streams_backward(Tensor? gy, Tensor? gty, Tensor? gly, Tensor x, Tensor t, Tensor? l, "
+    "Tensor?[] weights, Tensor saved, str steps, int needed) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
 STREAMS, STREAMS_BACKWARD = torch.ops.fusegrad.chain_streams.default, torch.ops.fusegrad.chain_streams_backward.default
 
-for op in (STREAMS, STREAMS_BACKWARD):
+PROGRAM = torch.ops.fusegrad.program_streams.default
+PROGRAM_BACKWARD = torch.ops.fusegrad.program_streams_backward.default
+
+for op in (STREAMS, STREAMS_BACKWARD, PROGRAM, PROGRAM_BACKWARD):
     without_derivative(op, "differentiate what fusegrad.laplacian gives")

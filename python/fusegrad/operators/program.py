@@ -1,0 +1,145 @@
+"""Programs of layers, activations and functions of each element, of a tensor with streams, as one op on the CPU.
+
+Register 0 is x, step i makes register i + 1, the last is the result. What a model's source says is read as such a program
+by reading.py; csrc/cpu/program.h runs it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from .. import backends
+from ..ops import chain_streams  # noqa: F401  # which defines the op
+from ..ops.op import RULES
+from ..routing import streams_are_a_chain
+from .layers import act_streams, product
+from .streamed import Layer, again, as_given, made_whole
+from .streams import Rules, Streams, each
+
+MOST_STEPS, MOST_LAYERS = 250, 30  # kMostSteps and kMostLayers of csrc/cpu/kernels.h
+CURVED = "act", "mul"
+
+
+class Step(NamedTuple):
+    kind: str
+    a: int
+    b: int  # the other register; as a where there is one
+    more: tuple[Any, ...] = ()  # a layer; the name and parameter of an activation; alpha and beta
+
+    @property
+    def text(self) -> str:
+        read = (self.a,) if self.a == self.b and self.kind not in ("add", "sub", "mul", "cat") else (self.a, self.b)
+        return " ".join(map(str, (self.kind, *read, *self.more)))
+
+
+class Program:
+    def __init__(self, width: int) -> None:
+        self.steps: list[Step] = []
+        self.widths = [width]  # of the registers
+        self.is_squeezed = False  # whether the model returns its one feature without a dimension
+        self.weights: list[Tensor | None] = []  # w and b of each layer; of a number no w, and itself
+
+    def add(self, kind: str, a: int, b: int, *more: Any, width: int | None = None) -> int:
+        self.steps.append(Step(kind, a, b, more))
+        self.widths.append(self.widths[a] if width is None else width)
+        return len(self.steps)
+
+    def layer(self, a: int, w: Tensor, b: Tensor | None) -> int:
+        self.weights += w, b
+        return self.add("layer", a, a, len(self.weights) // 2 - 1, width=w.shape[0])
+
+    def scale(self, a: int, number: Tensor) -> int:
+        self.weights += None, number.reshape(1)
+        return self.add("scale", a, a, len(self.weights) // 2 - 1)
+
+    def chain(self) -> list[Layer] | None:
+        """The layers, if that is all, and each is the input of the next."""
+        found: list[Layer] = []
+        for i, s in enumerate(self.steps):
+            if s.a != i:
+                return None
+            if s.kind == "layer":
+                w = self.weights[2 * s.more[0]]
+                assert w is not None
+                found.append(Layer(w, self.weights[2 * s.more[0] + 1]))
+            elif s.kind == "act" and found and found[-1].act == "identity":
+                found[-1] = found[-1]._replace(act=s.more[0], param=s.more[1])
+            else:
+                return None
+        return found
+
+    def of_value_alone(self) -> int:
+        """A bit for each of x, t, l, w_1, b_1, ... of which no derivative of the result depends."""
+        curved = [False] * len(self.widths)  # whether a register goes through what is no linear map
+        bits = 0
+        for i, s in reversed([*enumerate(self.steps)]):
+            here = curved[i + 1] or s.kind in CURVED
+            if s.kind == "layer" and not curved[i + 1]:
+                bits |= 1 << (4 + 2 * s.more[0])
+            curved[s.a] |= here
+            curved[s.b] |= here
+        return bits | (not curved[0])
+
+
+def serves(rules: Rules, x: Tensor, streams: Streams) -> bool:
+    """Whether programs of such an x are served, whatever they are."""
+    if backends.node is None or is_compiling() or rules.order != 2 or not rules.summed or rules.apart:
+        return False
+    return streams[0] is not None and streams[0].shape[0] > 0 and streams_are_a_chain(x, streams, (), ())
+
+
+def run(rules: Rules, x: Tensor, streams: Streams, of: Program) -> tuple[Tensor, Streams] | None:
+    """What a program makes of x (..., k) and its streams; None where that is left."""
+    acts = tuple(s.more[0] for s in of.steps if s.kind == "act")
+    if not backends.KNOWN.issuperset(acts) or not 0 < len(of.weights) <= 2 * MOST_LAYERS or len(of.steps) > MOST_STEPS:
+        return None
+    if not streams_are_a_chain(x, streams, of.weights, ()) or x.numel() == 0 or (given := as_given(x, streams)) is None:
+        return None
+    text = ",".join(s.text for s in of.steps)
+    made = backends.node.program(x, *given, tuple(of.weights), text, of.of_value_alone())
+    return None if made is None else (made[0], made[1:])
+
+
+def _step_by_step(text: str, x: Tensor, t: Tensor, l: Tensor | None, *weights: Any) -> tuple[Tensor, ...]:  # noqa: E741
+    """The same by functions that have derivatives themselves."""
+    rules = Rules(2, t.shape[0], summed=True)
+    if t.dim() <= x.dim():  # the same for all rows
+        t = t.reshape(t.shape[0], *(1,) * (x.dim() - 1), -1)
+    registers: list[tuple[Tensor, Streams]] = [(x, (t, None if l is None else l.unsqueeze(0)))]
+    for step in text.split(","):
+        kind, *read = step.split(" ")
+        registers.append(_one(rules, kind, read, registers, weights))
+    return made_whole(*registers[-1])
+
+
+def _one(rules: Rules, kind: str, read: Sequence[str], registers: list, weights: Sequence[Any]) -> tuple[Tensor, Streams]:
+    a, of_a = registers[int(read[0])]
+    if kind == "layer":
+        at = 2 * int(read[1])
+        return product(rules, a, of_a, weights[at], weights[at + 1])
+    if kind == "act":
+        return act_streams(rules, a, of_a, read[1], float(read[2]))
+    if kind == "affine":
+        alpha, beta = map(float, read[1:])
+        return alpha * a + beta, each(of_a, lambda s: alpha * s)
+    if kind == "scale":
+        number = weights[2 * int(read[1]) + 1]
+        return number * a, each(of_a, lambda s: number * s)
+    b, of_b = registers[int(read[1])]
+    if kind == "mul":
+        return a * b, rules.product(torch.mul, a, of_a, b, of_b)
+    y, *both = zip(made_whole(a, of_a), made_whole(b, of_b), strict=True)
+    join = {"add": torch.add, "sub": torch.sub, "cat": lambda p, q: torch.cat([p, q], -1)}[kind]
+    return join(*y), tuple(join(*s) for s in both)
+
+
+def _rule(ctx: Any, *grads: Tensor | None) -> Sequence[Tensor | None]:
+    """The rule of the node that C++ made (csrc/autograd/streams.h), in all modes but plain eager mode."""
+    _, t, l, x, *weights = ctx.saved_tensors  # noqa: E741
+    return again(lambda *given: _step_by_step(ctx.acts, *given), (x, t, l, *weights), grads, ctx.wanted)
+
+
+RULES["program_streams"] = _rule
