@@ -154,6 +154,7 @@ bool right(const Kernels& kernels, const Case& c, std::mt19937& random) {
 #include "kernels_chain.h"
 #include "kernels_derivatives.h"
 #include "kernels_gated.h"
+#include "kernels_products.h"
 #include "kernels_streams.h"
 
 namespace {
@@ -245,6 +246,7 @@ bool all_right(const Kernels& kernels, int rounds) {
   }
   if (!chains_right(kernels, random) || !all_streams_right(kernels, random)) return false;
   if (!all_derivatives_right(kernels, random)) return false;
+  if (!products_of_streams_right(kernels, random) || !programs_right(kernels, random)) return false;
   for (int a = 0; a < kernels.count; a++)
     for (int order = 0; order < kOrders; order++)
       for (Type t : {Type::f32, Type::f64, Type::bf16, Type::f16})

@@ -11,7 +11,8 @@ constexpr size_t kX = 2, kWeights = 3;
 inline std::vector<int64_t> places(const variable_list& saved, size_t weights = kWeights) {
   std::vector<int64_t> at;
   at.reserve(saved.size() / 2);
-  for (size_t i = weights; i < saved.size(); i += 2) at.push_back(reinterpret_cast<int64_t>(saved[i].data_ptr()));
+  for (size_t i = weights; i < saved.size(); i += 2)
+    at.push_back(saved[i].defined() ? reinterpret_cast<int64_t>(saved[i].data_ptr()) : 0);
   return at;
 }
 

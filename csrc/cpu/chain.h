@@ -26,8 +26,10 @@ template <class T> struct Chained {
 
   int64_t widest() const {
     int64_t widest = 0;
-    for (int l = 0; l < g.count; l++)
-      for (const int64_t n : {g.layers[l].k, g.layers[l].n}) widest = widest < n ? n : widest;
+    for (int l = 0; l < g.count; l++) {
+      const int64_t k = g.layers[l].k, n = g.layers[l].n, both = k < n ? n : k;
+      widest = widest < both ? both : widest;
+    }
     return widest;
   }
 

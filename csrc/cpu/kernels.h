@@ -178,8 +178,8 @@ struct ChainStreams {
 // same for all rows, and l is zero. These tangents, (r, n), are saved after all layers.
 static constexpr int64_t saved_streams(bool alike, int64_t r, int layer) { return alike && layer == 0 ? 1 : r + 2; }
 
-// A step of a program of tensors with streams: what register it reads, or which two. A layer has no activation here; the
-// number of a scale is the bias of a layer without inputs.
+// A step of a program of tensors with streams: what register it reads, or which two. A layer has no activation here;
+// the number of a scale is the bias of a layer without inputs.
 enum class Step { layer, act, add, sub, mul, affine, scale, cat };
 struct ProgramStep {
   Step kind;

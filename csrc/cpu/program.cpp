@@ -6,7 +6,8 @@
 namespace fusegrad {
 namespace {
 
-// A program in a text, as in "layer 0 0,act 1 tanh 0.0,mul 2 2": of each step its kind, the registers that it reads, and
+// A program in a text, as in "layer 0 0,act 1 tanh 0.0,mul 2 2": of each step its kind, the registers that it reads,
+// and
 //
 //     layer a l          register a, through layer l
 //     act a name param   an activation of it
@@ -115,9 +116,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> program_streams(Tensor x, Tensor t, M
   shape.back() = read.widths.back();
   Tensor y = empty(x, shape), of_t = empty(x, along(given.r, shape)), of_l = empty(x, along(1, shape)),
          saved = empty(x, {save ? read.saved(rows.m, given.r) : 0});
-  ChainStreams args =
-      given.args({type, rows.m, int(read.layers.size()), read.layers.data(), rows.operand, y.mutable_data_ptr(),
-                  save ? saved.mutable_data_ptr() : nullptr});
+  ChainStreams args = given.args({type, rows.m, int(read.layers.size()), read.layers.data(), rows.operand,
+                                  y.mutable_data_ptr(), save ? saved.mutable_data_ptr() : nullptr});
   args.ty = of_t.mutable_data_ptr();
   args.ly = of_l.mutable_data_ptr();
   kernels().program(read.of(args));

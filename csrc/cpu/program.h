@@ -21,8 +21,8 @@ template <class T> struct Programmed : ProgramSteps<T> {
   using typename Base::V;
   using typename Base::Weights;
 
-  int last_read[kMostSteps + 1] = {};  // the last step that reads a register
-  bool is_made[kMostSteps + 1] = {};   // whether backward needs its numbers
+  int last_read[kMostSteps + 1] = {};   // the last step that reads a register
+  bool is_made[kMostSteps + 1] = {};    // whether backward needs its numbers
   bool is_wanted[kMostSteps + 1] = {};  // whether it needs its cotangents
 
   explicit Programmed(const Program& p) : Base(p) {
@@ -31,8 +31,8 @@ template <class T> struct Programmed : ProgramSteps<T> {
       const ProgramStep& s = p.steps[i];
       const bool has_layer = s.kind == Step::layer || s.kind == Step::scale;
       last_read[s.a] = last_read[s.b] = i;
-      is_wanted[i + 1] = is_wanted[s.a] || is_wanted[s.b] ||
-                         (has_layer && (g.layers[s.layer].gw || g.layers[s.layer].gb));
+      is_wanted[i + 1] =
+          is_wanted[s.a] || is_wanted[s.b] || (has_layer && (g.layers[s.layer].gw || g.layers[s.layer].gb));
     }
     last_read[p.count] = p.count;
     for (int i = p.count - 1; i >= 0; i--) {
@@ -40,8 +40,8 @@ template <class T> struct Programmed : ProgramSteps<T> {
       if (is_wanted[i + 1]) {
         const bool of_layer = s.kind == Step::layer && g.layers[s.layer].gw;
         is_made[i + 1] = is_made[i + 1] || (s.kind == Step::act && !s.saves_input);
-        is_made[s.a] |= of_layer || s.kind == Step::act || s.kind == Step::scale ||
-                        (s.kind == Step::mul && is_wanted[s.b]);
+        is_made[s.a] |=
+            of_layer || s.kind == Step::act || s.kind == Step::scale || (s.kind == Step::mul && is_wanted[s.b]);
         is_made[s.b] |= s.kind == Step::mul && is_wanted[s.a];
       }
       if (is_made[i + 1] && s.kind != Step::layer) is_made[s.a] = is_made[s.b] = true;
@@ -206,6 +206,7 @@ template <class T> struct Programmed : ProgramSteps<T> {
           if (is_wanted[s.a]) {
             S* to = pool.take();
             this->multiply_back(s.layer, packed, streams, panel, d, to);
+            this->clear_rest(to, streams * this->roomy(layer.k), panel);
             pass(s.a, to);
           }
           pool.give(d);
@@ -225,7 +226,8 @@ template <class T> struct Programmed : ProgramSteps<T> {
           pool.give(d);
         } else if (s.kind == Step::cat) {
           int64_t from = 0;
-          for (const int q : {s.a, s.b}) {
+          for (int side = 0; side < 2; side++) {
+            const int q = side ? s.b : s.a;
             if (is_wanted[q]) {
               S* to = pool.take();
               this->cut(d, width(i + 1), from, width(q), to);

@@ -87,8 +87,7 @@ template <class T> struct ProgramSteps : StreamedGradients<T> {
   // The streams of z, with y in the place of its value.
   const S* with_value(const S* y, const S* z, int64_t n, S* to) const {
     __builtin_memcpy(to, y, n * kPanel * sizeof(S));
-    for (int64_t k = 1; k < streams; k++)
-      __builtin_memcpy(to + k * step(n), z + k * step(n), n * kPanel * sizeof(S));
+    for (int64_t k = 1; k < streams; k++) __builtin_memcpy(to + k * step(n), z + k * step(n), n * kPanel * sizeof(S));
     return to;
   }
 

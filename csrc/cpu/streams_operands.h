@@ -13,7 +13,8 @@ struct GivenStreams {
   bool alike;
   Tensor t;
   std::optional<Rows> l;
-  GivenStreams(const char* op, const Tensor& x, const Rows& rows, const Tensor& given, const std::optional<Tensor>& of_l)
+  GivenStreams(const char* op, const Tensor& x, const Rows& rows, const Tensor& given,
+               const std::optional<Tensor>& of_l)
       : r(given.dim() ? given.size(0) : 0), alike(given.dim() == 2 && x.dim() != 1), t(dense(given)) {
     Shape shape = shape_of(x);
     if (alike) shape = {rows.k};
@@ -36,12 +37,12 @@ inline Shape along(int64_t directions, Shape shape) {
   return shape;
 }
 
-// Runs a backward kernel: gx, gt, gl, and gw and gb of each layer, empty if not needed; `needed` has a bit for each, from
-// the lowest on. Cotangents, of y (..., n) and its streams, that are not there are zero.
-template <class Run>
-Tensors streams_gradients(const char* op, const std::array<std::optional<Tensor>, 3>& of_y, const Tensor& x,
-                          const GivenStreams& given, const Rows& rows, std::vector<ChainLayer>& layers,
-                          const Tensor& saved, int64_t n, Type type, int64_t needed, const Run& run) {
+// Runs a backward kernel: gx, gt, gl, and gw and gb of each layer, empty if not needed; `needed` has a bit for each,
+// from the lowest on. Cotangents, of y (..., n) and its streams, that are not there are zero.
+template <class Run> Tensors streams_gradients(const char* op, const std::array<std::optional<Tensor>, 3>& of_y,
+                                               const Tensor& x, const GivenStreams& given, const Rows& rows,
+                                               std::vector<ChainLayer>& layers, const Tensor& saved, int64_t n,
+                                               Type type, int64_t needed, const Run& run) {
   Shape shape = shape_of(x);
   shape.back() = n;
   Tensors cotangents;  // as long as they are read

@@ -63,7 +63,7 @@ def _may_be_chains() -> bool:
 def _plan(
     layers: Sequence[nn.Module], names: Sequence[str], params: Sequence[float]
 ) -> tuple[list[Tensor | None], Plan]:
-    weights: list[Tensor | None] = []
+    weights: list[Any] = []
     for layer in layers:
         held = layer.__dict__["_parameters"]
         weights += held["weight"] if type(layer) is Linear else layer.weight, held["bias"]

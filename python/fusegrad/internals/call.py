@@ -28,7 +28,8 @@ from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispat
 
 from .dispatcher import Overload, key
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 _VMAP_MODE = key("VmapMode")  # torch's older vmap: grad(is_grads_batched=True), functional.jacobian
 _NEVER_WRAPPED = frozenset((torch.nn.Parameter, type(None)))
 _TORCHS = _NEVER_WRAPPED | {Tensor}

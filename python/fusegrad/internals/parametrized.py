@@ -9,7 +9,7 @@ from torch.nn.utils.parametrize import ParametrizationList, _inject_property
 from .module import children, has_own_hooks
 from .stock import called_as_written, torchs
 
-_FORWARDS = {cls: torchs(cls, "forward") for cls in (nn.Linear, ParametrizationList, _WeightNorm)}
+_FORWARDS: dict[type, Any] = {cls: torchs(cls, "forward") for cls in (nn.Linear, ParametrizationList, _WeightNorm)}
 _READS = next((c for c in _inject_property.__code__.co_consts if getattr(c, "co_name", "") == "get_parametrized"), None)
 
 
@@ -20,7 +20,12 @@ def has_computed_weight(m: Any) -> bool:
     """
     held, cls = m.__dict__, type(m)
     parts = children(m).get("parametrizations")
-    if parts is None or len(children(m)) > 1 or children(parts).keys() != {"weight"} or not _is_as_written(m, nn.Linear):
+    if (
+        parts is None
+        or len(children(m)) > 1
+        or children(parts).keys() != {"weight"}
+        or not _is_as_written(m, nn.Linear)
+    ):
         return False
     if "weight" in held or "bias" in held or type(held["_parameters"].get("bias", 0)) not in _BIASES:
         return False

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from ..fusion.report import BY_NESTED
 from ..internals.call import grad_mode, in_torch_func, is_dispatch_mode_on, is_ops_mode_on
 from ..internals.compiler import call_untraced
-from . import nested, program, rows, rules_elementwise, rules_index, rules_layers, rules_products, rules_reductions  # noqa: F401
+from . import (  # noqa: F401
+    nested,
+    program,
+    rows,
+    rules_elementwise,
+    rules_index,
+    rules_layers,
+    rules_products,
+    rules_reductions,
+)
 from .arguments import Model, check_value
 from .chains import chain_of
 from .escapes import Escapes

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..fusion.classes import original_class
 from ..fusion.find import UNFUSED, is_sequential
 from ..fusion.recognise import is_activation, of_adopted, of_module
-from ..internals.module import GETATTR, children, is_hooked
+from ..internals.module import GETATTR, is_hooked
 from ..internals.parametrized import has_computed_weight
 from ..internals.stock import called_as_written
 from ..nn import Linear, why_called
@@ -23,7 +23,7 @@ class Held(NamedTuple):
 
 
 def leaf(m: nn.Module) -> list[Any] | FunctionType | None:
-    """What a call of a module computes: parts one after another, or the method that says it; None if more may happen."""
+    """What a call of a module computes: parts in a row, or the method that says it; None if more may happen."""
     if is_hooked(m):
         return None
     cls = type(m)

@@ -1,7 +1,7 @@
 """Programs of layers, activations and functions of each element, of a tensor with streams, as one op on the CPU.
 
-Register 0 is x, step i makes register i + 1, the last is the result. What a model's source says is read as such a program
-by reading.py; csrc/cpu/program.h runs it.
+Register 0 is x, step i makes register i + 1, the last is the result. What a model's source says is read as such a
+program by reading.py; csrc/cpu/program.h runs it.
 """
 
 from collections.abc import Sequence
@@ -115,7 +115,9 @@ def _step_by_step(text: str, x: Tensor, t: Tensor, l: Tensor | None, *weights: A
     return made_whole(*registers[-1])
 
 
-def _one(rules: Rules, kind: str, read: Sequence[str], registers: list, weights: Sequence[Any]) -> tuple[Tensor, Streams]:
+def _one(
+    rules: Rules, kind: str, read: Sequence[str], registers: list[tuple[Tensor, Streams]], weights: Sequence[Any]
+) -> tuple[Tensor, Streams]:
     a, of_a = registers[int(read[0])]
     if kind == "layer":
         at = 2 * int(read[1])
@@ -132,7 +134,7 @@ def _one(rules: Rules, kind: str, read: Sequence[str], registers: list, weights:
     if kind == "mul":
         return a * b, rules.product(torch.mul, a, of_a, b, of_b)
     y, *both = zip(made_whole(a, of_a), made_whole(b, of_b), strict=True)
-    join = {"add": torch.add, "sub": torch.sub, "cat": lambda p, q: torch.cat([p, q], -1)}[kind]
+    join: Any = {"add": torch.add, "sub": torch.sub, "cat": lambda p, q: torch.cat([p, q], -1)}[kind]
     return join(*y), tuple(join(*s) for s in both)
 
 

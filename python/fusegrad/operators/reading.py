@@ -1,9 +1,9 @@
-"""Reads what a model computes from its source, where that is layers, activations, sums, products and loops over modules.
+"""Reads what a model computes from its source: layers, activations, sums, products and loops over modules.
 
-The source is gone through on each call, with the modules, numbers and functions that it names as they are now; nothing of
-a model is run but what only computes with what it holds (a weight of others, say). Nothing else can happen while a model
-that is read so runs, so that what it computes may as well be one op. What is not known here, and be it a print, is
-refused: then the model runs (evaluate.py).
+The source is gone through on each call, with the modules, numbers and functions that it names as they are now; nothing
+of a model is run but what only computes with what it holds (a weight of others, say). Nothing else can happen while a
+model that is read so runs, so that what it computes may as well be one op. What is not known here, and be it a print,
+is refused: then the model runs (evaluate.py).
 """
 
 import ast
@@ -39,13 +39,13 @@ class Unread(Exception):
 
 
 class Register(NamedTuple):
-    index: int
+    at: int
 
 
 class Squeezed(NamedTuple):
     """A register of one feature without the dimension of features: what a model may return, and no more."""
 
-    index: int
+    at: int
 
 
 class Method(NamedTuple):
@@ -72,10 +72,10 @@ _NUMBER = int, float
 _FUNCTIONS = BuiltinFunctionType, FunctionType
 # what only computes, of tensors that do not depend on x
 _PURE = {
-    "exp", "log", "sqrt", "rsqrt", "square", "pow", "abs", "norm", "sum", "mean", "unsqueeze", "squeeze", "view", "reshape", "t",
-    "transpose", "sigmoid", "tanh", "softplus", "mul", "add", "sub", "div", "neg", "sin", "cos", "reciprocal",
+    "exp", "log", "sqrt", "rsqrt", "square", "pow", "abs", "norm", "sum", "mean", "unsqueeze", "squeeze", "view", "t",
+    "reshape", "transpose", "sigmoid", "tanh", "softplus", "mul", "add", "sub", "div", "neg", "sin", "cos",
 }  # fmt: skip
-_PURE_FUNCTIONS = {f for name in (*_PURE, "normalize") for owner in (torch, F) if (f := torchs(owner, name)) is not None}
+_PURE_FUNCTIONS = {torchs(owner, name) for name in (*_PURE, "normalize") for owner in (torch, F)}
 _BUILTINS = {zip, enumerate, range, len, reversed, list, tuple, float, int, abs}
 _JOINS = {torchs(torch, name): kind for name, kind in (("add", "add"), ("sub", "sub"), ("mul", "mul"))}
 _DEFINITIONS: dict[Any, Definition | None] = {}  # of code, where its source can be read
@@ -100,8 +100,10 @@ class Reader:
         if f is torch.cat and args and isinstance(args[0], (list, tuple)):
             return self.cat(args[0], *args[1:], **kwargs)
         if not any(isinstance(a, Register) for a in given):
-            if isinstance(f, (type, BuiltinFunctionType)) and f in _BUILTINS and not kwargs and not any(isinstance(a, Tensor) for a in given):
-                made = f(*(parts_of(a) if isinstance(a, nn.Module) else a for a in args))
+            if isinstance(f, (type, BuiltinFunctionType)) and f in _BUILTINS:
+                if any(isinstance(a, Tensor) for a in given) or not all(type(a) in _PLAIN for a in kwargs.values()):
+                    raise Unread
+                made = f(*(parts_of(a) if isinstance(a, nn.Module) else a for a in args), **kwargs)
                 return [*made] if f in (zip, enumerate, reversed) else made
             if isinstance(f, _FUNCTIONS) and f in _PURE_FUNCTIONS and any(isinstance(a, Tensor) for a in given):
                 return f(*args, **kwargs)
@@ -130,7 +132,7 @@ class Reader:
             if f.name in METHOD and (spec := self.spec(f.name, [f.of, *args], kwargs)) is not None:
                 return self.act(f.of, *spec)
             if f.name == "squeeze" and args == [-1] and not kwargs and self.width(f.of) == 1:
-                return Squeezed(f.of.index)
+                return Squeezed(f.of.at)
         elif isinstance(f.of, Tensor) and f.name in _PURE and not any(isinstance(a, Register) for a in args):
             return getattr(f.of, f.name)(*args, **kwargs)
         raise Unread
@@ -145,7 +147,8 @@ class Reader:
             raise Unread
         names = code.co_varnames[: code.co_argcount]
         defaults = f.__defaults__ or ()
-        held = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True)) | dict(zip(names, args, strict=False))
+        held = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
+        held |= dict(zip(names, args, strict=False))
         if len(args) > len(names) or not kwargs.keys() <= {*names[len(args) :]}:
             raise Unread
         held |= kwargs
@@ -180,13 +183,13 @@ class Reader:
     # --- steps ----------------------------------------------------------------------------------------------------
 
     def width(self, a: Register) -> int:
-        return self.program.widths[a.index]
+        return self.program.widths[a.at]
 
     def act(self, a: Register, name: str, param: float | None) -> Register:
         if name == "identity":
             return a
         value = REGISTRY[name].default if param is None else param
-        return Register(self.program.add("act", a.index, a.index, name, float(value or 0.0)))
+        return Register(self.program.add("act", a.at, a.at, name, float(value or 0.0)))
 
     def linear(self, a: Register, weight: Any, bias: Any = None) -> Register:
         if not isinstance(weight, Tensor) or not isinstance(bias, (Tensor, type(None))):
@@ -195,20 +198,20 @@ class Reader:
             raise Unread
         if len(self.program.weights) >= 2 * MOST_LAYERS:
             raise Unread
-        return Register(self.program.layer(a.index, weight, bias))
+        return Register(self.program.layer(a.at, weight, bias))
 
     def joined(self, kind: str, a: Any, b: Any) -> Register:
         """a + b, a - b, a b."""
         add = self.program.add
         if isinstance(a, Register) and isinstance(b, Register):
             if self.width(a) == self.width(b):
-                return Register(add(kind, a.index, b.index))
+                return Register(add(kind, a.at, b.at))
             raise Unread
         if isinstance(a, Tensor) or isinstance(b, Tensor):
             number, other = (a, b) if isinstance(a, Tensor) else (b, a)
             if kind != "mul" or number.numel() != 1 or number.dim() > 1 or number.dtype is not self.dtype:
                 raise Unread
-            return Register(self.program.scale(other.index, number))
+            return Register(self.program.scale(other.at, number))
         c = b if isinstance(a, Register) else a
         if type(c) not in _NUMBER or not math.isfinite(c):
             raise Unread
@@ -218,7 +221,7 @@ class Reader:
             alpha, beta, of = 1.0, float(c if kind == "add" else -c), a
         else:
             alpha, beta, of = (1.0 if kind == "add" else -1.0), float(c), b
-        return Register(add("affine", of.index, of.index, alpha, beta))
+        return Register(add("affine", of.at, of.at, alpha, beta))
 
     def cat(self, parts: Any, dim: Any = 0) -> Register:
         if dim != -1 or not parts or not all(isinstance(p, Register) for p in parts):
@@ -226,7 +229,7 @@ class Reader:
         made = parts[0]
         for p in parts[1:]:
             width = self.width(made) + self.width(p)
-            made = Register(self.program.add("cat", made.index, p.index, width=width))
+            made = Register(self.program.add("cat", made.at, p.at, width=width))
         return made
 
     def binary(self, op: ast.operator, a: Any, b: Any) -> Any:
@@ -439,10 +442,10 @@ def program_of(model: Any, x: Tensor) -> Program | None:
     reader = Reader(x)
     try:
         y = reader.call(model, [Register(0)], {})
-        if isinstance(y, (Register, Squeezed)) and y.index == len(reader.program.steps) and reader.program.weights:
+        if isinstance(y, (Register, Squeezed)) and y.at == len(reader.program.steps) and reader.program.weights:
             reader.program.is_squeezed = isinstance(y, Squeezed)
             return reader.program
-    except Unread:
+    except Exception:  # what is raised but Unread, the model raises too, when it runs
         pass
     _REFUSED[model] = _REFUSED.get(model, 0) + 1
     return None

@@ -1,0 +1,318 @@
+// Part of kernels.cpp: products of tensors with streams that are tensors of their own, and their gradients, and
+// programs of layers and functions, against sums in float64.
+#pragma once
+
+namespace {
+
+// The streams of n numbers: value, r tangents, last; `has` a bit for each that there is.
+struct StreamsOf {
+  Type type;
+  int64_t n, r;
+  int has;
+  std::vector<char> value, tangents, last;
+
+  StreamsOf(Type t, int64_t n, int64_t r, int has, std::mt19937& random)
+      : type(t),
+        n(n),
+        r(r),
+        has(has),
+        value(random_numbers(t, n, random)),
+        tangents(random_numbers(t, r * n, random)),
+        last(random_numbers(t, n, random)) {}
+  StreamsAt at() {
+    return {has & 1 ? value.data() : nullptr, has & 2 ? tangents.data() : nullptr, has & 4 ? last.data() : nullptr, n};
+  }
+  // Of number i, which may be one for all: stream 0 is the value, r + 1 the last.
+  double of(int64_t stream, int64_t i) const {
+    if (n == 1) i = 0;
+    if (stream == 0) return has & 1 ? number(type, value, i) : 0;
+    if (stream > r) return has & 4 ? number(type, last, i) : 0;
+    return has & 2 ? number(type, tangents, (stream - 1) * n + i) : 0;
+  }
+};
+
+bool is_near(const Kernels& kernels, const char* what, Type type, double got, double want, double size) {
+  if (std::fabs(got - want) <= tolerance(type) * (1 + size)) return true;
+  std::printf("%s: %s, type %d: %g, not %g\n", kernels.isa, what, int(type), got, want);
+  return false;
+}
+
+bool product_of_streams_right(const Kernels& kernels, Type type, int64_t n, int64_t r, bool one_a, bool one_b,
+                              int has_a, int has_b, int needed, std::mt19937& random) {
+  StreamsOf a(type, one_a ? 1 : n, r, has_a, random), b(type, one_b ? 1 : n, r, has_b, random),
+      c(type, n, r, 7, random), y(type, n, r, 7, random), ga(type, a.n, r, needed, random);
+  kernels.product_of_streams(type, false, one_a, one_b)({n, r, a.at(), b.at(), {}, y.at()});
+  for (int64_t i = 0; i < n; i++) {
+    double sum = 0;
+    for (int64_t k = 1; k <= r; k++) {
+      sum += a.of(k, i) * b.of(k, i);
+      const double want = a.of(0, i) * b.of(k, i) + a.of(k, i) * b.of(0, i);
+      if (!is_near(kernels, "tangent of a product", type, y.of(k, i), want, 10)) return false;
+    }
+    const double l = a.of(0, i) * b.of(r + 1, i) + a.of(r + 1, i) * b.of(0, i) + 2 * sum;
+    if (!is_near(kernels, "product", type, y.of(0, i), a.of(0, i) * b.of(0, i), 10)) return false;
+    if (!is_near(kernels, "last stream of a product", type, y.of(r + 1, i), l, 10 + r)) return false;
+  }
+  for (auto* data : {&ga.value, &ga.tangents, &ga.last})
+    if (one_a) std::fill(data->begin(), data->end(), 0);  // which is added to
+  kernels.product_of_streams(type, true, one_a, one_b)({n, r, {}, b.at(), c.at(), ga.at()});
+  for (int64_t s = 0; s < r + 2; s++) {
+    if (!(needed & (s == 0 ? 1 : s > r ? 4 : 2))) continue;
+    double total = 0, size = 0;
+    for (int64_t i = 0; i < n; i++) {
+      double want = c.of(s, i) * b.of(0, i) + (s > 0 && s <= r ? 2 * c.of(r + 1, i) * b.of(s, i) : 0);
+      for (int64_t k = 1; s == 0 && k <= r + 1; k++) want += c.of(k, i) * b.of(k, i);
+      total += want;
+      size += std::fabs(want) + 10 + r;
+      if (!one_a && !is_near(kernels, "gradient of a product", type, ga.of(s, i), want, 10 + r)) return false;
+    }
+    if (one_a && !is_near(kernels, "summed gradient of a product", type, ga.of(s, 0), total, size)) return false;
+  }
+  return true;
+}
+
+bool products_of_streams_right(const Kernels& kernels, std::mt19937& random) {
+  for (const Type type : {Type::f32, Type::f64})
+    for (const int64_t n : {1, 3, 15, 16, 33, 256})
+      for (const int64_t r : {1, 2, 5})
+        for (int bits = 0; bits < 4; bits++)
+          for (const int has : {7 | 7 << 3, 7 | 3 << 3, 3 | 7 << 3, 1 | 7 << 3, 7 | 1 << 3, 5 | 3 << 3})
+            if (!product_of_streams_right(kernels, type, n, r, bits & 1, bits & 2, has & 7, has >> 3,
+                                          1 + int(random() % 7), random))
+              return false;
+  return true;
+}
+
+// x -> l0 -> tanh -> l1 -> sin, products, sums and a cat of these, in the order of a program; all derivatives by the
+// same rules in float64, and gradients of the sum of y, t, l times their cotangents by differences along random
+// directions.
+struct ProgramCase {
+  Type type;
+  int64_t m, d, n, r;
+  bool alike, has_l;
+};
+
+struct ProgramOf {
+  const Kernels& kernels;
+  ProgramCase c;
+  std::vector<ProgramStep> steps;
+  std::vector<int64_t> widths;
+  std::vector<std::vector<double>> weights;  // w and b of each layer
+  std::vector<int64_t> k, n;
+
+  const Activation* act(const char* name) const {
+    const Activation* a = kernels.activations;
+    while (std::strcmp(a->name, name) != 0) a++;
+    return a;
+  }
+  void add(Step kind, int a, int b, int layer, double alpha, double beta, const char* name = nullptr) {
+    ProgramStep s{kind, a, b, layer, alpha, beta};
+    if (name) {
+      s.streams = c.type == Type::f64 ? act(name)->streams_float64 : act(name)->streams_float32;
+      s.saves_input = act(name)->saves_input;
+    }
+    steps.push_back(s);
+    widths.push_back(kind == Step::layer ? n[layer] : kind == Step::cat ? widths[a] + widths[b] : widths[a]);
+  }
+
+  ProgramOf(const Kernels& kernels, const ProgramCase& c, std::mt19937& random) : kernels(kernels), c(c) {
+    widths = {c.d};
+    k = {c.d, c.n, 0, 2 * c.n};
+    n = {c.n, c.n, 1, 3};
+    std::normal_distribution<double> normal;
+    for (size_t l = 0; l < k.size(); l++) {
+      weights.emplace_back();
+      for (int64_t i = 0; i < n[l] * k[l]; i++)
+        weights.back().push_back(float(normal(random) / std::sqrt(double(k[l]))));
+      weights.emplace_back();
+      for (int64_t i = 0; i < n[l]; i++) weights.back().push_back(float(normal(random)));
+    }
+    add(Step::layer, 0, 0, 0, 1, 0);
+    add(Step::act, 1, 1, 0, 1, 0, "tanh");
+    add(Step::layer, 2, 2, 1, 1, 0);
+    add(Step::act, 3, 3, 0, 1, 0, "silu");
+    add(Step::affine, 4, 4, 0, -1, 0.5);
+    add(Step::mul, 5, 2, 0, 1, 0);
+    add(Step::mul, 4, 4, 0, 1, 0);
+    add(Step::sub, 6, 7, 0, 1, 0);
+    add(Step::scale, 8, 8, 2, 1, 0);
+    add(Step::add, 9, 2, 0, 1, 0);
+    add(Step::cat, 10, 5, 0, 1, 0);
+    add(Step::layer, 11, 11, 3, 1, 0);
+  }
+
+  // y, t, l of one row in float64, of x, t, l: each register has r + 2 rows of its width.
+  std::vector<double> row(const std::vector<double>& x, const std::vector<std::vector<double>>& w) const {
+    const int64_t r = c.r;
+    std::vector<std::vector<double>> at{x};
+    for (size_t i = 0; i < steps.size(); i++) {
+      const ProgramStep& s = steps[i];
+      const int64_t na = widths[s.a], nb = widths[s.b], size = widths[i + 1];
+      const auto &a = at[s.a], &b = at[s.b];
+      std::vector<double> y((r + 2) * size);
+      for (int64_t q = 0; q < r + 2; q++)
+        for (int64_t j = 0; j < size; j++) {
+          double& to = y[q * size + j];
+          const auto of_a = [&](int64_t q) { return a[q * na + j]; };
+          const auto of_b = [&](int64_t q) { return b[q * nb + j]; };
+          if (s.kind == Step::layer) {
+            to = q == 0 ? w[2 * s.layer + 1][j] : 0;
+            for (int64_t p = 0; p < na; p++) to += a[q * na + p] * w[2 * s.layer][j * na + p];
+          } else if (s.kind == Step::act) {
+            const double z = of_a(0), sigmoid = 1 / (1 + std::exp(-z)), t = std::tanh(z);
+            const bool is_tanh = !s.saves_input;
+            const double first = is_tanh ? 1 - t * t : sigmoid * (1 + z * (1 - sigmoid));
+            const double second =
+                is_tanh ? -2 * t * (1 - t * t) : sigmoid * (1 - sigmoid) * (2 + z * (1 - 2 * sigmoid));
+            double squares = 0;
+            for (int64_t i = 1; i <= r; i++) squares += of_a(i) * of_a(i);
+            to = q == 0 ? (is_tanh ? t : z * sigmoid) : first * of_a(q) + (q > r ? second * squares : 0);
+          } else if (s.kind == Step::mul) {
+            to = q == 0 ? of_a(0) * of_b(0) : of_a(0) * of_b(q) + of_a(q) * of_b(0);
+            for (int64_t i = 1; q > r && i <= r; i++) to += 2 * of_a(i) * of_b(i);
+          } else if (s.kind == Step::cat) {
+            to = j < na ? a[q * na + j] : b[q * nb + j - na];
+          } else if (s.kind == Step::affine) {
+            to = s.alpha * of_a(q) + (q == 0 ? s.beta : 0);
+          } else {
+            to = s.kind == Step::scale ? w[2 * s.layer + 1][0] * of_a(q)
+                                       : of_a(q) + (s.kind == Step::add ? 1 : -1) * of_b(q);
+          }
+        }
+      at.push_back(y);
+    }
+    return at.back();
+  }
+};
+
+bool program_right(const Kernels& kernels, const ProgramCase& c, std::mt19937& random) {
+  const ProgramOf of(kernels, c, random);
+  const Type type = c.type;
+  const int64_t m = c.m, d = c.d, r = c.r, last = of.widths.back(), size = size_of(type);
+  const auto bytes = [&](const std::vector<double>& numbers) {
+    std::vector<char> to(numbers.size() * size);
+    for (size_t i = 0; i < numbers.size(); i++) {
+      const float f = float(numbers[i]);
+      std::memcpy(to.data() + i * size, type == Type::f64 ? (const void*)&numbers[i] : (const void*)&f, size);
+    }
+    return to;
+  };
+  std::vector<std::vector<char>> w, gw;
+  std::vector<ChainLayer> layers;
+  int64_t kept = 0;
+  for (const auto& numbers : of.weights) {
+    w.push_back(bytes(numbers));
+    gw.emplace_back(w.back().size());
+  }
+  for (size_t l = 0; l < of.k.size(); l++) {
+    ChainLayer layer{of.k[l], of.n[l], {of.k[l] ? w[2 * l].data() : nullptr, of.k[l], 1}, w[2 * l + 1].data()};
+    layer.gw = of.k[l] ? gw[2 * l].data() : nullptr;
+    layer.gb = gw[2 * l + 1].data();
+    layers.push_back(layer);
+    if (of.k[l]) kept += (r + 2) * m * roomy(of.n[l]);
+  }
+  const int64_t of_t = c.alike ? d : m * d;
+  const auto x = random_numbers(type, m * d, random), t = random_numbers(type, r * of_t, random),
+             tl = random_numbers(type, m * d, random), gy = random_numbers(type, m * last, random),
+             gt = random_numbers(type, r * m * last, random), gl = random_numbers(type, m * last, random);
+  std::vector<char> y(m * last * size), ty(r * y.size()), ly(y), saved(kept * size), unsaved(y), gx(m * d * size),
+      g_of_t(r * gx.size()), g_of_l(gx);
+  ChainStreams h{{type, m, int(layers.size()), layers.data(), {x.data(), d, 1}, unsaved.data(), nullptr},
+                 r,
+                 {t.data(), d, 1},
+                 c.alike,
+                 of_t,
+                 {c.has_l ? tl.data() : nullptr, d, 1},
+                 ty.data(),
+                 ly.data()};
+  const auto program = [&] { return Program{h, int(of.steps.size()), of.steps.data(), of.widths.data()}; };
+  kernels.program(program());
+  h.chain.y = y.data();
+  h.chain.saved = saved.data();
+  kernels.program(program());
+  h.chain.gy = {gy.data(), last, 1};
+  h.gty = {gt.data(), last, 1};
+  h.gty_step = m * last;
+  h.gly = {gl.data(), last, 1};
+  h.chain.gx = gx.data();
+  if (!c.alike) h.gt = g_of_t.data();
+  if (!c.alike && c.has_l) h.gl = g_of_l.data();
+  kernels.program_backward(program());
+  if (y != unsaved) return is_near(kernels, "program that saves nothing", type, 0, 1, 0);
+
+  const auto input = [&](int64_t i) {
+    std::vector<double> of_row;
+    for (int64_t q = 0; q < r + 2; q++)
+      for (int64_t j = 0; j < d; j++)
+        of_row.push_back(q == 0  ? number(type, x, i * d + j)
+                         : q > r ? (c.has_l ? number(type, tl, i * d + j) : 0)
+                                 : number(type, t, (q - 1) * of_t + (c.alike ? j : i * d + j)));
+    return of_row;
+  };
+  const auto cotangent = [&](int64_t q, int64_t at) {
+    return q == 0 ? number(type, gy, at) : q > r ? number(type, gl, at) : number(type, gt, (q - 1) * m * last + at);
+  };
+  for (int64_t i = 0; i < m; i++) {
+    const auto want = of.row(input(i), of.weights);
+    for (int64_t q = 0; q < r + 2; q++)
+      for (int64_t j = 0; j < last; j++) {
+        const int64_t at = i * last + j;
+        const double got = q == 0  ? number(type, y, at)
+                           : q > r ? number(type, ly, at)
+                                   : number(type, ty, (q - 1) * m * last + at);
+        if (!is_near(kernels, "program", type, got, want[q * last + j],
+                     10 + 10 * r + 10 * std::fabs(want[q * last + j])))
+          return false;
+      }
+  }
+  if (m == 0) return true;
+  // along a random direction of all that has a gradient
+  std::normal_distribution<double> normal;
+  auto weights = of.weights, back = of.weights;
+  std::vector<std::vector<double>> ahead, behind;
+  double got = 0, want = 0, scale = 1;
+  const double eps = 1e-5;
+  for (size_t v = 0; v < weights.size(); v++)
+    for (size_t i = 0; i < weights[v].size(); i++) {
+      const double along = normal(random), gradient = number(type, gw[v], int64_t(i));
+      weights[v][i] += eps * along;
+      back[v][i] -= eps * along;
+      got += along * gradient;
+      scale += std::fabs(along * gradient);
+    }
+  for (int64_t i = 0; i < m; i++) {
+    auto more = input(i), less = more;
+    for (int64_t q = 0; q < r + 2; q++)
+      for (int64_t j = 0; j < d; j++) {
+        if (q > 0 && (c.alike || (q > r && !c.has_l))) continue;
+        const double along = normal(random), gradient = q == 0  ? number(type, gx, i * d + j)
+                                                        : q > r ? number(type, g_of_l, i * d + j)
+                                                                : number(type, g_of_t, ((q - 1) * m + i) * d + j);
+        more[q * d + j] += eps * along;
+        less[q * d + j] -= eps * along;
+        got += along * gradient;
+        scale += std::fabs(along * gradient);
+      }
+    const auto a = of.row(more, weights), b = of.row(less, back);
+    for (int64_t q = 0; q < r + 2; q++)
+      for (int64_t j = 0; j < last; j++)
+        want += cotangent(q, i * last + j) * (a[q * last + j] - b[q * last + j]) / (2 * eps);
+  }
+  const double allowed = (type == Type::f64 ? 1e-6 : 1e-3) * scale;
+  if (std::fabs(got - want) <= allowed) return true;
+  return is_near(kernels, "gradient of a program", type, got, want, 0);
+}
+
+bool programs_right(const Kernels& kernels, std::mt19937& random) {
+  for (const Type type : {Type::f32, Type::f64})
+    for (const int64_t m : {0, 1, 31, 32, 33, 100})
+      for (const int64_t n : {1, 7, 40}) {
+        g_threads = 1 + int(random() % 3);
+        const int64_t d = 1 + int64_t(random() % 4), r = 1 + int64_t(random() % 3);
+        for (int bits = 0; bits < 3; bits++)
+          if (!program_right(kernels, {type, m, d, n, r, bits == 0, bits == 2}, random)) return false;
+      }
+  return true;
+}
+
+}  // namespace
