@@ -18,7 +18,7 @@ from ..internals.parametrized import has_computed_weight
 from ..internals.stock import as_written, called_as_written
 from ..nn import Linear
 from ..ops.chain import Plan, plan
-from ..routing import CHAIN_WIDTH, may_be_a_chain
+from ..routing import may_be_a_chain
 from . import kept
 from .facts import OTHERWISE, WEIGHTS, is_one_call
 from .kept import KEPT, Kept, keep, may_try
@@ -38,14 +38,13 @@ def run(m: nn.Module, modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple
     seen = is_ops_mode_on()
     if not (seen or may_be_layers(x) or may_be_a_chain(x)) or not _may_be_chains():
         return None, len(modules)
-    layers, names, params, end = chain_from(modules, at, computed=True)
+    layers, names, params, end = chain_from(modules, at, seen)
     if not layers:
         return None, end
-    stored = all(type(layer) is Linear for layer in layers)
-    if not stored and (len(layers) < 2 or not (seen or (may_be_a_chain(x) and _are_narrow(layers)))):
+    if len(layers) == 1 and type(layers[0]) is not Linear:
         return None, at  # before a weight is computed
     weights, of = _plan(layers, names, params)
-    if not seen and stored:
+    if not seen:
         keep(m, modules, at, end, of)
         y, _ = run_again(m, at, x)
         if y is not None:
@@ -172,8 +171,9 @@ def _is_link(layer: Any) -> bool:
     return type(layer) is Linear and _is_plain(layer)
 
 
-def _are_narrow(layers: Sequence[Any]) -> bool:
-    return all(layer.out_features <= CHAIN_WIDTH for layer in layers)
+def may_compute(layer: Any) -> bool:
+    """Whether this is such a layer, under a mode that knows what chains mean: elsewhere they run one by one."""
+    return is_ops_mode_on() and is_computed_link(layer)
 
 
 def is_computed_link(layer: Any) -> bool:

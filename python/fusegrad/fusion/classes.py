@@ -129,7 +129,7 @@ def sequential_forward(self: nn.Sequential, input):
         if at < done:
             continue
         noted = type(input) in NOTES
-        if at >= tried and not noted and (type(module) is Linear or chains.is_computed_link(module)):
+        if at >= tried and not noted and (type(module) is Linear or chains.may_compute(module)):
             y, tried = chains.run(self, modules, at, input)
             if y is not None:
                 input, done = y, tried

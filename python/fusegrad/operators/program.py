@@ -66,7 +66,7 @@ class Program:
                 assert w is not None
                 found.append(Layer(w, self.weights[2 * s.more[0] + 1]))
             elif s.kind == "act" and found and found[-1].act == "identity":
-                found[-1] = found[-1]._replace(act=s.more[0], param=s.more[1])
+                found[-1] = Layer(found[-1].w, found[-1].b, *s.more)
             else:
                 return None
         return found
