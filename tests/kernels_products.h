@@ -83,9 +83,9 @@ bool products_of_streams_right(const Kernels& kernels, std::mt19937& random) {
   return true;
 }
 
-// x -> l0 -> tanh -> l1 -> sin, products, sums and a cat of these, in the order of a program; all derivatives by the
-// same rules in float64, and gradients of the sum of y, t, l times their cotangents by differences along random
-// directions.
+// Layers, activations, products, sums, scales, shifts, features that are taken and put side by side, in the order of a
+// program, whose first layer is none of x; all derivatives by the same rules in float64, and gradients of the sum of y,
+// t, l times their cotangents by differences along random directions.
 struct ProgramCase {
   Type type;
   int64_t m, d, n, r;
@@ -106,7 +106,10 @@ struct ProgramOf {
     return a;
   }
   void add(Step kind, int a, int b, int layer, double alpha, double beta, const char* name = nullptr) {
-    ProgramStep s{kind, a, b, layer, alpha, beta};
+    ProgramStep s{kind, a, b};
+    s.layer = layer;
+    s.alpha = alpha;
+    s.beta = beta;
     if (name) {
       s.streams = c.type == Type::f64 ? act(name)->streams_float64 : act(name)->streams_float32;
       s.saves_input = act(name)->saves_input;
@@ -114,11 +117,18 @@ struct ProgramOf {
     steps.push_back(s);
     widths.push_back(kind == Step::layer ? n[layer] : kind == Step::cat ? widths[a] + widths[b] : widths[a]);
   }
+  void take(int a, int64_t from, int64_t by, int64_t count) {
+    ProgramStep s{Step::take, a, a};
+    s.from = from;
+    s.by = by;
+    steps.push_back(s);
+    widths.push_back(count);
+  }
 
   ProgramOf(const Kernels& kernels, const ProgramCase& c, std::mt19937& random) : kernels(kernels), c(c) {
     widths = {c.d};
-    k = {c.d, c.n, 0, 2 * c.n};
-    n = {c.n, c.n, 1, 3};
+    k = {0, 2 * c.d, c.n, 0, 0, 2 * c.n};
+    n = {c.d, c.n, c.n, 1, c.n, 3};
     std::normal_distribution<double> normal;
     for (size_t l = 0; l < k.size(); l++) {
       weights.emplace_back();
@@ -127,18 +137,25 @@ struct ProgramOf {
       weights.emplace_back();
       for (int64_t i = 0; i < n[l]; i++) weights.back().push_back(float(normal(random)));
     }
-    add(Step::layer, 0, 0, 0, 1, 0);
-    add(Step::act, 1, 1, 0, 1, 0, "tanh");
-    add(Step::layer, 2, 2, 1, 1, 0);
-    add(Step::act, 3, 3, 0, 1, 0, "silu");
-    add(Step::affine, 4, 4, 0, -1, 0.5);
-    add(Step::mul, 5, 2, 0, 1, 0);
-    add(Step::mul, 4, 4, 0, 1, 0);
-    add(Step::sub, 6, 7, 0, 1, 0);
-    add(Step::scale, 8, 8, 2, 1, 0);
-    add(Step::add, 9, 2, 0, 1, 0);
-    add(Step::cat, 10, 5, 0, 1, 0);
-    add(Step::layer, 11, 11, 3, 1, 0);
+    add(Step::shift, 0, 0, 0, 1, 0);
+    add(Step::cat, 0, 1, 0, 1, 0);
+    take(2, 2 * c.d - 1, -1, 2 * c.d);
+    add(Step::layer, 3, 3, 1, 1, 0);
+    add(Step::act, 4, 4, 0, 1, 0, "tanh");
+    add(Step::layer, 5, 5, 2, 1, 0);
+    add(Step::act, 6, 6, 0, 1, 0, "silu");
+    add(Step::affine, 7, 7, 0, -1, 0.5);
+    add(Step::mul, 8, 5, 0, 1, 0);
+    add(Step::mul, 7, 7, 0, 1, 0);
+    add(Step::sub, 9, 10, 0, 1, 0);
+    add(Step::scale, 11, 11, 3, 1, 0);
+    add(Step::add, 12, 5, 0, 1, 0);
+    add(Step::scale, 13, 13, 4, 1, 0);
+    take(7, c.n - 1, 0, c.n);
+    add(Step::mul, 14, 15, 0, 1, 0);
+    add(Step::shift, 16, 16, 3, 1, 0);
+    add(Step::cat, 17, 8, 0, 1, 0);
+    add(Step::layer, 18, 18, 5, 1, 0);
   }
 
   // y, t, l of one row in float64, of x, t, l: each register has r + 2 rows of its width.
@@ -172,11 +189,15 @@ struct ProgramOf {
             for (int64_t i = 1; q > r && i <= r; i++) to += 2 * of_a(i) * of_b(i);
           } else if (s.kind == Step::cat) {
             to = j < na ? a[q * na + j] : b[q * nb + j - na];
+          } else if (s.kind == Step::take) {
+            to = a[q * na + s.from + j * s.by];
           } else if (s.kind == Step::affine) {
             to = s.alpha * of_a(q) + (q == 0 ? s.beta : 0);
+          } else if (s.kind == Step::scale || s.kind == Step::shift) {
+            const double number = w[2 * s.layer + 1][n[s.layer] > 1 ? j : 0];
+            to = s.kind == Step::scale ? number * of_a(q) : of_a(q) + (q == 0 ? number : 0);
           } else {
-            to = s.kind == Step::scale ? w[2 * s.layer + 1][0] * of_a(q)
-                                       : of_a(q) + (s.kind == Step::add ? 1 : -1) * of_b(q);
+            to = of_a(q) + (s.kind == Step::add ? 1 : -1) * of_b(q);
           }
         }
       at.push_back(y);

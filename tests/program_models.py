@@ -108,8 +108,7 @@ class Around(nn.Module):
 
     def forward(self, x):
         y = self.net(x)
-        y += 1.0
-        return y
+        return y.clone() + 1.0
 
 
 class WritesInPlace(Blocks):

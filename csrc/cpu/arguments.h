@@ -178,14 +178,15 @@ struct ChainStreams {
 // same for all rows, and l is zero. These tangents, (r, n), are saved after all layers.
 static constexpr int64_t saved_streams(bool alike, int64_t r, int layer) { return alike && layer == 0 ? 1 : r + 2; }
 
-// A step of a program of tensors with streams: what register it reads, or which two. A layer has no activation here;
-// the number of a scale is the bias of a layer without inputs.
-enum class Step { layer, act, add, sub, mul, affine, scale, cat };
+// A step of a program of tensors with streams: what register it reads, or which two. A layer has no activation here.
+// What scales and shifts, a number or one for each feature, is the bias of a layer without inputs.
+enum class Step { layer, act, add, sub, mul, affine, scale, shift, cat, take };
 struct ProgramStep {
   Step kind;
   int a, b;                            // as a where there is one
-  int layer = 0;                       // of a layer, and of a scale
+  int layer = 0;                       // of a layer, a scale, a shift
   double alpha = 1, beta = 0;          // affine: alpha a + beta
+  int64_t from = 0, by = 0;            // take: features from, from + by, ... of a
   const OfStreams* streams = nullptr;  // of an activation, forward and backward
   double param = 0;
   bool saves_input = false;

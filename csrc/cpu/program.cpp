@@ -13,7 +13,10 @@ namespace {
 //     act a name param   an activation of it
 //     add a b   sub a b   mul a b   cat a b
 //     affine a alpha beta     alpha a + beta
-//     scale a l          times a number that is the bias of layer l, which has no weight
+//     scale a l          times the bias of layer l, which has no weight: a number, or one for each feature
+//     shift a l          plus such a bias
+//     take a from by n   n features of a: from, from + by, ...
+constexpr int64_t kMostTaken = 1 << 20;
 struct Read {
   std::vector<ChainLayer> layers;
   std::vector<ProgramStep> steps;
@@ -41,7 +44,7 @@ struct Read {
     for (const Tensor* t : {w, b})
       require(!t || (t->const_data_ptr() != nullptr && t->scalar_type() == x.scalar_type()), op, ": layer ",
               layers.size(), " has no numbers in w or b, or not those of the dtype of x");
-    ChainLayer layer{0, 1, {nullptr, 1, 1}};
+    ChainLayer layer{0, b && b->dim() == 1 ? b->size(0) : 1, {nullptr, 1, 1}};
     if (w) {
       require(w->dim() == 2 && w->size(0) > 0 && w->size(1) > 0, op, ": w is ", described(*w), "; need (n, k)");
       layer = {w->size(1), w->size(0), matrix(*w, false)};
@@ -58,7 +61,8 @@ struct Read {
   bool read_step(const char* op, Type type, std::istream& from) {
     static const std::pair<const char*, Step> kinds[] = {
         {"layer", Step::layer}, {"act", Step::act},       {"add", Step::add},     {"sub", Step::sub},
-        {"mul", Step::mul},     {"affine", Step::affine}, {"scale", Step::scale}, {"cat", Step::cat}};
+        {"mul", Step::mul},     {"affine", Step::affine}, {"scale", Step::scale}, {"shift", Step::shift},
+        {"cat", Step::cat},     {"take", Step::take}};
     std::string name;
     ProgramStep s{};
     if (!(from >> name >> s.a) || s.a < 0 || s.a >= int(widths.size())) return false;
@@ -82,10 +86,22 @@ struct Read {
         break;
       case Step::layer:
       case Step::scale:
+      case Step::shift: {
         if (!(from >> s.layer) || s.layer < 0 || s.layer >= int(layers.size())) return false;
-        if (layers[s.layer].k != (s.kind == Step::scale ? 0 : width)) return false;
-        if (s.kind == Step::layer) width = layers[s.layer].n;
+        const ChainLayer& layer = layers[s.layer];
+        if (layer.k != (s.kind == Step::layer ? width : 0)) return false;
+        if (s.kind == Step::layer) width = layer.n;
+        if (layer.n != width && layer.n != 1) return false;
         break;
+      }
+      case Step::take: {
+        int64_t n = 0;
+        if (!(from >> s.from >> s.by >> n) || n < 1 || n > kMostTaken || std::abs(s.by) > width) return false;
+        const int64_t last = s.from + s.by * (n - 1);
+        if (s.from < 0 || s.from >= width || last < 0 || last >= width) return false;
+        width = n;
+        break;
+      }
       default:
         if (!(from >> s.b) || s.b < 0 || s.b >= int(widths.size())) return false;
         if (s.kind != Step::cat && widths[s.b] != width) return false;

@@ -29,7 +29,7 @@ template <class T> struct Programmed : ProgramSteps<T> {
     is_wanted[0] = g.gx || h.gt || h.gl;
     for (int i = 0; i < p.count; i++) {
       const ProgramStep& s = p.steps[i];
-      const bool has_layer = s.kind == Step::layer || s.kind == Step::scale;
+      const bool has_layer = s.kind == Step::layer || s.kind == Step::scale || s.kind == Step::shift;
       last_read[s.a] = last_read[s.b] = i;
       is_wanted[i + 1] =
           is_wanted[s.a] || is_wanted[s.b] || (has_layer && (g.layers[s.layer].gw || g.layers[s.layer].gb));
@@ -54,7 +54,7 @@ template <class T> struct Programmed : ProgramSteps<T> {
     S* data;
     int64_t size;
     int used = 0, left = 0;
-    int free[2 * kMostSteps + 4];
+    int free[2 * kMostSteps + 4] = {};
 
     S* take() { return data + (left ? free[--left] : used++) * size; }
     void give(S* room) { free[left++] = int((room - data) / size); }
@@ -78,7 +78,7 @@ template <class T> struct Programmed : ProgramSteps<T> {
 
   void read_input(int64_t panel, S* to) const {
     const int64_t k = width(0), size = step(k);
-    Base::read_input(panel, to);
+    Base::read_input(panel, k, to);
     if (!h.alike) return;
     for (int64_t i = 0; i < this->r; i++) {
       const T* t = static_cast<const T*>(h.t.data) + i * h.t.row_stride;
@@ -102,7 +102,8 @@ template <class T> struct Programmed : ProgramSteps<T> {
     for (int i = 0; i < p.count; i++) {
       const ProgramStep& s = p.steps[i];
       const auto ends = [&](int q) { return last_read[q] == i && is_own[q]; };
-      const bool in_place = s.kind != Step::layer && s.kind != Step::cat && ends(s.a);
+      const bool moves = s.kind == Step::cat || s.kind == Step::take;
+      const bool in_place = s.kind != Step::layer && !moves && ends(s.a);
       const bool to_saved = s.kind == Step::layer && g.saved && is_whole(panel);
       S* to = at[i + 1] = in_place ? at[s.a] : to_saved ? saved(s.layer, panel) : pool.take();
       is_own[i + 1] = !to_saved;
@@ -236,6 +237,13 @@ template <class T> struct Programmed : ProgramSteps<T> {
             from += width(q);
           }
           pool.give(d);
+        } else if (s.kind == Step::take) {
+          if (is_wanted[s.a]) {
+            S* to = pool.take();
+            this->take_back(s, d, width(i + 1), to);
+            pass(s.a, to);
+          }
+          pool.give(d);
         } else {
           if (s.kind == Step::act) {
             const S* in = at[s.a];
@@ -245,8 +253,10 @@ template <class T> struct Programmed : ProgramSteps<T> {
             this->clear_rest(d, streams * this->roomy(width(i + 1)), panel);
             if (of_saved) pool.give(of_saved);
           } else if (s.kind == Step::scale) {
-            if (g.layers[s.layer].gb) of_layer[s.layer].gb[0] += this->dot(at[s.a], d, width(i + 1));
-            copy(d, this->number_of(s), width(i + 1), d);
+            if (g.layers[s.layer].gb) this->add_dots(s, at[s.a], d, width(i + 1), of_layer[s.layer].gb);
+            this->scale(s, d, width(i + 1), d);
+          } else if (s.kind == Step::shift) {
+            if (g.layers[s.layer].gb) this->add_sums(s, d, width(i + 1), of_layer[s.layer].gb);
           } else {
             copy(d, S(s.alpha), width(i + 1), d);
           }

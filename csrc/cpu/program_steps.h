@@ -18,7 +18,11 @@ template <class T> struct ProgramSteps : StreamedGradients<T> {
   explicit ProgramSteps(const Program& p) : Base(p.h), p(p) {}
 
   int64_t width(int q) const { return p.widths[q]; }
-  S number_of(const ProgramStep& s) const { return S(*static_cast<const T*>(g.layers[s.layer].bias)); }
+  // What a scale or a shift has for feature j.
+  S number_of(const ProgramStep& s, int64_t j) const {
+    const ChainLayer& layer = g.layers[s.layer];
+    return S(static_cast<const T*>(layer.bias)[layer.n > 1 ? j * layer.bias_stride : 0]);
+  }
 
   // f(offset) for the vectors of all streams of n features.
   template <class F> void each(int64_t n, const F& f) const {
@@ -31,14 +35,30 @@ template <class T> struct ProgramSteps : StreamedGradients<T> {
   void add(const S* from, S by, int64_t n, S* to) const {
     each(n, [&](int64_t i) { store<V>(to + i, load<V>(to + i) + all<V>(by) * load<V>(from + i)); });
   }
-  double dot(const S* a, const S* b, int64_t n) const {
-    double total = 0;
-    for (int64_t k = 0; k < streams; k++) {
-      V sum = V{};
-      for (int64_t i = k * step(n), end = i + n * kPanel; i < end; i += n_) sum += load<V>(a + i) * load<V>(b + i);
-      for (int q = 0; q < n_; q++) total += sum[q];
-    }
-    return total;
+  // Each feature times its number.
+  void scale(const ProgramStep& s, const S* a, int64_t n, S* to) const {
+    for (int64_t k = 0; k < streams; k++)
+      for (int64_t j = 0; j < n; j++) {
+        const V by = all<V>(number_of(s, j));
+        for (int64_t i = k * step(n) + j * kPanel, end = i + kPanel; i < end; i += n_)
+          store<V>(to + i, by * load<V>(a + i));
+      }
+  }
+  // The gradient of what scales a, where b are cotangents.
+  void add_dots(const ProgramStep& s, const S* a, const S* b, int64_t n, double* to) const {
+    const bool is_one = g.layers[s.layer].n == 1;
+    for (int64_t k = 0; k < streams; k++)
+      for (int64_t j = 0; j < n; j++) {
+        V sum = V{};
+        for (int64_t i = k * step(n) + j * kPanel, end = i + kPanel; i < end; i += n_)
+          sum += load<V>(a + i) * load<V>(b + i);
+        for (int q = 0; q < n_; q++) to[is_one ? 0 : j] += sum[q];
+      }
+  }
+  // That of a shift, where c are cotangents of the value.
+  void add_sums(const ProgramStep& s, const S* c, int64_t n, double* to) const {
+    const bool is_one = g.layers[s.layer].n == 1;
+    for (int64_t j = 0; j < n; j++) this->add_bias_gradient(1, c + j * kPanel, 1, 0, to + (is_one ? 0 : j));
   }
 
   // y = a b, t_i = a tb_i + b ta_i, l = a lb + b la + 2 sum_i ta_i tb_i; `to` may be a or b.
@@ -84,6 +104,23 @@ template <class T> struct ProgramSteps : StreamedGradients<T> {
       __builtin_memcpy(to + k * step(all) + at * kPanel, from + k * step(n), n * kPanel * sizeof(S));
   }
 
+  // Features of a by a step, and back: cotangents of these are added to those of a.
+  void take(const ProgramStep& s, const S* a, int64_t n, S* to) const {
+    for (int64_t k = 0; k < streams; k++)
+      for (int64_t j = 0; j < n; j++)
+        __builtin_memcpy(to + k * step(n) + j * kPanel, a + k * step(width(s.a)) + (s.from + j * s.by) * kPanel,
+                         kPanel * sizeof(S));
+  }
+  void take_back(const ProgramStep& s, const S* c, int64_t n, S* to) const {
+    __builtin_memset(to, 0, streams * step(width(s.a)) * sizeof(S));
+    for (int64_t k = 0; k < streams; k++)
+      for (int64_t j = 0; j < n; j++) {
+        S* at = to + k * step(width(s.a)) + (s.from + j * s.by) * kPanel;
+        const S* of = c + k * step(n) + j * kPanel;
+        for (int64_t i = 0; i < kPanel; i += n_) store<V>(at + i, load<V>(at + i) + load<V>(of + i));
+      }
+  }
+
   // The streams of z, with y in the place of its value.
   const S* with_value(const S* y, const S* z, int64_t n, S* to) const {
     __builtin_memcpy(to, y, n * kPanel * sizeof(S));
@@ -91,7 +128,7 @@ template <class T> struct ProgramSteps : StreamedGradients<T> {
     return to;
   }
 
-  // A step that is no layer; `to` may be a, but for cat.
+  // A step that is no layer; `to` may be a, but for cat and take.
   void run(int i, const S* a, const S* b, S* to) const {
     const ProgramStep& s = p.steps[i];
     const int64_t n = width(i + 1);
@@ -112,7 +149,15 @@ template <class T> struct ProgramSteps : StreamedGradients<T> {
           store<V>(to + i, load<V>(to + i) + all<V>(S(s.beta)));
         return;
       case Step::scale:
-        return copy(a, number_of(s), n, to);
+        return scale(s, a, n, to);
+      case Step::shift:
+        copy(a, 1, n, to);
+        for (int64_t j = 0; j < n; j++)
+          for (int64_t i = j * kPanel; i < (j + 1) * kPanel; i += n_)
+            store<V>(to + i, load<V>(to + i) + all<V>(number_of(s, j)));
+        return;
+      case Step::take:
+        return take(s, a, n, to);
       case Step::cat:
         paste(a, width(s.a), 0, n, to);
         return paste(b, width(s.b), width(s.a), n, to);

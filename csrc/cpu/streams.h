@@ -37,9 +37,9 @@ template <class T> struct Streamed : ChainGradients<T> {
   Operand tangent(const Operand& t, int64_t step, int64_t i) const {
     return {at(t.data, i * step * int64_t(sizeof(T))), t.row_stride, t.column_stride};
   }
-  // The streams of x that are given for each row.
-  void read_input(int64_t panel, S* to) const {
-    const int64_t k = g.layers[0].k, step = this->step(k);
+  // The streams of x, k features, that are given for each row.
+  void read_input(int64_t panel, int64_t k, S* to) const {
+    const int64_t step = this->step(k);
     read(g.x, panel, k, to);
     for (int64_t i = 0; !h.alike && i < r; i++) read(tangent(h.t, h.t_step, i), panel, k, to + (1 + i) * step);
     if (h.l.data)
@@ -114,7 +114,7 @@ template <class T> struct Streamed : ChainGradients<T> {
   void forward(const Weights& weights, const S* alike, int64_t panel, S* in, S* out) const {
     const int64_t rows = rows_in(panel);
     const bool whole = is_whole(panel);
-    read_input(panel, in);
+    read_input(panel, g.layers[0].k, in);
     const S* from = in;
     for (int l = 0; l < g.count; l++) {
       const ChainLayer& layer = g.layers[l];

@@ -35,7 +35,7 @@ template <class T> struct StreamedGradients : Streamed<T> {
     for (int64_t p = 0; p < count; p++) {
       S* to = room.x + p * streams * step(k);
       if (l == 0) {
-        this->read_input(panel + p, to);
+        this->read_input(panel + p, k, to);
         continue;
       }
       if (as_kept) {

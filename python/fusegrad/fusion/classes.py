@@ -18,7 +18,7 @@ from ..internals.module import children
 from ..nn import Linear
 from . import chains, runtime, wrapped
 from .code import Unreadable
-from .find import SITES, UNFUSED, Key, is_sequential
+from .find import METHODS, SITES, UNFUSED, Key, is_sequential
 from .kept import KEPT
 from .opened import is_layer
 from .own_class import class_methods, makers, needs_its_own
@@ -55,13 +55,13 @@ def fused_class(original: type[nn.Module], sites: Iterable[Key]) -> type[nn.Modu
     if made is not None:
         return made
     members: dict[str, Any] = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
-    members |= {UNFUSED: original, SITES: sites, "__reduce_ex__": _reduce}
+    members |= {UNFUSED: original, SITES: sites, METHODS: {}, "__reduce_ex__": _reduce}
     members |= class_methods(original) | makers(original)
     try:
         for name, found in wrappers.items():
             chosen = frozenset(k for at, k in sites if at == name)
             fused: Any = sequential_forward if is_sequential(original) else rewrite(found[-1], chosen, runtime)
-            members[name] = _while_unchanged(original, name, found, fused)
+            members[name] = members[METHODS][name] = _while_unchanged(original, name, found, fused)
     except Unreadable:
         return original
     bases = (Fused, original) if _has_the_layout_of_a_module(original) else (original, Fused)

@@ -62,6 +62,11 @@ GETATTR = nn.Module.__getattr__
 READS_WHAT_IS_STORED = "__getattr__", GETATTR  # what a class has that reads so
 
 
+def reads_as_written(cls: type) -> bool:
+    """Whether a class looks up attributes as torch wrote it."""
+    return getattr(cls, "__getattr__", None) is GETATTR and cls.__getattribute__ is object.__getattribute__
+
+
 def reads_what_is_stored(cls: type[nn.Module]) -> bool:
     """Whether reading the weight and the bias of a module looks up what it holds, as torch wrote it, and no more."""
     if cls.__getattr__ is not GETATTR:

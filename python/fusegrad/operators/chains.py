@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .. import routing
 from ..activations import REGISTRY
 from ..fusion.chains import chain_from
-from ..fusion.find import UNFUSED, is_sequential
+from ..fusion.find import is_fused_sequential, is_sequential
 from ..fusion.recognise import is_activation, of_adopted, of_module
 from ..internals.module import children, is_hooked, reads_what_is_stored
 from ..nn import Linear, fits, weight_and_bias, why_called
@@ -34,10 +34,10 @@ def chain_of(model: Any, x: Tensor) -> list[Layer] | None:
 
 def _in_short(m: nn.Module) -> list[Layer]:
     """The layers of a Sequential that was fused, in a shorter way; none where that is not enough."""
-    if vars(type(m)).get(UNFUSED) is not nn.Sequential or "forward" in vars(m) or is_hooked(m):
+    if not is_fused_sequential(m) or is_hooked(m):
         return []
     modules = [child for child in children(m).values() if child is not None]
-    if len(modules) < len(children(m)) or not (is_sequential(nn.Sequential) and reads_what_is_stored(Linear)):
+    if len(modules) < len(children(m)) or not reads_what_is_stored(Linear):
         return []
     layers, names, params, end = chain_from(modules, 0)
     if end < len(modules):
@@ -63,7 +63,7 @@ def _is_alike(before: Tensor, layer: Layer) -> bool:
 def _add(m: Any, found: list[Layer]) -> bool:
     """Add what a module is, if it is a layer, an activation, or a sequence of them."""
     cls = type(m)
-    if cls is nn.Sequential or (vars(cls).get(UNFUSED) is nn.Sequential and "forward" not in vars(m)):
+    if cls is nn.Sequential or is_fused_sequential(m):
         if is_hooked(m) or "forward" in vars(m) or not is_sequential(nn.Sequential):
             return False
         return all([_add(child, found) for child in children(m).values()])

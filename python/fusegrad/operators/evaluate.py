@@ -25,7 +25,7 @@ from .arguments import Model, check_value
 from .chains import chain_of
 from .escapes import Escapes
 from .layers import layers
-from .reading import program_of, refuse
+from .reading import accept, program_of, refuse
 from .run import ByNested, Refused, Run
 from .streams import Rules, Streams, each, whole
 
@@ -52,8 +52,7 @@ def _by_program(model: Model, x: Tensor, seed: Streams, rules: Rules) -> tuple[T
     given = x.view_as(x)
     chain = found.chain()
     made = program.run(rules, given, seed, found) if chain is None else layers(rules, given, seed, chain)
-    if made is None:
-        refuse(model)
+    (refuse if made is None else accept)(model)
     if made is None or not found.is_squeezed:
         return made
     y, streams = made

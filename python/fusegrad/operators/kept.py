@@ -10,7 +10,7 @@ from torch.compiler import is_compiling
 
 from .. import backends
 from ..fusion.chains import chain_from
-from ..fusion.find import UNFUSED, is_sequential
+from ..fusion.find import UNFUSED, is_fused_sequential
 from ..fusion.kept import KEPT, Kept, facts_of, may_try
 from ..internals.module import HOOKS, children, is_hooked, reads_what_is_stored
 from ..nn import Linear
@@ -57,8 +57,8 @@ def laplacian_at_once(
 
 def _find(m: nn.Module) -> Found | None:
     """All layers of a Sequential that was fused."""
-    place, held = children(m), m.__dict__
-    if "forward" in held or is_hooked(m) or not (is_sequential(nn.Sequential) and reads_what_is_stored(Linear)):
+    place = children(m)
+    if not is_fused_sequential(m) or is_hooked(m) or not reads_what_is_stored(Linear):
         return None
     modules = [child for child in place.values() if child is not None]
     layers, names, params, end = chain_from(modules, 0)
@@ -76,6 +76,5 @@ def _facts_of_itself(m: nn.Module) -> list[Any]:
     held = m.__dict__
     facts = [m, None, type(m), held, "_modules", children(m), held, "forward", backends.node.ABSENT]
     facts += [part for name in HOOKS for part in (held, name, backends.node.EMPTY)]
-    return facts + [
-        part for name in ("forward", "__iter__") for part in (nn.Sequential, name, getattr(nn.Sequential, name))
-    ]
+    of_class = (type(m), "forward"), (nn.Sequential, "forward"), (nn.Sequential, "__iter__")
+    return facts + [part for cls, name in of_class for part in (cls, name, getattr(cls, name))]

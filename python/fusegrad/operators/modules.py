@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..fusion.classes import original_class
-from ..fusion.find import UNFUSED, is_sequential
+from ..fusion.find import is_fused_sequential, is_sequential, method_before_fuse
 from ..fusion.recognise import is_activation, of_adopted, of_module
-from ..internals.module import GETATTR, is_hooked
+from ..internals.module import is_hooked, reads_as_written
 from ..internals.parametrized import has_computed_weight
 from ..internals.stock import called_as_written
 from ..nn import Linear, why_called
@@ -24,12 +23,12 @@ class Held(NamedTuple):
 
 def leaf(m: nn.Module) -> list[Any] | FunctionType | None:
     """What a call of a module computes: parts in a row, or the method that says it; None if more may happen."""
-    if is_hooked(m):
-        return None
     cls = type(m)
+    if is_hooked(m) or not reads_as_written(cls):
+        return None
     if cls is nn.Identity:
         return [] if why_called(m) is None else None
-    if is_sequential(cls) or (vars(cls).get(UNFUSED) is nn.Sequential and is_sequential(nn.Sequential)):
+    if is_sequential(cls) or is_fused_sequential(m):
         return parts_of(m) if "forward" not in vars(m) and called_as_written(cls) else None
     if isinstance(m, nn.Linear) and cls is not Linear and has_computed_weight(m):
         return [Held(m.weight, m.bias)]
@@ -41,20 +40,24 @@ def leaf(m: nn.Module) -> list[Any] | FunctionType | None:
         if spec is None or why_called(m) is not None or vars(m).get("inplace"):  # which another name may see
             return None
         return [spec]
-    if "forward" in vars(m) or not called_as_written(cls) or cls.__module__.startswith("torch.nn."):
+    if "forward" in vars(m) or not called_as_written(cls) or cls.__module__.startswith(("torch.nn.", "fusegrad.")):
         return None
-    if cls.__getattr__ is not GETATTR:
+    if isinstance(m, Linear):  # the act of ours is not in torch's forward
         return None
-    forward = getattr(original_class(cls), "forward", None)
+    forward = method_before_fuse(cls, "forward")
     return forward if isinstance(forward, FunctionType) else None
 
 
-_ITERATES = {cls: cls.__iter__ for cls in (nn.Sequential, nn.ModuleList, nn.ParameterList)}
+_GOES_THROUGH = {
+    cls: tuple((name, getattr(cls, name)) for name in ("__iter__", "__len__", "__getitem__"))
+    for cls in (nn.Sequential, nn.ModuleList, nn.ParameterList)
+}
 
 
 def parts_of(m: Any) -> list[Any] | None:
     """What a list of modules, or of parameters, goes through; None of all else."""
-    for cls, iterates in _ITERATES.items():
-        if isinstance(m, cls) and type(m).__iter__ is iterates:
-            return [*m]
+    for cls, methods in _GOES_THROUGH.items():
+        if isinstance(m, cls):
+            as_written = reads_as_written(type(m)) and all(getattr(type(m), name) is f for name, f in methods)
+            return [*m] if as_written and not hasattr(type(m), "__reversed__") else None
     return None

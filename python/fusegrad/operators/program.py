@@ -17,17 +17,18 @@ from ..ops.op import RULES
 from ..routing import streams_are_a_chain
 from .layers import act_streams, product
 from .streamed import Layer, again, as_given, made_whole
-from .streams import Rules, Streams, each
+from .streams import Rules, Streams, each, whole
 
 MOST_STEPS, MOST_LAYERS = 250, 30  # kMostSteps and kMostLayers of csrc/cpu/kernels.h
 CURVED = "act", "mul"
+WEIGHTED = "layer", "scale", "shift"
 
 
 class Step(NamedTuple):
     kind: str
     a: int
     b: int  # the other register; as a where there is one
-    more: tuple[Any, ...] = ()  # a layer; the name and parameter of an activation; alpha and beta
+    more: tuple[Any, ...] = ()  # a layer; name and parameter of an activation; alpha and beta; places of features
 
     @property
     def text(self) -> str:
@@ -51,9 +52,26 @@ class Program:
         self.weights += w, b
         return self.add("layer", a, a, len(self.weights) // 2 - 1, width=w.shape[0])
 
-    def scale(self, a: int, number: Tensor) -> int:
-        self.weights += None, number.reshape(1)
-        return self.add("scale", a, a, len(self.weights) // 2 - 1)
+    def of_features(self, kind: str, a: int, numbers: Tensor) -> int:
+        """A scale or a shift, by a number or one for each feature."""
+        self.weights += None, numbers.reshape(-1)
+        return self.add(kind, a, a, len(self.weights) // 2 - 1)
+
+    def up_to(self, last: int) -> "Program":
+        """The program whose result is this register, of the steps that it depends on."""
+        needed = {last}
+        for i in range(last, 0, -1):
+            if i in needed:
+                needed |= {self.steps[i - 1].a, self.steps[i - 1].b}
+        found, now = Program(self.widths[0]), {0: 0}
+        for i in sorted(needed - {0}):
+            kind, a, b, more = self.steps[i - 1]
+            if kind in WEIGHTED:
+                at = 2 * more[0]
+                more = (len(found.weights) // 2,)
+                found.weights += self.weights[at : at + 2]
+            now[i] = found.add(kind, now[a], now[b], *more, width=self.widths[i])
+        return found
 
     def chain(self) -> list[Layer] | None:
         """The layers, if that is all, and each is the input of the next."""
@@ -77,7 +95,7 @@ class Program:
         bits = 0
         for i, s in reversed([*enumerate(self.steps)]):
             here = curved[i + 1] or s.kind in CURVED
-            if s.kind == "layer" and not curved[i + 1]:
+            if s.kind in ("layer", "shift") and not curved[i + 1]:
                 bits |= 1 << (4 + 2 * s.more[0])
             curved[s.a] |= here
             curved[s.b] |= here
@@ -130,6 +148,12 @@ def _one(
     if kind == "scale":
         number = weights[2 * int(read[1]) + 1]
         return number * a, each(of_a, lambda s: number * s)
+    if kind == "shift":
+        return a + weights[2 * int(read[1]) + 1], of_a
+    if kind == "take":
+        start, by, n = map(int, read[1:])
+        places = [start + i * by for i in range(n)]
+        return a[..., places], each(of_a, lambda s: whole(s, (*s.shape[1:-1], a.shape[-1]))[..., places])
     b, of_b = registers[int(read[1])]
     if kind == "mul":
         return a * b, rules.product(torch.mul, a, of_a, b, of_b)

@@ -7,9 +7,9 @@ is refused: then the model runs (evaluate.py).
 """
 
 import ast
-import math
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,15 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..activations import REGISTRY
 from ..fusion.recognise import METHOD, of_call
 from ..internals.call import is_linear, linear_is_replaced
 from ..internals.stock import torchs
-from ..routing import fits
 from .in_place import written
 from .modules import Held, leaf, parts_of
-from .program import MOST_LAYERS, Program
-from .source import NUMBER, PLAIN, Method, Register, Scope, Squeezed, Unread, definition_of
+from .program import Program
+from .source import MOST, NUMBER, PLAIN, Method, Register, Scope, Unread, definition_of
+from .steps import Steps
 
 _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -40,46 +39,79 @@ _PURE = {
 }  # fmt: skip
 _PURE_FUNCTIONS = {torchs(owner, name) for name in (*_PURE, "normalize") for owner in (torch, F)}
 _BUILTINS = {zip, enumerate, range, len, reversed, list, tuple, float, int, abs}
-_JOINS = {torchs(torch, name): kind for name, kind in (("add", "add"), ("sub", "sub"), ("mul", "mul"))}
+_BINARY = {
+    torchs(torch, name): op()
+    for op, names in (
+        (ast.Add, ("add",)), (ast.Sub, ("sub", "subtract")), (ast.Mult, ("mul", "multiply")), (ast.Div, ("div",)),
+        (ast.Pow, ("pow",)), (ast.MatMult, ("matmul",)),
+    )
+    for name in names
+}  # fmt: skip
+# functions and methods of tensors that depend on x, by the method of Steps that stands for them
+_NAMED: dict[str, Any] = {
+    "cos": Steps.cos, "split": Steps.split, "chunk": Steps.chunk, "unbind": Steps.unbound,
+    "squeeze": Steps.squeezed, "unsqueeze": Steps.unsqueezed,
+}  # fmt: skip
+_OF_MANY: dict[str, Any] = {"cat": Steps.cat, "concat": Steps.cat, "concatenate": Steps.cat, "stack": Steps.stack}
+_TORCHS: dict[Any, Any] = {
+    torchs(torch.functional if name == "split" else torch, name): step for name, step in (_NAMED | _OF_MANY).items()
+}
+_ASKED = "size", "dim"
+# what has to be torch's own
+_SPECIAL = "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "pow", "matmul", "neg", "getitem", "iadd", "isub", \
+    "imul", "itruediv", "ipow"  # fmt: skip
+_METHODS = tuple(
+    (name, getattr(Tensor, name)) for name in (*METHOD, *_NAMED, *_ASKED, *(f"__{name}__" for name in _SPECIAL))
+)
 
 
-class Reader:
-    """One reading of a model, of x (..., k)."""
+class Reader(Steps):
+    """One reading of a model."""
 
     def __init__(self, x: Tensor) -> None:
-        self.dtype = x.dtype
-        self.program = Program(x.shape[-1])
+        super().__init__(x)
         self.count = 0
-
-    # --- calls ----------------------------------------------------------------------------------------------------
 
     def call(self, f: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         if isinstance(f, nn.Module):
             return self.module(f, args, kwargs)
         if isinstance(f, Method):
             return self.method(f, args, kwargs)
-        given = [*args, *kwargs.values()]
-        if f is torch.cat and args and isinstance(args[0], (list, tuple)):
-            return self.cat(args[0], *args[1:], **kwargs)
-        if not any(isinstance(a, Register) for a in given):
+        if isinstance(f, _FUNCTIONS) and f in _TORCHS and args:
+            if isinstance(args[0], Register) or type(args[0]) in (list, tuple):
+                return _TORCHS[f](self, *args, **kwargs)
+        if not any(isinstance(a, Register) for a in (*args, *kwargs.values())):
             if isinstance(f, (type, BuiltinFunctionType)) and f in _BUILTINS:
-                if any(isinstance(a, Tensor) for a in given) or not all(type(a) in PLAIN for a in kwargs.values()):
-                    raise Unread
-                made = f(*(parts_of(a) if isinstance(a, nn.Module) else a for a in args), **kwargs)
-                return [*made] if f in (zip, enumerate, reversed) else made
-            if isinstance(f, _FUNCTIONS) and f in _PURE_FUNCTIONS and any(isinstance(a, Tensor) for a in given):
-                return f(*args, **kwargs)
-        if isinstance(f, _FUNCTIONS) and args and isinstance(args[0], Register):
-            if is_linear(f) and not linear_is_replaced():
-                return self.linear(args[0], *args[1:], **kwargs)
-            if (spec := self.spec(f, args, kwargs)) is not None:
-                return self.act(args[0], *spec)
-            if f in _JOINS and len(args) == 2 and not kwargs:
-                return self.joined(_JOINS[f], *args)
+                return self.builtin(f, args, kwargs)
+            if isinstance(f, _FUNCTIONS) and f in _PURE_FUNCTIONS and "out" not in kwargs:
+                return f(*args, **kwargs) if any(isinstance(a, Tensor) for a in args) else self.refuse()
+        elif isinstance(f, _FUNCTIONS) and args:
+            if f in _BINARY and len(args) == 2 and not kwargs:
+                return self.binary(_BINARY[f], *args)
+            if isinstance(args[0], Register):
+                if is_linear(f) and not linear_is_replaced():
+                    return self.linear(args[0], *args[1:], **kwargs)
+                if (spec := self.spec(f, args, kwargs)) is not None:
+                    return self.act(args[0], *spec)
         if isinstance(f, MethodType) and isinstance(f.__func__, FunctionType):
             return self.function(f.__func__, [f.__self__, *args], kwargs)
         if isinstance(f, FunctionType):
             return self.function(f, args, kwargs)
+        raise Unread
+
+    @staticmethod
+    def builtin(f: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Of numbers, lists and lists of modules: a tensor that depends on x is none of these here."""
+        given: list[Any] = [parts_of(a) if isinstance(a, nn.Module) else a for a in args]
+        if not all(type(a) in PLAIN or (type(a) in (list, tuple, range) and len(a) <= MOST) for a in given):
+            raise Unread
+        if not all(type(a) in PLAIN for a in kwargs.values()):
+            raise Unread
+        made = f(*given, **kwargs)
+        return [*made] if f in (zip, enumerate, reversed) else made
+
+    @staticmethod
+    def refuse() -> Any:
         raise Unread
 
     @staticmethod
@@ -90,14 +122,24 @@ class Reader:
         return of_call(f, tuple(args[1:]), kwargs)
 
     def method(self, f: Method, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        if isinstance(f.of, Register):
-            if f.name in METHOD and (spec := self.spec(f.name, [f.of, *args], kwargs)) is not None:
-                return self.act(f.of, *spec)
-            if f.name == "squeeze" and args == [-1] and not kwargs and self.width(f.of) == 1:
-                return Squeezed(f.of.at)
-        elif isinstance(f.of, Tensor) and f.name in _PURE and not any(isinstance(a, Register) for a in args):
-            return getattr(f.of, f.name)(*args, **kwargs)
+        of, name = f.of, f.name
+        if isinstance(of, Register):
+            if name in METHOD and not name.endswith("_") and (spec := self.spec(name, [of, *args], kwargs)) is not None:
+                return self.act(of, *spec)
+            if name in _NAMED:
+                return _NAMED[name](self, of, *args, **kwargs)
+            if name in _ASKED and not kwargs:
+                shape = self.attribute(of, "shape")
+                return len(shape) if name == "dim" and not args else shape[args[0]] if args else shape
+        elif name in _PURE and not any(isinstance(a, Register) for a in (*args, *kwargs.values())):
+            return getattr(of, name)(*args, **kwargs)
         raise Unread
+
+    def attribute(self, a: Register, name: str) -> Any:
+        if name not in ("shape", "ndim"):
+            raise Unread
+        self.used(a)
+        return self.shape(a) if name == "shape" else len(self.shape(a))
 
     def function(self, f: FunctionType, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """A call of a function with a source."""
@@ -139,58 +181,6 @@ class Reader:
                 y = self.act(y, *part)
         return y
 
-    # --- steps ----------------------------------------------------------------------------------------------------
-
-    def width(self, a: Register) -> int:
-        return self.program.widths[a.at]
-
-    def act(self, a: Register, name: str, param: float | None) -> Register:
-        if name == "identity":
-            return a
-        value = REGISTRY[name].default if param is None else param
-        return Register(self.program.add("act", a.at, a.at, name, float(value or 0.0)))
-
-    def linear(self, a: Register, weight: Any, bias: Any = None) -> Register:
-        if not isinstance(weight, Tensor) or not isinstance(bias, (Tensor, type(None))):
-            raise Unread
-        if not fits(weight, bias, self.dtype, self.width(a)) or 0 in weight.shape:
-            raise Unread
-        if len(self.program.weights) >= 2 * MOST_LAYERS:
-            raise Unread
-        return Register(self.program.layer(a.at, weight, bias))
-
-    def joined(self, kind: str, a: Any, b: Any) -> Register:
-        """a + b, a - b, a b."""
-        add = self.program.add
-        if isinstance(a, Register) and isinstance(b, Register):
-            if self.width(a) == self.width(b):
-                return Register(add(kind, a.at, b.at))
-            raise Unread
-        if isinstance(a, Tensor) or isinstance(b, Tensor):
-            number, other = (a, b) if isinstance(a, Tensor) else (b, a)
-            if kind != "mul" or number.numel() != 1 or number.dim() > 1 or number.dtype is not self.dtype:
-                raise Unread
-            return Register(self.program.scale(other.at, number))
-        c = b if isinstance(a, Register) else a
-        if type(c) not in NUMBER or not math.isfinite(c):
-            raise Unread
-        if kind == "mul":
-            alpha, beta, of = float(c), 0.0, a if isinstance(a, Register) else b
-        elif isinstance(a, Register):
-            alpha, beta, of = 1.0, float(c if kind == "add" else -c), a
-        else:
-            alpha, beta, of = (1.0 if kind == "add" else -1.0), float(c), b
-        return Register(add("affine", of.at, of.at, alpha, beta))
-
-    def cat(self, parts: Any, dim: Any = 0) -> Register:
-        if dim != -1 or not parts or not all(isinstance(p, Register) for p in parts):
-            raise Unread
-        made = parts[0]
-        for p in parts[1:]:
-            width = self.width(made) + self.width(p)
-            made = Register(self.program.add("cat", made.at, p.at, width=width))
-        return made
-
     def binary(self, op: ast.operator, a: Any, b: Any) -> Any:
         if not isinstance(a, Register) and not isinstance(b, Register):
             if all(isinstance(c, Tensor) or type(c) in NUMBER for c in (a, b)) and type(op) in _OPERATORS:
@@ -199,7 +189,7 @@ class Reader:
         match op:
             case ast.Add() | ast.Sub() | ast.Mult():
                 return self.joined({ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul"}[type(op)], a, b)
-            case ast.Div() if type(b) in NUMBER and b != 0:
+            case ast.Div() if isinstance(b, Tensor) or (type(b) in NUMBER and b != 0):
                 return self.joined("mul", a, 1 / b)
             case ast.Pow() if type(b) in NUMBER and b == 2:
                 return self.act(a, "square", None)
@@ -208,22 +198,41 @@ class Reader:
         raise Unread
 
 
-_REFUSED: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # models that were not read, and how often
-_OFTEN = 4
+@dataclass
+class _Refused:
+    """A model that was read in vain, so many times; it is read again after ever more calls."""
+
+    times: int = 0
+    left: int = 0
+
+
+_REFUSED: WeakKeyDictionary[Any, _Refused] = WeakKeyDictionary()
+
+
+def _key(model: Any) -> Any:
+    """What tells a model from others: of a function, which may be made anew for each call, its code."""
+    if isinstance(model, nn.Module):
+        return model if type(model).__hash__ is nn.Module.__hash__ else None
+    return model.__code__ if isinstance(model, FunctionType) else None
 
 
 def program_of(model: Any, x: Tensor) -> Program | None:
-    """What a model computes, if its source says it. Those that do more are not read for ever."""
-    if not isinstance(model, nn.Module) or type(model).__hash__ is not nn.Module.__hash__:
+    """What a model computes, if its source says it. Those that do more are read ever less often."""
+    key = _key(model)
+    if key is None or not all(getattr(Tensor, name) is f for name, f in _METHODS):
         return None
-    if _REFUSED.get(model, 0) >= _OFTEN:
+    if (refused := _REFUSED.get(key)) and refused.left:
+        refused.left -= 1
         return None
     reader = Reader(x)
     try:
         y = reader.call(model, [Register(0)], {})
-        if isinstance(y, (Register, Squeezed)) and y.at == len(reader.program.steps) and reader.program.weights:
-            reader.program.is_squeezed = isinstance(y, Squeezed)
-            return reader.program
+        if isinstance(y, Register):
+            reader.used(y)
+            found = reader.program.up_to(y.at)
+            found.is_squeezed = y.is_flat
+            if found.weights:
+                return found
     except Exception:  # what is raised but Unread, the model raises too, when it runs
         pass
     refuse(model)
@@ -232,4 +241,11 @@ def program_of(model: Any, x: Tensor) -> Program | None:
 
 def refuse(model: Any) -> None:
     """Note that a model was read in vain."""
-    _REFUSED[model] = _REFUSED.get(model, 0) + 1
+    refused = _REFUSED.setdefault(_key(model), _Refused())
+    refused.times += 1
+    refused.left = 2 ** min(refused.times, 12) - 2
+
+
+def accept(model: Any) -> None:
+    """Note that what was read has run."""
+    _REFUSED.pop(_key(model), None)

@@ -1,17 +1,18 @@
 """Goes through the source of a function, by the statements and expressions that are known here (reading.py)."""
 
 import ast
-import builtins
+import inspect
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..fusion.classes import original_class
-from ..fusion.code import Definition, Unreadable, contents, parse
-from ..internals.module import GETATTR
+from ..fusion.code import Definition, Unreadable, parse
+from ..fusion.find import method_before_fuse
+from ..internals.module import reads_as_written
 from .modules import parts_of
 
 MOST = 5000  # expressions of a model
@@ -23,17 +24,15 @@ class Unread(Exception):
     """The source says more than is known here."""
 
 
-class Register(NamedTuple):
+# None of these is a tuple, which functions of Python would take for one.
+@dataclass(frozen=True, eq=False)
+class Register:
     at: int
+    is_flat: bool = False  # of one feature, without the dimension of features
 
 
-class Squeezed(NamedTuple):
-    """A register of one feature without the dimension of features: what a model may return, and no more."""
-
-    at: int
-
-
-class Method(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Method:
     """What stands before the brackets in x.name(...)."""
 
     of: Any
@@ -48,6 +47,8 @@ _COMPARES: dict[type, Callable[[Any, Any], Any]] = {
     ast.Is: operator.is_, ast.IsNot: operator.is_not, ast.Eq: operator.eq, ast.NotEq: operator.ne,
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
 }  # fmt: skip
+_IN_PLACE = ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow
+_MAKES = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR  # what runs later
 _DEFINITIONS: dict[Any, Definition | None] = {}  # of code, where its source can be read
 
 
@@ -65,6 +66,8 @@ def _definition(f: FunctionType) -> Definition | None:
     except Unreadable:
         return None
     arguments = made.args
+    if f.__code__.co_flags & _MAKES:
+        return None
     if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.posonlyargs:
         return None
     return None if getattr(made, "decorator_list", []) else made
@@ -85,6 +88,11 @@ class Scope:
                     made = self.value(e)
                     for target in targets:
                         self.assign(target, made)
+                case ast.AugAssign(target=ast.Name(id=name), op=op, value=e) if type(op) in _IN_PLACE:
+                    self.write(name, op, self.value(e))
+                case ast.Assert(test=test):
+                    if not self.truth(test):
+                        raise Unread
                 case ast.Return(value=e) if e is not None:
                     return _Returned(self.value(e))
                 case ast.For(target=target, iter=over, body=inner, orelse=[]):
@@ -112,20 +120,28 @@ class Scope:
             case _:
                 raise Unread
 
+    def write(self, name: str, op: ast.operator, by: Any) -> None:
+        """name += by, and its like: whoever has that tensor under another name may not read it any more."""
+        reader, before = self.reader, self.held.get(name)
+        if not isinstance(before, Register) and type(before) not in NUMBER:
+            raise Unread
+        made = reader.binary(op, before, by)
+        if isinstance(before, Register):
+            if reader.shape(made) != reader.shape(before):
+                raise Unread
+            reader.written(before)
+        self.held[name] = made
+
     @staticmethod
     def several(of: Any) -> list[Any]:
-        if type(of) in (list, tuple, range):
-            return [*of]
-        found = parts_of(of)
-        if found is None:
+        found = of if type(of) in (list, tuple, range) else parts_of(of)
+        if found is None or len(found) > MOST:
             raise Unread
-        return found
+        return [*found]
 
     def truth(self, e: ast.expr) -> bool:
         value = self.value(e)
-        if type(value) not in PLAIN:
-            raise Unread
-        return bool(value)
+        return bool(value) if _are_plain(value) else self.refuse()
 
     def value(self, e: ast.expr) -> Any:
         reader = self.reader
@@ -136,12 +152,13 @@ class Scope:
             case ast.Name(id=name):
                 return self.name(name)
             case ast.Call(func=func, args=args, keywords=keywords):
-                f = self.value(func)
-                if any(isinstance(a, ast.Starred) for a in args) or not all(k.arg for k in keywords):
+                f = self.called(func)
+                if any(isinstance(a, ast.Starred) for a in args) or any(_is_mangled(k.arg or "__") for k in keywords):
                     raise Unread
                 return reader.call(f, [*map(self.value, args)], {k.arg or "": self.value(k.value) for k in keywords})
             case ast.Attribute(value=of, attr=name):
-                return _attribute(self.value(of), name)
+                value = self.value(of)
+                return reader.attribute(value, name) if isinstance(value, Register) else _attribute(value, name)
             case ast.Constant(value=constant) if type(constant) in PLAIN:
                 return constant
             case ast.BinOp(left=left, op=op, right=right):
@@ -150,26 +167,44 @@ class Scope:
                 return [*map(self.value, parts)]
             case ast.UnaryOp(op=ast.USub(), operand=of):
                 value = self.value(of)
-                return reader.joined("mul", value, -1.0) if isinstance(value, Register) else _negative(value)
+                return reader.affine(value, -1.0, 0.0) if isinstance(value, Register) else _negative(value)
             case ast.UnaryOp(op=ast.Not(), operand=of):
                 return not self.truth(of)
             case ast.BoolOp(op=op, values=values):
-                ends = isinstance(op, ast.Or)
-                return next((ends for v in values if self.truth(v) is ends), not ends)
+                return self.chosen(values, isinstance(op, ast.Or))
             case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARES:
                 a, b = self.value(left), self.value(right)
-                if isinstance(op, (ast.Is, ast.IsNot)) or (type(a) in PLAIN and type(b) in PLAIN):
-                    return _COMPARES[type(op)](a, b)
+                known = a is None or b is None if isinstance(op, (ast.Is, ast.IsNot)) else _are_plain(a, b)
+                return _COMPARES[type(op)](a, b) if known else self.refuse()
             case ast.IfExp(test=test, body=then, orelse=other):
                 return self.value(then if self.truth(test) else other)
             case ast.Subscript(value=of, slice=key):
                 return self.part(self.value(of), key)
         raise Unread
 
+    def called(self, e: ast.expr) -> Any:
+        """What stands before the brackets of a call."""
+        if isinstance(e, ast.Attribute):
+            of = self.value(e.value)
+            return Method(of, e.attr) if isinstance(of, (Register, Tensor)) else _attribute(of, e.attr)
+        return self.value(e)
+
+    def chosen(self, values: list[ast.expr], ends: bool) -> Any:
+        """The value of `a or b`, where it ends at what is true; or of `a and b`."""
+        for e in values:
+            value = self.value(e)
+            if not _are_plain(value):
+                raise Unread
+            if bool(value) is ends:
+                break
+        return value
+
     def part(self, of: Any, key: ast.expr) -> Any:
-        if isinstance(of, Tensor):
-            return of[self.key(key)]
         at = self.key(key)
+        if isinstance(of, Tensor):
+            return of[at]
+        if isinstance(of, Register):
+            return self.reader.part(of, at)
         return self.several(of)[at] if type(at) in (int, slice) else self.refuse()
 
     def key(self, e: ast.expr) -> Any:
@@ -178,8 +213,8 @@ class Scope:
                 return slice(*(None if b is None else self.number(b) for b in (low, high, step)))
             case ast.Tuple(elts=parts):
                 return tuple(map(self.key, parts))
-            case ast.Constant(value=None):
-                return None
+            case ast.Constant(value=constant) if constant is None or constant is ...:
+                return constant
         return self.number(e)
 
     def number(self, e: ast.expr) -> int:
@@ -193,13 +228,23 @@ class Scope:
         if name in self.held:
             return self.held[name]
         code = self.f.__code__
-        if name in code.co_varnames or name in code.co_cellvars:
+        if name in code.co_varnames or name in code.co_cellvars or _is_mangled(name):
             raise Unread
         if name in code.co_freevars:
-            return contents((self.f.__closure__ or ())[code.co_freevars.index(name)])
-        if name in self.f.__globals__:
-            return self.f.__globals__[name]
-        return getattr(builtins, name, None)
+            return (self.f.__closure__ or ())[code.co_freevars.index(name)].cell_contents
+        for names in (self.f.__globals__, self.f.__builtins__):  # type: ignore[attr-defined]  # typeshed lacks it
+            if name in names:
+                return names[name]
+        raise Unread
+
+
+def _are_plain(*values: Any) -> bool:
+    return all(type(v) in PLAIN for v in values)
+
+
+def _is_mangled(name: str) -> bool:
+    """Whether this may be another name in a class."""
+    return name.startswith("__") and not name.endswith("__")
 
 
 def _negative(value: Any) -> Any:
@@ -209,25 +254,21 @@ def _negative(value: Any) -> Any:
 
 
 def _attribute(of: Any, name: str) -> Any:
-    if isinstance(of, ModuleType):
-        if name in vars(of):
-            return vars(of)[name]
-        raise Unread
-    if isinstance(of, Register):
-        return Method(of, name)
-    if isinstance(of, Tensor):
-        return getattr(of, name) if name in ("T", "mT") else Method(of, name)
-    if not isinstance(of, nn.Module):
+    if type(of) is ModuleType and name in vars(of):
+        return vars(of)[name]
+    if isinstance(of, Tensor) and name in ("T", "mT"):
+        return getattr(of, name)
+    if not isinstance(of, nn.Module) or _is_mangled(name):
         raise Unread
     cls, held = type(of), of.__dict__
-    if cls.__getattr__ is not GETATTR or cls.__getattribute__ is not object.__getattribute__:
+    if not reads_as_written(cls):
         raise Unread
     found = next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), Unread)
     if found is not Unread and hasattr(type(found), "__set__"):  # a property, say
         raise Unread
     if name in held:
         return held[name]
-    if isinstance(found, FunctionType) and isinstance(live := getattr(original_class(cls), name), FunctionType):
+    if isinstance(found, FunctionType) and isinstance(live := method_before_fuse(cls, name), FunctionType):
         return MethodType(live, of)
     if found is not Unread:
         if type(found) in PLAIN:
