@@ -7,6 +7,7 @@ compiled, and, where they are installed, JAX (jvp of grad) and folx.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,9 @@ def derivatives(act: str, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y = torch.tanh(z)
         s = 1 - y * y
         return y, s, -2 * y * s
+    if act == "sin":
+        y = torch.sin(z)
+        return y, torch.cos(z), -y
     if act == "silu":
         s = torch.sigmoid(z)
         p = s * (1 - s)
@@ -91,20 +95,38 @@ def derivatives(act: str, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return z * below, below + z * density, density * (2 - z * z)
 
 
-def by_hand(model: nn.Sequential, act: str, along: Tensor | None, x: Tensor) -> Tensor:
-    """Values, tangents and Laplacians of this network: a product a layer, of the rows of all (arXiv:2307.08214)."""
+Streams = tuple[Tensor, Tensor, Tensor]  # a value, its derivatives along directions, and its Laplacian
+
+
+def streams_of(x: Tensor, along: Tensor | None = None) -> Streams:
     n, d = x.shape
+    axes = torch.eye(d, dtype=x.dtype, device=x.device).unsqueeze(1).expand(d, n, d)
+    return x, axes if along is None else along, torch.zeros_like(x)
+
+
+def layer_by_hand(of: Streams, w: Tensor, b: Tensor | None = None) -> Streams:
+    """One product, of the rows of all."""
+    y, t, second = of
+    rows = torch.cat([y.unsqueeze(0), t, second.unsqueeze(0)]).reshape(-1, w.shape[1])
+    made = (rows @ w.T).reshape(len(t) + 2, y.shape[0], -1)
+    return made[0] if b is None else made[0] + b, made[1:-1], made[-1]
+
+
+def act_by_hand(act: str, of: Streams) -> Streams:
+    z, t, second = of
+    y, first, curvature = derivatives(act, z)
+    return y, first * t, first * second + curvature * t.square().sum(0)
+
+
+def by_hand(model: nn.Sequential, act: str, along: Tensor | None, x: Tensor) -> Tensor:
+    """Values, tangents and Laplacians of this network (arXiv:2307.08214)."""
     layers = [m for m in model if isinstance(m, nn.Linear)]
-    y, t = x, torch.eye(d, dtype=x.dtype, device=x.device).unsqueeze(1).expand(d, n, d) if along is None else along
-    second = torch.zeros_like(x)
+    of = streams_of(x, along)
     for i, layer in enumerate(layers):
-        rows = torch.cat([y.unsqueeze(0), t, second.unsqueeze(0)]).reshape(-1, layer.in_features)
-        made = (rows @ layer.weight.T).reshape(len(t) + 2, n, -1)
-        y, t, second = made[0] + layer.bias, made[1:-1], made[-1]
+        of = layer_by_hand(of, layer.weight, layer.bias)
         if i < len(layers) - 1:
-            v, first, curvature = derivatives(act, y)
-            y, t, second = v, first * t, first * second + curvature * t.square().sum(0)
-    return residual(second.squeeze(-1), x)
+            of = act_by_hand(act, of)
+    return residual(of[2].squeeze(-1), x)
 
 
 def _build(
@@ -113,17 +135,32 @@ def _build(
     like = torch.float32
     along = normal(directions, n, widths[0], seed=2, like=like, dtype=dtype, device=device) if directions else None
     x = normal(n, widths[0], seed=1, like=like, dtype=dtype, device=device)
-    model, parameters = network("stock", widths, act, device, like=like, dtype=dtype)
+    model, _ = network("stock", widths, act, device, like=like, dtype=dtype)
     assert isinstance(model, nn.Sequential)
+    written = partial(by_hand, model, act, along)
+    return step_of(provider, model, written, lambda: in_jax.network(act), along, x)
+
+
+def step_of(
+    provider: str,
+    model: nn.Module,
+    written: Callable[[Tensor], Tensor],  # the loss by hand
+    for_jax: Callable[[], Any],  # the model in JAX, of its parameters and a point
+    along: Tensor | None,
+    x: Tensor,
+) -> Step:
+    """A training step of a provider."""
+    parameters = list(model.parameters())
     if provider in ("jax", "folx"):
-        return _of_jax(provider, parameters, act, along, x)
+        in_jax.needs(x, "jax", provider)
+        return _of_jax(provider, parameters, for_jax(), along, x)
     loss: Callable[[Tensor], Tensor]
     if provider == "fusegrad":
         model = fg.fuse(model)
         of_points = None if along is None else along.permute(1, 2, 0)
         loss = lambda x: residual(fg.laplacian(model, x, directions=of_points).laplacian.squeeze(-1), x)
     elif provider == BY_HAND:
-        loss = torch.compile(partial(by_hand, model, act, along), dynamic=False)
+        loss = torch.compile(written, dynamic=False)
     else:
         loss = partial(nested, model, along)
         x.requires_grad_()
@@ -156,14 +193,13 @@ def _with_autograd_traced(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor]
     return run
 
 
-def _of_jax(provider: str, parameters: Sequence[Tensor], act: str, along: Tensor | None, x: Tensor) -> Step:
-    in_jax.needs(x, "jax", provider)
+def _of_jax(provider: str, parameters: Sequence[Tensor], of_points: Any, along: Tensor | None, x: Tensor) -> Step:
     if provider == "folx" and along is not None:
         raise Cannot("along the axes only")
     import jax
     import jax.numpy as jnp
 
-    of_points, points = in_jax.network(act), in_jax.to_jax(x)
+    points = in_jax.to_jax(x)
     net = lambda p, v: of_points(p, v)[0]
 
     def jvp_of_grad(p, v, s):
