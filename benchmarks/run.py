@@ -125,6 +125,8 @@ def _run(name: str, args: argparse.Namespace, out: Path, console: Console, faile
     budget = smoke if args.smoke else full
     budget.enough = getattr(module, "enough", budget.enough)
     budget.seconds = min(budget.seconds, getattr(module, "SECONDS", budget.seconds))
+    if budget.compile_seconds:
+        budget.compile_seconds |= getattr(module, "COMPILE_SECONDS", {})
     csv = out / f"{name}_{args.device}.csv"
     results: list[Result] = []
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))

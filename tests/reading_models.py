@@ -146,6 +146,17 @@ class Method(Base):
         return self.last(torch.cat([h, self.b(h).sin()], -1)[..., 8:] + torch.split(h, 8, -1)[0])
 
 
+class IsAsMade(Base):
+    def __init__(self):
+        super().__init__()
+        self.act = fg.Act("identity")
+
+    def forward(self, x):
+        h = self.a(x)
+        g = self.act(h)
+        return self.last(h * (torch.sin(h) if g is h else torch.tanh(h)))
+
+
 class LenOfShape(Base):
     def forward(self, x):
         h = torch.tanh(self.a(x))
@@ -318,6 +329,6 @@ class OfOurs(Base):
         return self.last(h * h)
 
 
-OTHERS = (InPlace, Generator, LongRange,
+OTHERS = (IsAsMade, InPlace, Generator, LongRange,
           LenOfShape, IsOfDtype, LenOfWeight, LenOfRows, Mangled, WritesOut, HoldsAnIterator, WritesToAnother,
           WritesToAPart, OwnList, FewerInList, OwnGetattribute, OwnFile, OfOurs)  # fmt: skip

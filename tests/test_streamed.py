@@ -252,7 +252,7 @@ def test_inside_of_a_model(served):
     features = torch.randn(2, 3, dtype=torch.float64)
 
     def model(x):
-        z = x @ features
+        z = (x @ features).clone()  # which is not read
         return x[:, :1] * (1 - x[:, :1]) * net(torch.cat([z.sin(), z.cos()], -1)) + net[0].weight.sum() * x[:, 1:]
 
     x = torch.randn(25, 2, dtype=torch.float64, requires_grad=True)

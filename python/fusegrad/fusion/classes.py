@@ -18,7 +18,8 @@ from ..internals.module import children
 from ..nn import Linear
 from . import chains, runtime, wrapped
 from .code import Unreadable
-from .find import METHODS, SITES, UNFUSED, Key, is_sequential
+from .find import Key
+from .fused import METHODS, SITES, UNFUSED, is_sequential
 from .kept import KEPT
 from .opened import is_layer
 from .own_class import class_methods, makers, needs_its_own

@@ -17,7 +17,8 @@ from ..nn import Linear, why_called, why_unfit
 from ..routing import AS_FAST_IN_STOCK
 from . import rewrite, writes
 from .classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
-from .find import Call, activation_of, calls, fused_class_of
+from .find import Call, activation_of, calls
+from .fused import fused_class_of
 from .kept import KEPT
 from .match import FAST, IN_PLACE, adopts
 from .opened import LEFT_OUT, is_layer

@@ -16,22 +16,19 @@ from torch import nn
 from .. import routing
 from ..activations import REGISTRY
 from ..internals.module import children, stored
-from ..internals.stock import torchs
 from ..nn import Linear, why_alone, why_unfit
 from ..nn_gated import GatedLinear, GatedMLP
 from ..nn_mlp import MLP
 from . import chains, opened, recognise, wrapped
 from .code import Unreadable, names_in
 from .facts import is_one_call
+from .fused import SEQUENTIAL, SITES, UNFUSED, fused_class_of, is_sequential
 from .match import match, why_unknown
 from .opened import LEFT_OUT
 from .paths import Path, find, join
 from .recognise import Spec
 from .rewrite import Method, Site, longer, read
 from .terms import Act, Gate, Held, Layer, Term, Variable, layers
-
-# on a class that fuse made: the class it was made from, the keys of what was rewritten in it, and its methods
-UNFUSED, SITES, METHODS = "_fusegrad_unfused", "_fusegrad_sites", "_fusegrad_methods"
 
 Key = tuple[str, int]  # name of a method, number of a site in it
 
@@ -64,7 +61,7 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
         return
     author = author_of_forward(original)
     if is_torchs(author) and author is not nn.Module and not issubclass(original, nn.Linear):
-        replaced = author is nn.Sequential and nn.Sequential.forward is not _SEQUENTIAL["forward"]
+        replaced = author is nn.Sequential and nn.Sequential.forward is not SEQUENTIAL["forward"]
         why = "torch.nn.Sequential.forward was replaced" if replaced else f"called by torch's own {author.__name__}"
         yield from (Call(child, "", why) for child in _linears(m))
     unread: dict[tuple[Linear, str], list[str]] = defaultdict(list)  # methods that may call a layer, by why
@@ -104,37 +101,6 @@ def _in_ours(m: Any, ours: type, names: tuple[str, ...]) -> Iterator[Call]:
     last = children(m).get("down_proj") if ours is GatedMLP else None
     if isinstance(last, Linear):
         yield Call(last, "", why_alone(last) or "the last of its GatedMLP")
-
-
-_SEQUENTIAL = {name: torchs(nn.Sequential, name) for name in ("forward", "__iter__")}
-
-
-def is_sequential(cls: type) -> bool:
-    """Whether the class runs its modules as torch.nn.Sequential does."""
-    return issubclass(cls, nn.Sequential) and all(getattr(cls, k) is f for k, f in _SEQUENTIAL.items())
-
-
-def fused_class_of(m: nn.Module) -> Any:
-    """The class that fuse made for m, which another library may have derived from since; None if there is none."""
-    return next((cls for cls in type(m).__mro__ if UNFUSED in vars(cls)), None)
-
-
-def is_fused_sequential(m: nn.Module) -> bool:
-    """Whether m was a torch.nn.Sequential and is as fuse left it."""
-    held = vars(type(m))
-    if held.get(UNFUSED) is not nn.Sequential or "forward" in vars(m) or not is_sequential(nn.Sequential):
-        return False
-    return held["forward"] is held[METHODS]["forward"]
-
-
-def method_before_fuse(cls: type, name: str) -> Any:
-    """What a class has under a name, and where that is what fuse put there, what stood there."""
-    for base in cls.__mro__:
-        held = vars(base)
-        if name in held:
-            made = held.get(METHODS, {})
-            return getattr(held[UNFUSED], name) if name in made and made[name] is held[name] else held[name]
-    return None
 
 
 def author_of_forward(cls: type[nn.Module]) -> type:

@@ -14,7 +14,8 @@ from ..nn import Linear
 from .classes import original_class, why_class_stays
 from .convert import check_model, forget_functions, why_not
 from .facts import is_one_call
-from .find import SITES, Call, calls, fused_class_of
+from .find import Call, calls
+from .fused import SITES, fused_class_of
 from .opened import LEFT_OUT
 from .watch import Ran, watch
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .. import routing
 from ..activations import REGISTRY
 from ..fusion.chains import chain_from
-from ..fusion.find import is_fused_sequential, is_sequential
+from ..fusion.fused import is_fused_sequential, is_sequential
 from ..fusion.recognise import is_activation, of_adopted, of_module
 from ..internals.module import children, is_hooked, reads_what_is_stored
 from ..nn import Linear, fits, weight_and_bias, why_called

@@ -10,7 +10,7 @@ from torch.compiler import is_compiling
 
 from .. import backends
 from ..fusion.chains import chain_from
-from ..fusion.find import UNFUSED, is_fused_sequential
+from ..fusion.fused import UNFUSED, is_fused_sequential
 from ..fusion.kept import KEPT, Kept, facts_of, may_try
 from ..internals.module import HOOKS, children, is_hooked, reads_what_is_stored
 from ..nn import Linear

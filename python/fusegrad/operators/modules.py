@@ -5,13 +5,17 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..fusion.find import is_fused_sequential, is_sequential, method_before_fuse
+from ..fusion.fused import is_fused_sequential, is_sequential, method_before_fuse
 from ..fusion.recognise import is_activation, of_adopted, of_module
 from ..internals.module import is_hooked, reads_as_written
 from ..internals.parametrized import has_computed_weight
 from ..internals.stock import called_as_written
-from ..nn import Linear, why_called
+from ..nn import Act, Linear, why_called
+from ..nn_gated import GatedLinear, GatedMLP
+from ..nn_mlp import MLP
 from .chains import layers_in
+
+_OURS = Linear, MLP, Act, GatedLinear, GatedMLP
 
 
 class Held(NamedTuple):
@@ -40,9 +44,9 @@ def leaf(m: nn.Module) -> list[Any] | FunctionType | None:
         if spec is None or why_called(m) is not None or vars(m).get("inplace"):  # which another name may see
             return None
         return [spec]
-    if "forward" in vars(m) or not called_as_written(cls) or cls.__module__.startswith(("torch.nn.", "fusegrad.")):
+    if "forward" in vars(m) or not called_as_written(cls) or cls.__module__.startswith("torch.nn."):
         return None
-    if isinstance(m, Linear):  # the act of ours is not in torch's forward
+    if isinstance(m, _OURS):  # which do more than they say
         return None
     forward = method_before_fuse(cls, "forward")
     return forward if isinstance(forward, FunctionType) else None

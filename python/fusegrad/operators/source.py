@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ..fusion.code import Definition, Unreadable, parse
-from ..fusion.find import method_before_fuse
+from ..fusion.fused import method_before_fuse
 from ..internals.module import reads_as_written
 from .modules import parts_of
 
