@@ -63,8 +63,11 @@ class Program:
         for i in range(last, 0, -1):
             if i in needed:
                 needed |= {self.steps[i - 1].a, self.steps[i - 1].b}
+        needed -= {0}
+        if len(needed) == len(self.steps):
+            return self
         found, now = Program(self.widths[0]), {0: 0}
-        for i in sorted(needed - {0}):
+        for i in sorted(needed):
             kind, a, b, more = self.steps[i - 1]
             if kind in WEIGHTED:
                 at = 2 * more[0]

@@ -86,7 +86,7 @@ class Reader(Steps):
             if isinstance(f, _FUNCTIONS) and f in _PURE_FUNCTIONS and "out" not in kwargs:
                 return f(*args, **kwargs) if any(isinstance(a, Tensor) for a in args) else self.refuse()
         elif isinstance(f, _FUNCTIONS) and args:
-            if f in _BINARY and len(args) == 2 and not kwargs:
+            if f in _BINARY and len(args) == 2 and not kwargs and isinstance(args[0], (Register, Tensor)):
                 return self.binary(_BINARY[f], *args)
             if isinstance(args[0], Register):
                 if is_linear(f) and not linear_is_replaced():

@@ -36,7 +36,7 @@ class Steps:
 
     def used(self, *given: Register) -> None:
         """Asked of all that is read: what was written to is no longer what it was."""
-        if any(self.whole(a) in self.gone for a in given):
+        if self.gone and any(self.whole(a) in self.gone for a in given):
             raise Unread
 
     def written(self, a: Register) -> None:
