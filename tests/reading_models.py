@@ -55,7 +55,7 @@ class Columns(Base):
     """An embedding that is periodic in the first two features."""
 
     def forward(self, x):
-        u, v, t = x[..., 0:1], x[..., -2:-1], x[..., 2:]
+        u, v, t = x[..., 0:1], x[..., -2:-1], x[..., 1:][..., 1::2]
         z = torch.cat([torch.cos(u), torch.sin(u), torch.cos(math.pi * v), torch.sin(math.pi * v), t], dim=-1)
         return self.out(torch.tanh(self.d(z)))
 

@@ -134,9 +134,10 @@ class Steps:
         width = self.width(a)
         if a.is_flat or len(places) == 0 or not all(0 <= p < width for p in (places[0], places[-1])):
             raise Unread
-        if len(places) == width and places.step == 1:
+        if len(places) == width:
             return Register(a.at, one)
-        made = self.program.add("take", a.at, a.at, places.start, places.step, len(places), width=len(places))
+        by = places.step if len(places) > 1 else 1
+        made = self.program.add("take", a.at, a.at, places.start, by, len(places), width=len(places))
         self.shown_by[made] = self.whole(a)
         return Register(made, one)
 
