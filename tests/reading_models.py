@@ -1,14 +1,9 @@
-"""Models of points (..., 3) whose source is read, and models that it would be wrong to read so."""
+"""Models of points (..., 3) whose source is read."""
 
-import itertools
 import math
-import types
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-
-import fusegrad as fg
 
 
 class Base(nn.Module):
@@ -117,6 +112,43 @@ class Functions(Base):
         return torch.matmul(torch.pow(h, 2), self.last.weight.t())
 
 
+class ByName(Base):
+    """Layers by their names, with what was given once more between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin0, self.lin1, self.lin2 = nn.Linear(3, 8), nn.Linear(11, 8), nn.Linear(8, 2)
+        self.act: nn.Module = nn.Softplus(beta=5.0)
+
+    def forward(self, points):
+        x: torch.Tensor = points
+        skip = None
+        for k in range(3):
+            if k == 1 and isinstance(x, torch.Tensor) and not isinstance(self.act, (list, tuple)):
+                x = torch.cat((x, points), -1)
+            x = getattr(self, f"lin{k}")(x)
+            x = self.act(x) if callable(self.act) and k < 2 else x
+        return x if skip is None else x + skip
+
+
+class Lists(Base):
+    def __init__(self):
+        super().__init__()
+        self.by_name = nn.ModuleDict({"sin": nn.Linear(8, 8), "tanh": nn.Linear(8, 8)})
+
+    @property
+    def doubled(self):
+        return 2 * self.gain
+
+    def forward(self, x):
+        parts = [self.a(x)]
+        for i, layer in enumerate(self.layers[:-1]):
+            parts.append(layer(torch.tanh(parts[i])))
+        h = sum(torch.sin(p) for p in parts if len(parts) == 3)
+        h = self.doubled * h + self.by_name["sin"](h)
+        return self.last(torch.cat([torch.sin(f(h)) for f in self.layers[1:]], dim=-1)[..., 4:12])
+
+
 class NothingReadsThese(Base):
     def forward(self, x):
         h = torch.tanh(self.a(x))
@@ -125,7 +157,7 @@ class NothingReadsThese(Base):
 
 
 READ = (ScaledFirst, Encoded, Fourier, Normalised, Columns, Split, HardConstraints, Flat, EachFeature, AddsInPlace,
-        Either, Functions, NothingReadsThese)  # fmt: skip
+        Either, Functions, ByName, Lists, NothingReadsThese)  # fmt: skip
 
 
 class OfRows(Base):
@@ -144,191 +176,3 @@ class Method(Base):
     def forward(self, x):
         h = self.features(x)
         return self.last(torch.cat([h, self.b(h).sin()], -1)[..., 8:] + torch.split(h, 8, -1)[0])
-
-
-class IsAsMade(Base):
-    def __init__(self):
-        super().__init__()
-        self.act = fg.Act("identity")
-
-    def forward(self, x):
-        h = self.a(x)
-        g = self.act(h)
-        return self.last(h * (torch.sin(h) if g is h else torch.tanh(h)))
-
-
-class LenOfShape(Base):
-    def forward(self, x):
-        h = torch.tanh(self.a(x))
-        return self.out(h) if len(x.shape) == 3 else self.last(h * self.c(h))
-
-
-class IsOfDtype(Base):
-    def forward(self, x):
-        h = torch.tanh(self.a(x))
-        if x.dtype is torch.float64:
-            h = h + torch.sin(self.b(h))
-        return self.last(h * self.c(h))
-
-
-class LenOfWeight(Base):
-    def forward(self, x):
-        h = torch.tanh(self.a(x))
-        return self.last(h * self.b(h) / len(self.a.bias.shape))
-
-
-class LenOfRows(Base):
-    def forward(self, x):
-        h = torch.tanh(self.a(x))
-        return self.last(h * self.b(h) / len(h[..., 0]))
-
-
-class Mangled(Base):
-    def forward(self, x, __scale=3.0):
-        h = torch.tanh(self.a(x))
-        return self.last(h * self.b(h)) if __scale is None else self.last(h * self.c(h))
-
-
-class WritesOut(Base):
-    def forward(self, x):
-        h = torch.tanh(self.a(x))
-        y = F.linear(h, self.b.weight, self.n)
-        written = torch.mul(self.n, 0.5, out=self.n)
-        return self.last(torch.sin(y) + h * written)
-
-
-class HoldsAnIterator(Base):
-    def __init__(self):
-        super().__init__()
-        self.steps = itertools.cycle([1.0, 2.0, 3.0, 4.0, 5.0])
-
-    def forward(self, x):
-        h = torch.tanh(self.a(x))
-        for layer, s in zip(self.layers, self.steps):  # noqa: B905
-            h = h + s * torch.sin(layer(h))
-        return self.last(h)
-
-
-class InPlace(Base):
-    def forward(self, x):
-        h = self.a(x)
-        y = h.relu_()
-        return self.last(h + torch.sin(y))
-
-
-class Generator(Base):
-    more = False
-
-    def parts(self, h):
-        if self.more:
-            yield torch.sin(h)
-        return [h, torch.sin(h)]
-
-    def forward(self, x):
-        h = torch.tanh(self.a(x))
-        for p in self.parts(h):
-            h = h + p
-        return self.last(h)
-
-
-class LongRange(Base):
-    def forward(self, x):
-        h = torch.tanh(self.a(x))
-        for i in range(10**12):
-            if i == self.depth:
-                return self.last(h)
-            h = h + torch.sin(self.b(h))
-
-
-class WritesToAnother(Base):
-    def forward(self, x):
-        h = torch.tanh(self.a(x))
-        y = h
-        y += self.b(x[..., :1] * self.n)
-        return self.last(h * torch.sin(y))
-
-
-class WritesToAPart(Base):
-    def forward(self, x):
-        h = self.a(x)
-        part = h[..., 2:5]
-        part *= 3.0
-        return self.last(torch.sin(h))
-
-
-class _Next(nn.ModuleList):
-    def __getitem__(self, i):
-        return super().__getitem__((i + 1) % len(self))
-
-
-class _Fewer(nn.ModuleList):
-    def __len__(self):
-        return 2
-
-
-class _Sine(nn.Module):
-    def __getattribute__(self, name):
-        return torch.sin if name == "forward" else super().__getattribute__(name)
-
-    def forward(self, x):
-        return torch.tanh(x)
-
-
-class OwnList(Base):
-    def __init__(self, cls=_Next):
-        super().__init__()
-        self.layers.__class__ = cls
-
-    def forward(self, x):
-        h = torch.tanh(self.a(x))
-        for i in range(len(self.layers)):
-            h = h + torch.sin(self.layers[i](h))
-        return self.last(h)
-
-
-class FewerInList(OwnList):
-    def __init__(self):
-        super().__init__(_Fewer)
-
-
-class OwnGetattribute(Base):
-    def __init__(self):
-        super().__init__()
-        self.act = _Sine()
-
-    def forward(self, x):
-        h = self.a(x)
-        return self.last(self.act(h) * h)
-
-
-class _Lazy(types.ModuleType):
-    tanh = property(lambda self: torch.sin)
-
-
-lazy = _Lazy("lazy")
-lazy.__dict__["tanh"] = torch.tanh
-
-
-class OwnFile(Base):
-    def forward(self, x):
-        h = self.a(x)
-        return self.last(lazy.tanh(h) * h)
-
-
-class SinLinear(fg.Linear):
-    pass
-
-
-class OfOurs(Base):
-    def __init__(self):
-        super().__init__()
-        self.a = SinLinear(3, 8, act="sin")
-
-    def forward(self, x):
-        h = self.a(x)
-        return self.last(h * h)
-
-
-OTHERS = (IsAsMade, InPlace, Generator, LongRange,
-          LenOfShape, IsOfDtype, LenOfWeight, LenOfRows, Mangled, WritesOut, HoldsAnIterator, WritesToAnother,
-          WritesToAPart, OwnList, FewerInList, OwnGetattribute, OwnFile, OfOurs)  # fmt: skip

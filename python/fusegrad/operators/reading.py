@@ -22,10 +22,11 @@ from ..fusion.recognise import METHOD, of_call
 from ..internals.call import is_linear, linear_is_replaced
 from ..internals.stock import torchs
 from .in_place import written
-from .modules import Held, leaf, parts_of
+from .modules import Held, leaf
 from .program import Program
-from .source import MOST, NUMBER, PLAIN, Method, Register, Scope, Unread, definition_of
+from .source import Scope, attribute, definition_of
 from .steps import Steps
+from .values import NUMBER, PLAIN, List, Method, Once, Parts, Register, Unread, is_plain, items_of
 
 _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -78,8 +79,10 @@ class Reader(Steps):
         if isinstance(f, Method):
             return self.method(f, args, kwargs)
         if isinstance(f, _FUNCTIONS) and f in _TORCHS and args:
-            if isinstance(args[0], Register) or type(args[0]) in (list, tuple):
+            if isinstance(args[0], Register) or type(args[0]) in (List, list, tuple):
                 return _TORCHS[f](self, *args, **kwargs)
+        if isinstance(f, BuiltinFunctionType) and f in _ASKED_OF and not kwargs:
+            return _ASKED_OF[f](self, *args)
         if not any(isinstance(a, Register) for a in (*args, *kwargs.values())):
             if isinstance(f, (type, BuiltinFunctionType)) and f in _BUILTINS:
                 return self.builtin(f, args, kwargs)
@@ -102,13 +105,31 @@ class Reader(Steps):
     @staticmethod
     def builtin(f: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Of numbers, lists and lists of modules: a tensor that depends on x is none of these here."""
-        given: list[Any] = [parts_of(a) if isinstance(a, nn.Module) else a for a in args]
-        if not all(type(a) in PLAIN or (type(a) in (list, tuple, range) and len(a) <= MOST) for a in given):
+        if not is_plain(*kwargs.values()) or (f in (len, reversed) and any(type(a) is Once for a in args)):
             raise Unread
-        if not all(type(a) in PLAIN for a in kwargs.values()):
+        made = f(*(a if type(a) in PLAIN else items_of(a) for a in args), **kwargs)
+        if f in (zip, enumerate, reversed):
+            return Once([*made])
+        return List(made) if f is list else made
+
+    def is_instance(self, of: Any, cls: Any) -> bool:
+        classes = cls if type(cls) is tuple else (cls,)
+        if not all(type(c) is type or c is Tensor for c in classes) or isinstance(of, (Once, Parts, Method)):
             raise Unread
-        made = f(*given, **kwargs)
-        return [*made] if f in (zip, enumerate, reversed) else made
+        return issubclass(Tensor, classes) if isinstance(of, Register) else isinstance(of, classes)
+
+    def is_callable(self, of: Any) -> bool:
+        return not isinstance(of, Register) and callable(of)
+
+    def attribute_by_name(self, of: Any, name: Any) -> Any:
+        if type(name) is not str or not isinstance(of, nn.Module):
+            raise Unread
+        return attribute(self, of, name)
+
+    def sum(self, of: Any, start: Any = 0) -> Any:
+        for one in items_of(of):
+            start = self.binary(ast.Add(), start, one)
+        return start
 
     @staticmethod
     def refuse() -> Any:
@@ -196,6 +217,11 @@ class Reader(Steps):
             case ast.MatMult() if isinstance(a, Register) and isinstance(b, Tensor) and b.dim() == 2:
                 return self.linear(a, b.mT)
         raise Unread
+
+
+_ASKED_OF: dict[Any, Any] = {
+    isinstance: Reader.is_instance, callable: Reader.is_callable, getattr: Reader.attribute_by_name, sum: Reader.sum,
+}  # fmt: skip
 
 
 @dataclass

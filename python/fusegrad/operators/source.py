@@ -4,7 +4,6 @@ import ast
 import inspect
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
@@ -13,30 +12,7 @@ from torch import Tensor, nn
 from ..fusion.code import Definition, Unreadable, parse
 from ..fusion.fused import method_before_fuse
 from ..internals.module import reads_as_written
-from .modules import parts_of
-
-MOST = 5000  # expressions of a model
-PLAIN = bool, int, float, str, type(None)
-NUMBER = int, float
-
-
-class Unread(Exception):
-    """The source says more than is known here."""
-
-
-# None of these is a tuple, which functions of Python would take for one.
-@dataclass(frozen=True, eq=False)
-class Register:
-    at: int
-    is_flat: bool = False  # of one feature, without the dimension of features
-
-
-@dataclass(frozen=True, eq=False)
-class Method:
-    """What stands before the brackets in x.name(...)."""
-
-    of: Any
-    name: str
+from .values import MOST, NUMBER, PLAIN, List, Method, Once, Register, Unread, is_plain, items_of, part_of
 
 
 class _Returned(NamedTuple):
@@ -49,6 +25,7 @@ _COMPARES: dict[type, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 _IN_PLACE = ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow
 _MAKES = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR  # what runs later
+_GETITEM = nn.ModuleDict.__getitem__
 _DEFINITIONS: dict[Any, Definition | None] = {}  # of code, where its source can be read
 
 
@@ -70,20 +47,26 @@ def _definition(f: FunctionType) -> Definition | None:
         return None
     if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.posonlyargs:
         return None
-    return None if getattr(made, "decorator_list", []) else made
+    decorators = [ast.unparse(of) for of in getattr(made, "decorator_list", [])]
+    return made if decorators in ([], ["property"]) else None
 
 
 class Scope:
     """A call of a function: its variables, and what its names stand for."""
 
-    def __init__(self, reader: Any, f: FunctionType, held: dict[str, Any]) -> None:
+    def __init__(self, reader: Any, f: FunctionType, held: dict[str, Any], own: tuple[str, ...] = ()) -> None:
         self.reader, self.f, self.held = reader, f, held
+        self.own = {*own, *f.__code__.co_varnames, *f.__code__.co_cellvars}  # names that are variables
 
     def run(self, body: list[ast.stmt]) -> _Returned | None:
         for s in body:
             match s:
                 case ast.Expr(value=ast.Constant()) | ast.Pass():
                     pass
+                case ast.Expr(value=ast.Call(func=ast.Attribute(value=of, attr="append"), args=[e], keywords=[])):
+                    self.append(self.value(of), self.value(e))
+                case ast.AnnAssign(target=ast.Name() as target, value=e) if e is not None:
+                    self.assign(target, self.value(e))
                 case ast.Assign(targets=targets, value=e):
                     made = self.value(e)
                     for target in targets:
@@ -96,7 +79,7 @@ class Scope:
                 case ast.Return(value=e) if e is not None:
                     return _Returned(self.value(e))
                 case ast.For(target=target, iter=over, body=inner, orelse=[]):
-                    for one in self.several(self.value(over)):
+                    for one in items_of(self.value(over)):
                         self.assign(target, one)
                         if (found := self.run(inner)) is not None:
                             return found
@@ -109,10 +92,10 @@ class Scope:
 
     def assign(self, target: ast.expr, made: Any) -> None:
         match target:
-            case ast.Name(id=name) if name in self.f.__code__.co_varnames:
+            case ast.Name(id=name) if name in self.own:
                 self.held[name] = made
             case ast.Tuple(elts=parts) | ast.List(elts=parts):
-                several = self.several(made)
+                several = items_of(made)
                 if len(several) != len(parts):
                     raise Unread
                 for part, one in zip(parts, several, strict=True):
@@ -133,15 +116,30 @@ class Scope:
         self.held[name] = made
 
     @staticmethod
-    def several(of: Any) -> list[Any]:
-        found = of if type(of) in (list, tuple, range) else parts_of(of)
-        if found is None or len(found) > MOST:
+    def append(to: Any, one: Any) -> None:
+        if type(to) is not List or to.is_read or len(to) >= MOST:
             raise Unread
-        return [*found]
+        to.append(one)
+
+    def each(self, one: ast.expr, generators: list[ast.comprehension]) -> list[Any]:
+        """What a comprehension gives."""
+        match generators:
+            case [ast.comprehension(target=ast.Name(id=name) as target, iter=over, ifs=tests, is_async=0)]:
+                names = [name]
+            case [ast.comprehension(target=ast.Tuple(elts=parts) as target, iter=over, ifs=tests, is_async=0)]:
+                names = [part.id for part in parts if isinstance(part, ast.Name)]
+            case _:
+                raise Unread
+        inner, found = Scope(self.reader, self.f, {**self.held}, (*self.own, *names)), []
+        for given in items_of(self.value(over)):
+            inner.assign(target, given)
+            if all(inner.truth(test) for test in tests):
+                found.append(inner.value(one))
+        return found
 
     def truth(self, e: ast.expr) -> bool:
         value = self.value(e)
-        return bool(value) if _are_plain(value) else self.refuse()
+        return bool(value) if is_plain(value) else self.refuse()
 
     def value(self, e: ast.expr) -> Any:
         reader = self.reader
@@ -157,14 +155,21 @@ class Scope:
                     raise Unread
                 return reader.call(f, [*map(self.value, args)], {k.arg or "": self.value(k.value) for k in keywords})
             case ast.Attribute(value=of, attr=name):
-                value = self.value(of)
-                return reader.attribute(value, name) if isinstance(value, Register) else _attribute(value, name)
+                return attribute(self.reader, self.value(of), name)
             case ast.Constant(value=constant) if type(constant) in PLAIN:
                 return constant
             case ast.BinOp(left=left, op=op, right=right):
                 return reader.binary(op, self.value(left), self.value(right))
-            case ast.Tuple(elts=parts) | ast.List(elts=parts):
-                return [*map(self.value, parts)]
+            case ast.Tuple(elts=parts):
+                return tuple(map(self.value, parts))
+            case ast.List(elts=parts):
+                return List(map(self.value, parts))
+            case ast.ListComp(elt=one, generators=generators):
+                return List(self.each(one, generators))
+            case ast.GeneratorExp(elt=one, generators=generators):
+                return Once(self.each(one, generators))
+            case ast.JoinedStr(values=parts):
+                return "".join(map(self.text, parts))
             case ast.UnaryOp(op=ast.USub(), operand=of):
                 value = self.value(of)
                 return reader.affine(value, -1.0, 0.0) if isinstance(value, Register) else _negative(value)
@@ -174,7 +179,7 @@ class Scope:
                 return self.chosen(values, isinstance(op, ast.Or))
             case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARES:
                 a, b = self.value(left), self.value(right)
-                known = a is None or b is None if isinstance(op, (ast.Is, ast.IsNot)) else _are_plain(a, b)
+                known = a is None or b is None if isinstance(op, (ast.Is, ast.IsNot)) else is_plain(a, b)
                 return _COMPARES[type(op)](a, b) if known else self.refuse()
             case ast.IfExp(test=test, body=then, orelse=other):
                 return self.value(then if self.truth(test) else other)
@@ -186,18 +191,27 @@ class Scope:
         """What stands before the brackets of a call."""
         if isinstance(e, ast.Attribute):
             of = self.value(e.value)
-            return Method(of, e.attr) if isinstance(of, (Register, Tensor)) else _attribute(of, e.attr)
+            return Method(of, e.attr) if isinstance(of, (Register, Tensor)) else attribute(self.reader, of, e.attr)
         return self.value(e)
 
     def chosen(self, values: list[ast.expr], ends: bool) -> Any:
         """The value of `a or b`, where it ends at what is true; or of `a and b`."""
         for e in values:
             value = self.value(e)
-            if not _are_plain(value):
+            if not is_plain(value):
                 raise Unread
             if bool(value) is ends:
                 break
         return value
+
+    def text(self, e: ast.expr) -> str:
+        match e:
+            case ast.Constant(value=str() as constant):
+                return constant
+            case ast.FormattedValue(value=of, conversion=-1, format_spec=None):
+                value = self.value(of)
+                return str(value) if type(value) in (int, str) else self.refuse()
+        raise Unread
 
     def part(self, of: Any, key: ast.expr) -> Any:
         at = self.key(key)
@@ -205,7 +219,11 @@ class Scope:
             return of[at]
         if isinstance(of, Register):
             return self.reader.part(of, at)
-        return self.several(of)[at] if type(at) in (int, slice) else self.refuse()
+        if isinstance(of, nn.ModuleDict):
+            if type(of).__getitem__ is not _GETITEM or not reads_as_written(type(of)):
+                raise Unread
+            return of.__dict__["_modules"][at]
+        return part_of(of, at)
 
     def key(self, e: ast.expr) -> Any:
         match e:
@@ -215,7 +233,8 @@ class Scope:
                 return tuple(map(self.key, parts))
             case ast.Constant(value=constant) if constant is None or constant is ...:
                 return constant
-        return self.number(e)
+        value = self.value(e)
+        return value if type(value) in (int, str) else self.refuse()
 
     def number(self, e: ast.expr) -> int:
         value = self.value(e)
@@ -238,10 +257,6 @@ class Scope:
         raise Unread
 
 
-def _are_plain(*values: Any) -> bool:
-    return all(type(v) in PLAIN for v in values)
-
-
 def _is_mangled(name: str) -> bool:
     """Whether this may be another name in a class."""
     return name.startswith("__") and not name.endswith("__")
@@ -253,7 +268,10 @@ def _negative(value: Any) -> Any:
     raise Unread
 
 
-def _attribute(of: Any, name: str) -> Any:
+def attribute(reader: Any, of: Any, name: str) -> Any:
+    """What of.name is, without running anything."""
+    if isinstance(of, Register):
+        return reader.attribute(of, name)
     if type(of) is ModuleType and name in vars(of):
         return vars(of)[name]
     if isinstance(of, Tensor) and name in ("T", "mT"):
@@ -264,14 +282,16 @@ def _attribute(of: Any, name: str) -> Any:
     if not reads_as_written(cls):
         raise Unread
     found = next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), Unread)
-    if found is not Unread and hasattr(type(found), "__set__"):  # a property, say
+    if type(found) is property and isinstance(found.fget, FunctionType):
+        return reader.function(found.fget, [of], {})
+    if found is not Unread and hasattr(type(found), "__set__"):
         raise Unread
     if name in held:
         return held[name]
     if isinstance(found, FunctionType) and isinstance(live := method_before_fuse(cls, name), FunctionType):
         return MethodType(live, of)
     if found is not Unread:
-        if type(found) in PLAIN:
+        if is_plain(found):
             return found
         raise Unread
     for place in ("_parameters", "_buffers", "_modules"):

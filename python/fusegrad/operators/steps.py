@@ -10,14 +10,14 @@ from ..activations import REGISTRY
 from ..ops.arguments import is_strided
 from ..routing import fits
 from .program import MOST_LAYERS, Program
-from .source import NUMBER, Register, Unread
+from .values import NUMBER, Register, Unread
 
 
 class Steps:
     """Those of one reading, of x (..., k)."""
 
     def __init__(self, x: Tensor) -> None:
-        self.dtype, self.lead, self.dims = x.dtype, [*x.shape[:-1]], x.dim()
+        self.dtype, self.lead, self.dims = x.dtype, tuple(x.shape[:-1]), x.dim()
         self.program = Program(x.shape[-1])
         self.shown_by: dict[int, int] = {}  # of a register that is a part of another one: that one
         self.gone: set[int] = set()  # registers that were written to, as these and their parts
@@ -27,8 +27,8 @@ class Steps:
     def width(self, a: Register) -> int:
         return self.program.widths[a.at]
 
-    def shape(self, a: Register) -> list[int]:
-        return [*self.lead] if a.is_flat else [*self.lead, self.width(a)]
+    def shape(self, a: Register) -> tuple[int, ...]:
+        return (*self.lead,) if a.is_flat else (*self.lead, self.width(a))
 
     def whole(self, a: Register) -> int:
         """The register whose numbers these are."""
@@ -171,24 +171,24 @@ class Steps:
             raise Unread
         return Register(a.at)
 
-    def split(self, a: Register, sizes: Any, dim: Any = 0) -> list[Register]:
+    def split(self, a: Register, sizes: Any, dim: Any = 0) -> tuple[Register, ...]:
         width = self.width(a)
         if type(sizes) is int and sizes > 0:
             sizes = [min(sizes, width - i) for i in range(0, width, sizes)]
         if not self.is_last(dim, a) or not all(type(n) is int and n > 0 for n in sizes) or sum(sizes) != width:
             raise Unread
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-        return [self.taken(a, range(end - n, end)) for n, end in zip(sizes, ends, strict=True)]
+        return tuple(self.taken(a, range(end - n, end)) for n, end in zip(sizes, ends, strict=True))
 
-    def chunk(self, a: Register, chunks: Any, dim: Any = 0) -> list[Register]:
+    def chunk(self, a: Register, chunks: Any, dim: Any = 0) -> tuple[Register, ...]:
         if type(chunks) is not int or chunks < 1:
             raise Unread
         return self.split(a, -(-self.width(a) // chunks), dim)
 
-    def unbound(self, a: Register, dim: Any = 0) -> list[Register]:
+    def unbound(self, a: Register, dim: Any = 0) -> tuple[Register, ...]:
         if not self.is_last(dim, a):
             raise Unread
-        return [self.taken(a, i) for i in range(self.width(a))]
+        return tuple(self.taken(a, i) for i in range(self.width(a)))
 
     def cat(self, parts: Any, dim: Any = 0) -> Register:
         if not parts or not all(isinstance(p, Register) and self.is_last(dim, p) for p in parts):
