@@ -4,10 +4,12 @@ import torch
 from torch.testing import assert_close
 
 from fusegrad import backends
+from fusegrad.operators import trust
 
 
 def counted_programs(monkeypatch):
-    """A list that grows by one with each model that runs as a program."""
+    """A list that grows by one with each model that runs as a program, from its first call on."""
+    monkeypatch.setattr(trust, "is_trusted", lambda *args: True)
     found, run = [], backends.node.program
     monkeypatch.setattr(backends.node, "program", lambda *args: found.append(1) or run(*args))
     return found

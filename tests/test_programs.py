@@ -23,7 +23,7 @@ def made(name, dtype=torch.float64):
     return MODELS[name]().to(dtype)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def calls(monkeypatch):
     return counted_programs(monkeypatch)
 

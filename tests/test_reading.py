@@ -15,7 +15,7 @@ from cases import DEVICE
 pytestmark = pytest.mark.skipif(backends.node is None or DEVICE != "cpu", reason="there are no C++ nodes")
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def calls(monkeypatch):
     return counted_programs(monkeypatch)
 

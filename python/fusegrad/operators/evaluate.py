@@ -20,12 +20,13 @@ from . import (  # noqa: F401
     rules_layers,
     rules_products,
     rules_reductions,
+    trust,
 )
 from .arguments import Model, check_value
 from .chains import chain_of
 from .escapes import Escapes
 from .layers import layers
-from .reading import accept, program_of, refuse
+from .reading import accept, key_of, program_of, refuse, refuse_for_ever
 from .run import ByNested, Refused, Run
 from .streams import Rules, Streams, each, whole
 
@@ -40,19 +41,36 @@ def evaluate(
     seed = (directions, second, *(None,) * (rules.order - 2)) if rules.order > 1 else (directions,)
     if (chain := chain_of(model, x)) is not None and not is_ops_mode_on():
         return layers(rules, x.view_as(x), seed, chain)
-    if (made := _by_program(model, x, seed, rules)) is not None:
-        return made
-    return call_untraced(_evaluate, op, model, x, seed, rules)
+    found = program_of(model, x) if program.serves(rules, x, seed) else None
+    if found is not None and trust.is_trusted(key_of(model), found, x):
+        made = _by_program(x, seed, rules, found)
+        (refuse if made is None else accept)(model)
+        if made is not None:
+            return made
+        found = None
+    truth = call_untraced(_evaluate, op, model, x, seed, rules)
+    if found is not None:
+        _compare(model, x, seed, rules, found, truth)
+    return truth
 
 
-def _by_program(model: Model, x: Tensor, seed: Streams, rules: Rules) -> tuple[Tensor, Streams] | None:
+def _compare(
+    model: Model, x: Tensor, seed: Streams, rules: Rules, found: program.Program, truth: tuple[Tensor, Streams]
+) -> None:
+    """What was read with what the model has computed."""
+    with torch.no_grad():
+        made = _by_program(x, seed, rules, found)
+        if made is None:
+            refuse(model)
+        elif not trust.compare(key_of(model), found, x, made, truth):
+            refuse_for_ever(model)
+
+
+def _by_program(x: Tensor, seed: Streams, rules: Rules, found: program.Program) -> tuple[Tensor, Streams] | None:
     """Of a model whose source says all that it computes, where that is one op. Its rows are apart by what it is."""
-    if not program.serves(rules, x, seed) or (found := program_of(model, x)) is None:
-        return None
     given = x.view_as(x)
     chain = found.chain()
     made = program.run(rules, given, seed, found) if chain is None else layers(rules, given, seed, chain)
-    (refuse if made is None else accept)(model)
     if made is None or not found.is_squeezed:
         return made
     y, streams = made

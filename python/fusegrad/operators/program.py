@@ -41,6 +41,7 @@ class Program:
         self.steps: list[Step] = []
         self.widths = [width]  # of the registers
         self.is_squeezed = False  # whether the model returns its one feature without a dimension
+        self.read: list[Any] = []  # code and classes whose source says so
         self.weights: list[Tensor | None] = []  # w and b of each layer; of a number no w, and itself
 
     def add(self, kind: str, a: int, b: int, *more: Any, width: int | None = None) -> int:
@@ -67,6 +68,7 @@ class Program:
         if len(needed) == len(self.steps):
             return self
         found, now = Program(self.widths[0]), {0: 0}
+        found.read = self.read
         for i in sorted(needed):
             kind, a, b, more = self.steps[i - 1]
             if kind in WEIGHTED:

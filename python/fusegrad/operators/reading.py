@@ -8,6 +8,7 @@ is refused: then the model runs (evaluate.py).
 
 import ast
 import operator
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType
@@ -58,6 +59,7 @@ _TORCHS: dict[Any, Any] = {
     torchs(torch.functional if name == "split" else torch, name): step for name, step in (_NAMED | _OF_MANY).items()
 }
 _ASKED = "size", "dim"
+_CHILDREN, _NAMED_CHILDREN = torchs(nn.Module, "children"), torchs(nn.Module, "named_children")
 # what has to be torch's own
 _SPECIAL = "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "pow", "matmul", "neg", "getitem", "iadd", "isub", \
     "imul", "itruediv", "ipow"  # fmt: skip
@@ -96,6 +98,9 @@ class Reader(Steps):
                     return self.linear(args[0], *args[1:], **kwargs)
                 if (spec := self.spec(f, args, kwargs)) is not None:
                     return self.act(args[0], *spec)
+        if isinstance(f, MethodType) and f.__func__ is _CHILDREN and not args and not kwargs:
+            m: Any = f.__self__
+            return Once([*m.children()]) if type(m).named_children is _NAMED_CHILDREN else self.refuse()
         if isinstance(f, MethodType) and isinstance(f.__func__, FunctionType):
             return self.function(f.__func__, [f.__self__, *args], kwargs)
         if isinstance(f, FunctionType):
@@ -165,6 +170,7 @@ class Reader(Steps):
     def function(self, f: FunctionType, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """A call of a function with a source."""
         definition, code = definition_of(f), f.__code__
+        self.program.read.append(code)
         if definition is None:
             raise Unread
         names = code.co_varnames[: code.co_argcount]
@@ -186,6 +192,7 @@ class Reader(Steps):
 
     def module(self, m: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> Any:
         found = leaf(m)
+        self.program.read.append(type(m))
         if found is None:
             raise Unread
         if isinstance(found, FunctionType):
@@ -235,7 +242,7 @@ class _Refused:
 _REFUSED: WeakKeyDictionary[Any, _Refused] = WeakKeyDictionary()
 
 
-def _key(model: Any) -> Any:
+def key_of(model: Any) -> Any:
     """What tells a model from others: of a function, which may be made anew for each call, its code."""
     if isinstance(model, nn.Module):
         return model if type(model).__hash__ is nn.Module.__hash__ else None
@@ -244,7 +251,7 @@ def _key(model: Any) -> Any:
 
 def program_of(model: Any, x: Tensor) -> Program | None:
     """What a model computes, if its source says it. Those that do more are read ever less often."""
-    key = _key(model)
+    key = key_of(model)
     if key is None or not all(getattr(Tensor, name) is f for name, f in _METHODS):
         return None
     if (refused := _REFUSED.get(key)) and refused.left:
@@ -267,11 +274,16 @@ def program_of(model: Any, x: Tensor) -> Program | None:
 
 def refuse(model: Any) -> None:
     """Note that a model was read in vain."""
-    refused = _REFUSED.setdefault(_key(model), _Refused())
+    refused = _REFUSED.setdefault(key_of(model), _Refused())
     refused.times += 1
     refused.left = 2 ** min(refused.times, 12) - 2
 
 
+def refuse_for_ever(model: Any) -> None:
+    """Note that a model computes something else than what was read."""
+    _REFUSED[key_of(model)] = _Refused(left=sys.maxsize)
+
+
 def accept(model: Any) -> None:
     """Note that what was read has run."""
-    _REFUSED.pop(_key(model), None)
+    _REFUSED.pop(key_of(model), None)
