@@ -233,6 +233,58 @@ class OfOurs(Base):
         return self.last(h * h)
 
 
-OTHERS = (GoesThroughTwice, GrowsMeanwhile, GrowsForEver, OfASlice, IsAsMade, InPlace, Generator, LongRange,
+class LazyGenerator(Base):
+    def forward(self, x):
+        h = torch.tanh(self.a(x))
+        parts = (torch.sin(layer(h)) for layer in self.layers)
+        h = h * 2.0
+        return self.last(sum(parts))
+
+
+class LazyInZip(Base):
+    def forward(self, x):
+        h = torch.tanh(self.a(x))
+        for layer, s in zip(self.layers, (torch.sin(self.b(h)) for _ in range(3)), strict=True):
+            h = torch.tanh(layer(h)) * s
+        return self.last(h)
+
+
+class OtherCall(Base):
+    def __init__(self, name="_call_impl"):
+        super().__init__()
+        setattr(self.b, name, lambda z: torch.sin(self.c(z)))
+
+    def forward(self, x):
+        h = torch.tanh(self.a(x))
+        return self.last(h * self.b(h))
+
+
+class CompiledCall(OtherCall):
+    def __init__(self):
+        super().__init__("_compiled_call_impl")
+
+
+class OutOfOrder(Base):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList()
+        self.layers.add_module("1", nn.Linear(8, 8))
+        self.layers.add_module("0", nn.Linear(8, 8))
+
+    def forward(self, x):
+        h = torch.tanh(self.a(x))
+        return self.last(h * torch.sin(self.layers[0](h)))
+
+
+class IsASize(Base):
+    def forward(self, x):
+        h = torch.tanh(self.a(x))
+        if isinstance(x.shape, torch.Size) and isinstance(x.shape[:1], torch.Size):
+            h = h * self.b(h)
+        return self.last(h)
+
+
+OTHERS = (LazyGenerator, LazyInZip, OtherCall, CompiledCall, OutOfOrder, IsASize,
+          GoesThroughTwice, GrowsMeanwhile, GrowsForEver, OfASlice, IsAsMade, InPlace, Generator, LongRange,
           LenOfShape, IsOfDtype, LenOfWeight, LenOfRows, Mangled, WritesOut, HoldsAnIterator, WritesToAnother,
           WritesToAPart, OwnList, FewerInList, OwnGetattribute, OwnFile, OfOurs)  # fmt: skip

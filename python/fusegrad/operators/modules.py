@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..fusion.fused import is_fused_sequential, is_sequential, method_before_fuse
 from ..fusion.recognise import is_activation, of_adopted, of_module
-from ..internals.module import is_hooked, reads_as_written
+from ..internals.module import children, is_hooked, reads_as_written
 from ..internals.parametrized import has_computed_weight
 from ..internals.stock import called_as_written
 from ..nn import Act, Linear, why_called
@@ -28,7 +28,7 @@ class Held(NamedTuple):
 def leaf(m: nn.Module) -> list[Any] | FunctionType | None:
     """What a call of a module computes: parts in a row, or the method that says it; None if more may happen."""
     cls = type(m)
-    if is_hooked(m) or not reads_as_written(cls):
+    if is_hooked(m) or not reads_as_written(cls) or "_call_impl" in vars(m) or vars(m).get("_compiled_call_impl"):
         return None
     if cls is nn.Identity:
         return [] if why_called(m) is None else None
@@ -63,5 +63,6 @@ def parts_of(m: Any) -> list[Any] | None:
     for cls, methods in _GOES_THROUGH.items():
         if isinstance(m, cls):
             as_written = reads_as_written(type(m)) and all(getattr(type(m), name) is f for name, f in methods)
-            return [*m] if as_written and not hasattr(type(m), "__reversed__") else None
+            by_number = cls is not nn.ModuleList or [*children(m)] == [*map(str, range(len(children(m))))]  # as m[i] is
+            return [*m] if as_written and by_number and not hasattr(type(m), "__reversed__") else None
     return None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..fusion.code import Definition, Unreadable, parse
 from ..fusion.fused import method_before_fuse
 from ..internals.module import reads_as_written
-from .values import MOST, NUMBER, PLAIN, List, Method, Once, Register, Unread, is_plain, items_of, part_of
+from .values import MOST, NUMBER, PLAIN, List, Method, Register, Unread, is_plain, items_of, part_of
 
 
 class _Returned(NamedTuple):
@@ -25,6 +25,7 @@ _COMPARES: dict[type, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 _IN_PLACE = ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow
 _MAKES = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR  # what runs later
+_AT_ONCE = sum, list, tuple  # what goes through a generator before anything else happens
 _GETITEM = nn.ModuleDict.__getitem__
 _DEFINITIONS: dict[Any, Definition | None] = {}  # of code, where its source can be read
 
@@ -153,6 +154,8 @@ class Scope:
                 f = self.called(func)
                 if any(isinstance(a, ast.Starred) for a in args) or any(_is_mangled(k.arg or "__") for k in keywords):
                     raise Unread
+                if len(args) == 1 and isinstance(args[0], ast.GeneratorExp) and not keywords and f in _AT_ONCE:
+                    return reader.call(f, [List(self.each(args[0].elt, args[0].generators))], {})
                 return reader.call(f, [*map(self.value, args)], {k.arg or "": self.value(k.value) for k in keywords})
             case ast.Attribute(value=of, attr=name):
                 return attribute(self.reader, self.value(of), name)
@@ -166,8 +169,6 @@ class Scope:
                 return List(map(self.value, parts))
             case ast.ListComp(elt=one, generators=generators):
                 return List(self.each(one, generators))
-            case ast.GeneratorExp(elt=one, generators=generators):
-                return Once(self.each(one, generators))
             case ast.JoinedStr(values=parts):
                 return "".join(map(self.text, parts))
             case ast.UnaryOp(op=ast.USub(), operand=of):

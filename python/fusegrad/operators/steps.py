@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Size, Tensor
 
 from ..activations import REGISTRY
 from ..ops.arguments import is_strided
@@ -27,8 +27,8 @@ class Steps:
     def width(self, a: Register) -> int:
         return self.program.widths[a.at]
 
-    def shape(self, a: Register) -> tuple[int, ...]:
-        return (*self.lead,) if a.is_flat else (*self.lead, self.width(a))
+    def shape(self, a: Register) -> Size:
+        return Size(self.lead if a.is_flat else (*self.lead, self.width(a)))
 
     def whole(self, a: Register) -> int:
         """The register whose numbers these are."""

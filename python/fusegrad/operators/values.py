@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Size
+
 from .modules import parts_of
 
 MOST = 5000  # expressions of a model, and parts of a list
@@ -40,7 +42,7 @@ class Parts(list):
 
 
 class Once:
-    """What zip, enumerate, reversed and generators give: to be gone through once."""
+    """What zip, enumerate and reversed give: to be gone through once."""
 
     def __init__(self, items: list[Any]) -> None:
         self.items: list[Any] | None = items
@@ -52,7 +54,7 @@ class Once:
         return found
 
 
-_LISTS = list, tuple, range, List, Parts
+_LISTS = list, tuple, range, Size, List, Parts
 
 
 def items_of(of: Any) -> list[Any]:
@@ -73,7 +75,7 @@ def part_of(of: Any, at: Any) -> Any:
         return (of if type(of) is List else items_of(of))[at]
     if type(at) is not slice or type(of) is Once:
         raise Unread
-    if type(of) in (tuple, range):
+    if type(of) in (tuple, range, Size):
         return of[at]
     return List(of[at]) if type(of) in (list, List) else Parts(items_of(of)[at])
 
