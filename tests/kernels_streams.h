@@ -7,6 +7,7 @@ struct StreamsCase {
   ChainCase chain;
   int64_t r;
   bool alike, has_l;
+  bool adjacent = false;  // whether the tangents of a number of x follow one another
 };
 
 bool streams_right(const Kernels& kernels, const StreamsCase& c, std::mt19937& random) {
@@ -52,11 +53,12 @@ bool streams_right(const Kernels& kernels, const StreamsCase& c, std::mt19937& r
               gty = random_numbers(type, r * m * last_n, random), gly = random_numbers(type, m * last_n, random);
   Bytes y(m * last_n * size), ty(r * y.size()), ly(y), saved((kept + (c.alike ? r * layers[0].n : 0)) * size),
       unsaved(y), gx(m * d * size), gt(r * gx.size()), gl(gx);
+  const int64_t apart = c.adjacent ? r : 1;
   ChainStreams h{{type, m, count, layers.data(), {x.data(), d, 1}, unsaved.data(), nullptr},
                  r,
-                 {t.data(), d, 1},
+                 {t.data(), d * apart, apart},
                  c.alike,
-                 of_t,
+                 c.adjacent ? 1 : of_t,
                  {c.has_l ? tl.data() : nullptr, d, 1},
                  ty.data(),
                  ly.data()};
@@ -91,7 +93,8 @@ bool streams_right(const Kernels& kernels, const StreamsCase& c, std::mt19937& r
   std::vector<std::vector<Numbers>> h_of(1, std::vector<Numbers>(streams)), z_of;
   for (int64_t i = 0; i < m * d; i++) {
     h_of[0][0].push_back(number(type, x, i));
-    for (int64_t k = 0; k < r; k++) h_of[0][1 + k].push_back(number(type, t, k * of_t + (c.alike ? i % d : i)));
+    for (int64_t k = 0; k < r; k++)
+      h_of[0][1 + k].push_back(number(type, t, c.adjacent ? i * r + k : k * of_t + (c.alike ? i % d : i)));
     h_of[0][r + 1].push_back(c.has_l ? number(type, tl, i) : 0);
   }
   const auto derivatives = [&](int l, double z, double* d) {  // act', act'', act'''
@@ -193,11 +196,18 @@ bool all_streams_right(const Kernels& kernels, std::mt19937& random) {
                   random() % 2 == 0,
                   false};
     c.has_l = !c.alike && random() % 2;
+    c.adjacent = !c.alike && random() % 2;
     for (uint64_t l = 0, layers = 1 + random() % 4; l <= layers; l++) c.chain.sizes.push_back(1 + random() % 20);
     if (!c.chain.bias) c.chain.needed &= 0xaaaaaaaaaaaaaaab;
     if (!streams_right(kernels, c, random)) return false;
   }
-  // wide enough that chunks are several, weights are transposed, and sums are split
+  // wide enough that chunks are several, weights are transposed, and sums are split; columns of x by blocks
+  for (bool adjacent : {false, true})
+    for (Type t : {Type::f32, Type::f64})
+      if (!streams_right(
+              kernels, {{t, 45, {250, 40, 2}, "tanh", true, true, false, ~uint64_t(0)}, 18, false, adjacent, adjacent},
+              random))
+        return false;
   return streams_right(kernels,
                        {{Type::f32, 70, {3, 128, 96, 1}, "silu", false, true, false, ~uint64_t(0)}, 3, true, false},
                        random) &&

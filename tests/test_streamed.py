@@ -1,6 +1,6 @@
 """A chain with its streams as one op: its numbers and gradients are those of its layers one by one."""
 
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import pytest
 import torch
@@ -268,6 +268,26 @@ def test_inside_of_a_model(served):
     assert served
     for mine, truth in zip(*results, strict=True):
         assert_close(mine, truth, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("order", permutations(range(3)), ids=str)
+def test_directions_as_they_lie_in_memory(order, dtype):
+    """They are read where they are, or copied: the numbers are the same."""
+    for r, m, d in ((1, 70, 5), (2, 33, 40), (3, 1, 300), (16, 70, 230), (17, 45, 33), (40, 40, 20)):
+        x, (t, second) = given((m,), d, r, alike=False, with_l=r % 2 == 0, dtype=dtype)
+        second = None if second is None else second[0]
+        weights = [w for layer in network((d, 20, 3), dtype=dtype) for w in layer[:2]]
+        results = []
+        for laid_out in (t, t.permute(order).contiguous().permute([order.index(i) for i in range(3)])):
+            acts, ops_of = "tanh 0.0,identity 0.0", torch.ops.fusegrad
+            with torch.no_grad():
+                *y, saved = ops_of.chain_streams(x, laid_out, second, weights, acts, True)
+                cotangents = [c.sin() for c in y]
+                results.append(
+                    (*y, *ops_of.chain_streams_backward(*cotangents, x, laid_out, second, weights, saved, acts, -1))
+                )
+        assert all(map(torch.equal, *results))
 
 
 def test_bits_are_the_same_again():

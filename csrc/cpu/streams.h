@@ -19,6 +19,7 @@ template <class T> struct Streamed : ChainGradients<T> {
   using Base::panels, Base::read, Base::roomy, Base::rows_in, Base::size_of_packed, Base::step, Base::streams,
       Base::widest;
   using Base::write;
+  using typename Base::P;
   using typename Base::S;
   using typename Base::V;
   using typename Base::Weights;
@@ -37,15 +38,40 @@ template <class T> struct Streamed : ChainGradients<T> {
   Operand tangent(const Operand& t, int64_t step, int64_t i) const {
     return {at(t.data, i * step * int64_t(sizeof(T))), t.row_stride, t.column_stride};
   }
-  // The streams of x, k features, that are given for each row.
-  void read_input(int64_t panel, int64_t k, S* to) const {
+  // The streams of x that are given for each row, of k features from the q-th on.
+  void read_input(int64_t panel, int64_t k, S* to, int64_t q = 0) const {
     const int64_t step = this->step(k);
-    read(g.x, panel, k, to);
-    for (int64_t i = 0; !h.alike && i < r; i++) read(tangent(h.t, h.t_step, i), panel, k, to + (1 + i) * step);
+    read(from_column(g.x, q), panel, k, to);
+    if (!h.alike) read_tangents(from_column(h.t, q), panel, k, to + step);
     if (h.l.data)
-      read(h.l, panel, k, to + (r + 1) * step);
+      read(from_column(h.l, q), panel, k, to + (r + 1) * step);
     else if (!h.alike)
       __builtin_memset(to + (r + 1) * step, 0, k * kPanel * sizeof(S));
+  }
+  void read_tangents(const Operand& t, int64_t panel, int64_t k, S* to) const {
+    const int64_t step = this->step(k);
+    if (!are_adjacent()) {
+      for (int64_t i = 0; i < r; i++) read(tangent(t, h.t_step, i), panel, k, to + i * step);
+      return;
+    }
+    for (int64_t j = 0; j < k; j++) {
+      const T* from = static_cast<const T*>(t.data) + panel * kPanel * t.row_stride + j * t.column_stride;
+      for (int64_t i = 0; i < r; i += kBlockOfStreams) {
+        S block[kBlockOfStreams * kPanel + kLanes<V>];
+        const int64_t some = least(kBlockOfStreams, r - i);
+        for (int64_t row = 0; row < rows_in(panel); row++)
+          __builtin_prefetch(from + i + row * t.row_stride + kColumnsAhead * t.column_stride);
+        pack_panel<kPanel>(from + i, t.row_stride, 1, rows_in(panel), some, block);
+        for (int64_t s = 0; s < some; s++)
+          __builtin_memcpy(to + (i + s) * step + j * kPanel, block + s * kPanel, kPanel * sizeof(S));
+      }
+    }
+  }
+  // Whether the tangents of a number of x follow one another: then they are read together, each line once.
+  bool are_adjacent() const { return !h.alike && h.t_step == 1 && r > 1; }
+  static constexpr int64_t kBlockOfStreams = 16, kColumnsAhead = 8;
+  static Operand from_column(const Operand& x, int64_t q) {
+    return {at(x.data, q * x.column_stride * int64_t(sizeof(T))), x.row_stride, x.column_stride};
   }
   // tz of the first layer where t is alike, (n, kPanel) for each panel of directions.
   int64_t size_of_alike() const { return h.alike ? ceil_div(r, kPanel) * g.layers[0].n * kPanel : 0; }
@@ -92,6 +118,7 @@ template <class T> struct Streamed : ChainGradients<T> {
 
   // --- forward -------------------------------------------------------------------------------------------------------
 
+  // Of the first layer, where tangents are the same for all rows.
   void products(int l, const Weights& weights, const S* alike, const S* from, int64_t rows, S* z) const {
     const ChainLayer& layer = g.layers[l];
     const S* w = weights.data + weights.at[l];
@@ -99,9 +126,9 @@ template <class T> struct Streamed : ChainGradients<T> {
     const int64_t size = layer.n * kPanel;
     for (int64_t k = 0; k < streams; k++) {
       S* to = z + k * step(layer.n);
-      if (l == 0 && k > r && !h.l.data) {
+      if (l == 0 && k > r) {
         __builtin_memset(to, 0, size * sizeof(S));
-      } else if (l == 0 && h.alike && k > 0) {
+      } else if (l == 0 && k > 0) {
         const S* tz = alike + (k - 1) / kPanel * size + (k - 1) % kPanel;
         for (int64_t j = 0; j < size; j += kPanel)
           for (int64_t i = 0; i < kPanel; i += kLanes<V>) store<V>(to + j + i, all<V>(tz[j]));
@@ -111,17 +138,42 @@ template <class T> struct Streamed : ChainGradients<T> {
     }
   }
 
+  // Of the first layer, where there are tangents of each row: by blocks of columns of x, which are read just before use
+  // and stay in L2 with the sums of all streams.
+  void first_products(const Weights& weights, int64_t panel, S* in, S* z) const {
+    const ChainLayer& layer = g.layers[0];
+    const S* w = weights.data + weights.at[0];
+    const S* bias = w + size_of_packed(layer.n, layer.k);
+    const int64_t there = h.l.data ? streams : streams - 1, wide = rows_in(panel) > kLanes<V>;
+    for (int64_t q = 0, k; q < layer.k; q += k) {
+      k = least(kChain, layer.k - q);
+      const bool ends = layer.bias && q + k == layer.k;
+      read_input(panel, k, in, q);
+      for (int64_t s = 0; s < there; s++)
+        for (int64_t i = 0; i < layer.n; i += kMR) {
+          S* to = z + s * step(layer.n) + i * kPanel;
+          const auto kernel = kKernel<P, true>.tile[wide][least(kMR, layer.n - i) - 1];
+          kernel(k, w + i * layer.k + q * kMR, in + s * step(k), s == 0 && ends ? bias + i : nullptr,
+                 q > 0 ? to : nullptr, kPanel, to, kPanel, kNothing);
+        }
+    }
+    if (there < streams) __builtin_memset(z + there * step(layer.n), 0, layer.n * kPanel * sizeof(S));
+  }
+
   void forward(const Weights& weights, const S* alike, int64_t panel, S* in, S* out) const {
     const int64_t rows = rows_in(panel);
     const bool whole = is_whole(panel);
-    read_input(panel, g.layers[0].k, in);
+    if (h.alike) read_input(panel, g.layers[0].k, in);
     const S* from = in;
     for (int l = 0; l < g.count; l++) {
       const ChainLayer& layer = g.layers[l];
       const bool ends = l == g.count - 1, keeps = g.saved && (layer.value || !ends);
       const bool in_place = keeps && whole && !saves_value_alone(l);
       S* z = in_place ? saved(l, panel) : out;
-      products(l, weights, alike, from, rows, z);
+      if (l == 0 && !h.alike)
+        first_products(weights, panel, in, z);
+      else
+        products(l, weights, alike, from, rows, z);
       S* y = z;
       if (layer.value) {
         if (keeps) y = z == out ? in : out;  // what `from` was is not needed any more

@@ -89,25 +89,30 @@ template <class T> struct StreamedGradients : Streamed<T> {
   // tenth longer).
   static constexpr int64_t kRowsOfChain = kChain / kPanel, kInL1 = (16 << 10) / (kPanel * kPanel * int64_t(sizeof(S))),
                            kPanelsOfChain = kInL1 < kRowsOfChain ? kInL1 : kRowsOfChain;
+  static constexpr int64_t kStreamsPacked = 24;  // at most, for columns of x of the first layer
   // pack(p, j, columns, to) packs by rows columns of x, from j on, of panel p.
   template <class F>
   void add_blocks(int64_t count, const S* c, int64_t n, int64_t k, S* gw, S* rows, const F& pack) const {
-    static constexpr Tiles tiles;
     for (int64_t j = 0; j < k; j += kPanel) {
       const int64_t columns = least(kPanel, k - j);
       for (int64_t p = 0; p < count; p++) pack(p, j, columns, rows + p * kPanel * kPanel);
-      const bool whole = columns == kPanel;
-      for (int64_t i = 0; i < n; i += kMR) {
-        const int64_t height = least(kMR, n - i);
-        const auto add = tiles.of[columns > kLanes<V>][height - 1];
-        if (whole) {
-          add(count, c + i * kPanel, step(n), rows, gw + i * k + j, k);
-          continue;
-        }
-        alignas(64) S tile[kMR * kPanel] = {};
-        add(count, c + i * kPanel, step(n), rows, tile, kPanel);
-        for (int64_t q = 0; q < height; q++) Product<T>::add_row(gw + (i + q) * k + j, tile + q * kPanel, columns);
+      add_columns_of(count, c, n, k, j, columns, rows, gw);
+    }
+  }
+  // Of columns [j, j + columns) of x, that are packed.
+  void add_columns_of(int64_t count, const S* c, int64_t n, int64_t k, int64_t j, int64_t columns, const S* rows,
+                      S* gw) const {
+    static constexpr Tiles tiles;
+    for (int64_t i = 0; i < n; i += kMR) {
+      const int64_t height = least(kMR, n - i);
+      const auto add = tiles.of[columns > kLanes<V>][height - 1];
+      if (columns == kPanel) {
+        add(count, c + i * kPanel, step(n), rows, gw + i * k + j, k);
+        continue;
       }
+      alignas(64) S tile[kMR * kPanel] = {};
+      add(count, c + i * kPanel, step(n), rows, tile, kPanel);
+      for (int64_t q = 0; q < height; q++) Product<T>::add_row(gw + (i + q) * k + j, tile + q * kPanel, columns);
     }
   }
 
@@ -117,20 +122,51 @@ template <class T> struct StreamedGradients : Streamed<T> {
     });
   }
 
-  // Of the first layer: by rows its input is what was given. A last stream that is not there adds nothing.
+  // Columns [j, j + columns) of streams [s, s + count) of x as they are given, packed by rows.
+  void pack_given(int64_t panel, int64_t s, int64_t count, int64_t j, int64_t columns, S* to) const {
+    const int64_t rows = rows_in(panel);
+    constexpr int64_t size = kPanel * kPanel;
+    const auto start = [&](const Operand& x) {
+      return static_cast<const T*>(x.data) + panel * kPanel * x.row_stride + j * x.column_stride;
+    };
+    for (int64_t i = s; i < s + count; i++, to += size) {
+      const int64_t together = this->are_adjacent() && i > 0 && i <= r ? least(s + count, r + 1) - i : 1;
+      if (together > 1) {
+        for (int64_t row = 0; row < rows; row++) {
+          S block[kStreamsPacked * kPanel + kLanes<V>];
+          const T* from = start(h.t) + row * h.t.row_stride + i - 1;
+          for (int64_t q = 0; row + 1 < rows && q < columns; q++)
+            __builtin_prefetch(from + h.t.row_stride + q * h.t.column_stride);
+          pack_panel<kPanel>(from, h.t.column_stride, 1, columns, together, block);
+          for (int64_t q = 0; q < together; q++)
+            __builtin_memcpy(to + q * size + row * kPanel, block + q * kPanel, kPanel * sizeof(S));
+        }
+      } else {
+        const Operand x = i == 0 ? g.x : i > r ? h.l : tangent(h.t, h.t_step, i - 1);
+        pack_panel<kPanel>(start(x), x.column_stride, x.row_stride, columns, rows, to);
+      }
+      for (int64_t q = 0; q < together; q++)
+        __builtin_memset(to + q * size + rows * kPanel, 0, (kPanel - rows) * kPanel * sizeof(S));
+      to += (together - 1) * size;
+      i += together - 1;
+    }
+  }
+
+  // Of the first layer: by rows its input is what was given. A last stream that is not there adds nothing. Few columns
+  // at a time, of many streams, so that what is added to stays in cache.
   void add_first_gradient(int64_t panel, int64_t count, const S* c, S* gw, const Room& room) const {
     const int64_t n = g.layers[0].n, k = g.layers[0].k, there = h.l.data ? streams : streams - 1;
     for (int64_t end = panel + count; panel < end; panel++, c += streams * step(n)) {
-      const int64_t rows = rows_in(panel);
-      for (int64_t s = 0, some; s < there; s += some) {
-        some = ceil_div(there - s, ceil_div(there - s, kPanelsOfChain));
-        add_blocks(some, c + s * step(n), n, k, gw, room.packed, [&](int64_t p, int64_t j, int64_t columns, S* to) {
-          const int64_t i = s + p;
-          const Operand x = i == 0 ? g.x : i > r ? h.l : tangent(h.t, h.t_step, i - 1);
-          const T* from = static_cast<const T*>(x.data) + panel * kPanel * x.row_stride + j * x.column_stride;
-          pack_panel<kPanel>(from, x.column_stride, x.row_stride, columns, rows, to);
-          __builtin_memset(to + rows * kPanel, 0, (kPanel - rows) * kPanel * sizeof(S));
-        });
+      for (int64_t s = 0, many; s < there; s += many) {
+        many = least(there - s, kStreamsPacked);
+        for (int64_t j = 0; j < k; j += kPanel) {
+          const int64_t columns = least(kPanel, k - j);
+          pack_given(panel, s, many, j, columns, room.packed);
+          for (int64_t p = 0, some; p < many; p += some) {
+            some = ceil_div(many - p, ceil_div(many - p, kPanelsOfChain));
+            add_columns_of(some, c + (s + p) * step(n), n, k, j, columns, room.packed + p * kPanel * kPanel, gw);
+          }
+        }
       }
     }
   }

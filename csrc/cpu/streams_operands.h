@@ -11,24 +11,24 @@ namespace fusegrad {
 struct GivenStreams {
   int64_t r;
   bool alike;
-  Tensor t;
+  Rows t;
   std::optional<Rows> l;
   GivenStreams(const char* op, const Tensor& x, const Rows& rows, const Tensor& given,
                const std::optional<Tensor>& of_l)
-      : r(given.dim() ? given.size(0) : 0), alike(given.dim() == 2 && x.dim() != 1), t(dense(given)) {
+      : r(given.dim() ? given.size(0) : 0), alike(given.dim() == 2 && x.dim() != 1), t(given, alike ? 0 : 1) {
     Shape shape = shape_of(x);
     if (alike) shape = {rows.k};
     shape.insert(shape.begin(), r);
-    require(r > 0 && shape_of(t) == shape && t.scalar_type() == x.scalar_type(), op, ": t is ", described(t), " and x ",
-            described(x), "; need t (r, k) or (r, ..., k) of at least one direction, of the dtype of x");
+    require(r > 0 && shape_of(given) == shape && given.scalar_type() == x.scalar_type(), op, ": t is ",
+            described(given), " and x ", described(x),
+            "; need t (r, k) or (r, ..., k) of at least one direction, of the dtype of x");
     if (!of_l) return;
     require(!alike && shape_of(*of_l) == shape_of(x) && of_l->scalar_type() == x.scalar_type(), op, ": l is ",
             described(*of_l), " and x ", described(x), "; need l as x, and t of each row");
     l.emplace(*of_l);
   }
   ChainStreams args(const Chain& chain) const {
-    const int64_t k = t.size(t.dim() - 1);
-    return {chain, r, {t.const_data_ptr(), k, 1}, alike, chain.m * k, l ? l->operand : Operand{}, nullptr, nullptr};
+    return {chain, r, t.operand, alike, t.step, l ? l->operand : Operand{}, nullptr, nullptr};
   }
 };
 
@@ -63,7 +63,7 @@ template <class Run> Tensors streams_gradients(const char* op, const std::array<
   Chain chain{type, rows.m, 0, nullptr, rows.operand, nullptr, const_cast<void*>(saved.const_data_ptr())};
   chain.gy = operand("gy", of_y[0], shape);
   chain.gx = result(0, shape_of(x));
-  void *gt = result(1, shape_of(given.t)), *gl = result(2, shape_of(x));
+  void *gt = result(1, shape_of(given.t.tensor)), *gl = result(2, shape_of(x));
   for (size_t i = 0; i < layers.size(); i++) {
     layers[i].gw = result(int(3 + 2 * i), {layers[i].n, layers[i].k});
     layers[i].gb = result(int(4 + 2 * i), {layers[i].n});

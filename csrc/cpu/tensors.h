@@ -58,19 +58,21 @@ inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::sta
 
 inline Shape shape_of(const Tensor& t) { return Shape(t.sizes().begin(), t.sizes().end()); }
 
-// (..., k) as a matrix (m, k): of the strides it has where the leading dimensions are one, else a copy.
+// (..., k) as a matrix (m, k): of the strides it has where the leading dimensions are one, else a copy. Or as many such
+// matrices, `step` numbers apart, as the first dimension has, if the leading dimensions are those from `first` = 1 on.
 struct Rows {
   Tensor tensor;
   int64_t m, k;
   Operand operand;
+  int64_t step = 0;
 
-  explicit Rows(const Tensor& t) : tensor(t) {
+  explicit Rows(const Tensor& t, int64_t first = 0) : tensor(t) {
     const int64_t last = t.dim() - 1;
     k = t.size(last);
     m = 1;
     int64_t row = k;
     bool one = true;
-    for (int64_t i = last - 1; i >= 0; i--) {
+    for (int64_t i = last - 1; i >= first; i--) {
       if (t.size(i) == 1) continue;
       if (m == 1) row = t.stride(i);
       one &= m == 1 || t.stride(i) == row * m;
@@ -81,6 +83,7 @@ struct Rows {
       row = k;
     }
     operand = {tensor.const_data_ptr(), row, k == 1 ? 1 : tensor.stride(last)};
+    if (first > 0) step = tensor.stride(0);
   }
 };
 
