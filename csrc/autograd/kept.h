@@ -1,11 +1,10 @@
 // Layers and activations that were found before (python/fusegrad/fusion/kept.py), run at once if nothing has changed.
 #pragma once
 
-#include <ATen/ops/linear.h>
-
 #include "chain.h"
 #include "facts.h"
 #include "gated.h"
+#include "levels.h"
 
 namespace fusegrad {
 
@@ -38,13 +37,19 @@ inline PyObject* route(PyObject*, PyObject* const* args, Py_ssize_t count) {
 // chain; where they may not, that is left to Python, by False.
 inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 2 + Limits::kCount && PyTuple_Check(args[1]), "kept_chain: not its arguments");
+  TORCH_CHECK_TYPE(count == 2 + Limits::kCount + LevelLimits::kCount && PyTuple_Check(args[1]),
+                   "kept_chain: not its arguments");
   const auto part = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[1], i); };
   const bool same = are_as_found(args[1]);
   if (PyErr_Occurred()) return nullptr;
   if (!same) Py_RETURN_NONE;
   PyObject* parameters = part(3);
   const auto weight = [&](Py_ssize_t i) { return parameter(PyTuple_GET_ITEM(parameters, i / 2), i % 2); };
+  if (is_only_torch_func()) {
+    if (part(6) != Py_True) Py_RETURN_FALSE;
+    const auto y = by_torch(args[0], weight, activations_of(text_of(part(4))), LevelLimits(args + 2 + Limits::kCount));
+    return y ? THPVariable_Wrap(*y) : Py_NewRef(Py_False);
+  }
   Given given;
   if (!given.read(args[0], 2 * PyTuple_GET_SIZE(parameters), weight, Limits(args + 2))) Py_RETURN_NONE;
   const bool as_one = given.fits_chain && PyTuple_GET_SIZE(parameters) > 1;
@@ -55,34 +60,11 @@ inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) 
   END_HANDLE_TH_ERRORS
 }
 
-// act(x w^T + b) by torch's functions, or nothing: under torch.func, whose levels cost an op in Python more than its
-// kernel saves, up to so many numbers of a weight (SMALL_IN_TRANSFORMS of python/fusegrad/routing.py).
-template <class Weight>
-std::optional<at::Tensor> by_torch(PyObject* given, Weight weight, const Activation& a, long most) {
-  PyObject* const objects[] = {given, weight(0), weight(1)};
-  at::Tensor of[3];
-  for (int i = 0; i < 3; i++) {
-    if (i == 2 && objects[i] == Py_None) break;
-    if (objects[i] == nullptr || !THPVariable_CheckExact(objects[i])) return std::nullopt;
-    of[i] = THPVariable_Unpack(objects[i]);
-    const at::Tensor& t = of[i];
-    if (!t.is_cpu() || t.layout() != at::kStrided || !is_wide(t.scalar_type())) return std::nullopt;
-    if (t.scalar_type() != of[0].scalar_type() || t.dim() == 0) return std::nullopt;
-  }
-  const auto& [x, w, b] = of;
-  if (w.dim() != 2 || x.size(-1) != w.size(1) || w.numel() > most) return std::nullopt;
-  if (b.defined() && (b.dim() != 1 || b.size(0) != w.size(0))) return std::nullopt;
-  const Stock act = torchs(a.name);
-  if (act == nullptr) return std::nullopt;
-  const pybind11::gil_scoped_release no_gil;
-  return act(at::linear(x, w, if_any(b)), a.param);
-}
-
-// kept_layer(x, act, (act, facts, _parameters of the layer, name, param, saves_input), most): y of a layer and of what
-// is called after it, as they were found before, if nothing has changed; `most` is for torch.func.
+// kept_layer(x, act, (act, facts, _parameters of the layer, name, param, saves_input), *limits): y of a layer and of
+// what is called after it, as they were found before, if nothing has changed; the limits are for torch.func.
 inline PyObject* kept_layer(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 4 && PyTuple_Check(args[2]) && PyTuple_GET_SIZE(args[2]) == 6,
+  TORCH_CHECK_TYPE(count == 3 + LevelLimits::kCount && PyTuple_Check(args[2]) && PyTuple_GET_SIZE(args[2]) == 6,
                    "kept_layer: not its arguments");
   const auto part = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(args[2], i); };
   if (part(0) != args[1]) Py_RETURN_NONE;
@@ -95,7 +77,7 @@ inline PyObject* kept_layer(PyObject*, PyObject* const* args, Py_ssize_t count) 
   if (!same) Py_RETURN_NONE;
   const Activation a(part(3), part(4));
   if (in_torch_func) {
-    const std::optional<at::Tensor> y = by_torch(args[0], weight, a, PyLong_AsLong(args[3]));
+    const std::optional<at::Tensor> y = by_torch(args[0], weight, {a}, LevelLimits(args + 3));
     return y ? THPVariable_Wrap(*y) : Py_NewRef(Py_None);
   }
   const bool saves_input = part(5) == Py_True;

@@ -34,6 +34,8 @@ PyMethodDef methods[] = {
     {"kept_streams", fast<&fusegrad::kept_streams>(), METH_FASTCALL,
      "y, its first derivatives and its Laplacian, of a Sequential as it was found before, if nothing has changed."},
     {"layer", fast<&fusegrad::layer>(), METH_FASTCALL, "y of a layer, or None where Python is to make it."},
+    {"linear_in_levels", fast<&fusegrad::linear_in_levels>(), METH_FASTCALL,
+     "z of a layer by torch's functions, under torch.func, or None where Python is to make it."},
     {"mlp", fast<&fusegrad::mlp>(), METH_FASTCALL, "y of two layers, or None where Python is to make it."},
     {"program", fast<&fusegrad::program>(), METH_FASTCALL,
      "y, ty, ly of a program of layers and functions with its streams, or None where Python is to make them."},

@@ -41,6 +41,9 @@ template <class Rule> variable_list by_rule(const Facts& facts, const Needed& ne
 // Whether compiled autograd, where the rule is Python's, sees into it, or calls it as it is.
 template <class Rule> inline constexpr bool kTraceable = true;
 
+// Whether the rule serves in all modes.
+template <class Rule> inline constexpr bool kInAllModes = false;
+
 template <class Rule> struct Function : torch::autograd::Function<Function<Rule>> {
   static constexpr bool is_traceable = kTraceable<Rule>;
 
@@ -56,7 +59,7 @@ template <class Rule> struct Function : torch::autograd::Function<Function<Rule>
     }
     if (!given) return variable_list(needed.size());
     for (size_t i = 0; i < needed.size(); i++) needed[i] = ctx->needs_input_grad(i);
-    if (plain) return Rule::backward(ctx->saved_data, needed, grads, saved);
+    if (plain || kInAllModes<Rule>) return Rule::backward(ctx->saved_data, needed, grads, saved);
     return by_rule<Rule>(ctx->saved_data, needed, grads, saved);
   }
 };

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling, is_dynamo_compiling
 
 from . import backends, routing
 from .activations import REGISTRY, Activation
-from .internals.call import in_plain_eager, linear_is_replaced
+from .internals.call import in_plain_eager, in_torch_func, linear_is_replaced
 from .internals.module import GETATTR
 from .ops.chain import Plan
 from .ops.operands import DTYPES
@@ -37,6 +38,12 @@ def layer_at_once(x: Any, w: Any, b: Any, a: Activation, param: float) -> Tensor
     if not _at_once(x, a) or linear_is_replaced():
         return None
     return layer_in_one_call(x, w, b, a.name, param, a.saves_input)
+
+
+def linear_by_torch(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """x w^T + b by torch; under torch.func with gradients that are made faster of few rows, where C++ finds no more."""
+    z = backends.node.linear_in_levels(x, w, b) if backends.node is not None and in_torch_func() else None
+    return F.linear(x, w, b) if z is None else z
 
 
 def may_be_layers(x: Any) -> bool:
@@ -63,7 +70,7 @@ def kept_layer(x: Tensor, act: Any, found: tuple) -> Tensor | None:
 
     Under torch.func it is computed by torch's functions, where they are best.
     """
-    return None if backends.node is None else backends.node.kept_layer(x, act, found, routing.SMALL_IN_TRANSFORMS)
+    return None if backends.node is None else backends.node.kept_layer(x, act, found, *_limits_in_levels())
 
 
 def kept_gated(x: Tensor, act: Any, up: Any, found: tuple) -> Tensor | None:
@@ -132,6 +139,10 @@ def _limits_of_chain() -> tuple[int, int, int, bool]:
     return routing.CHAIN_WIDTH, routing.CHAIN_LARGEST, routing.CHAIN_WIDTH_OF_DERIVED, routing.CHAIN_OF_DERIVED
 
 
+def _limits_in_levels() -> tuple[int, int]:
+    return routing.SMALL_IN_TRANSFORMS, routing.SMALL_IN_TRANSFORMS_IN_BFLOAT16
+
+
 def chain_in_one_call(x: Tensor, weights: Sequence[Tensor | None], of: Plan, recompute: bool = False) -> Tensor | None:
     """y of a chain, and its node of autograd, by C++, which asks all that routing.py asks; None where that is left.
 
@@ -154,4 +165,4 @@ def kept_chain(x: Tensor, found: tuple) -> Tensor | Literal[False] | None:
     """
     if backends.node is None:
         return None
-    return backends.node.kept_chain(x, found, *_limits_of_chain())
+    return backends.node.kept_chain(x, found, *_limits_of_chain(), *_limits_in_levels())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import ops
 from .activations import Activation, as_float, lookup
-from .at_once import act_at_once, layer_at_once, layer_in_one_call, mlp_at_once
+from .at_once import act_at_once, layer_at_once, layer_in_one_call, linear_by_torch, mlp_at_once
 from .chained import run_layers, run_recomputed
 from .internals.call import calls_torch, saves_for_backward
 from .ops.arguments import check_alike, check_linear, check_second, check_tensor, is_nested, is_strided, sizes
@@ -77,8 +77,10 @@ def activated(route: Route, x: Tensor, w: Tensor, b: Tensor | None, a: Activatio
     if route == "function":
         y = layer_in_one_call(x, w, b, a.name, param, a.saves_input)
         return ops.linear_act.apply(x, w, b, a.name, param, True)[0] if y is None else y
-    if route == "written" or (route == "stock" and a.stock_derives_twice):
+    if route == "written":
         return a.value(F.linear(x, w, b), param)
+    if route == "stock" and a.stock_derives_twice:
+        return a.value(linear_by_torch(x, w, b), param)
     if not is_nested(x):
         check_linear("linear_act", x, w, b)
     if not is_strided(x, w):
@@ -130,7 +132,9 @@ def by_route(route: Route, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     if route == "function":
         y = layer_in_one_call(x, w, b, "identity", 0.0, False)
         return ops.linear.apply(x, w, b) if y is None else y
-    if route in ("stock", "written"):
+    if route == "stock":
+        return linear_by_torch(x, w, b)
+    if route == "written":
         return F.linear(x, w, b)
     if not is_nested(x):
         check_linear("linear", x, w, b)

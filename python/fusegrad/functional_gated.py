@@ -5,7 +5,7 @@ from torch import Tensor
 
 from . import ops
 from .activations import lookup
-from .at_once import gated_at_once
+from .at_once import gated_at_once, linear_by_torch
 from .functional import act as activate
 from .functional import linear
 from .internals.call import saves_for_backward
@@ -63,7 +63,8 @@ def gated(
             call = ops.gated.kernel if route == "kernel" else ops.gated.apply
             return call(x, w_gate, w_up, b_gate, b_up, a.name, value, route == "function")[0]
         if route == "written" or (route == "stock" and a.stock_derives_twice):
-            return a.value(F.linear(x, w_gate, b_gate), value) * F.linear(x, w_up, b_up)
+            layer = linear_by_torch if route == "stock" else F.linear
+            return a.value(layer(x, w_gate, b_gate), value) * layer(x, w_up, b_up)
     except RuntimeError:
         check_gated("gated", x, w_gate, w_up, b_gate, b_up)  # says what does not fit
         raise

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, float32, float64, is_grad_enabled, strided
+from torch import Tensor, bfloat16, float32, float64, is_grad_enabled, strided
 from torch.compiler import is_compiling
 
 from . import backends
@@ -47,10 +47,15 @@ SMALL_GATED = 2**20  # multiplications of each of its two layers
 SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements
 SMALL_TENSOR_AS_FAST, SMALL_TENSOR_PIECEWISE = 2**20, 2**62  # of AS_FAST_IN_STOCK, of those in PIECEWISE
 TINY_TENSOR = 2**8  # of a tanh, of which a call of torch's own costs a third less than ours (Zen 4, 2026-11-27)
-# numbers of a weight, or of a tensor, up to which torch.func's levels cost an op in Python more than its kernel saves
-SMALL_IN_TRANSFORMS = 2**18
+# multiplications of a layer, and elements, up to which torch.func's levels cost an op in Python more than its kernel
+# saves: 64 rows of 768 x 3072 take as ops 0.80 of torch's time forward, 8 rows of 768 x 1024 1.3 (Zen 4, 2026-11-27)
+SMALL_IN_TRANSFORMS, SMALL_TENSOR_IN_TRANSFORMS = 2**27, 2**18
+SMALL_IN_TRANSFORMS_IN_BFLOAT16 = -1  # where torch has no instructions for it either
+if backends.extension is not None and backends.extension.capability() == "avx512_bf16":
+    SMALL_IN_TRANSFORMS_IN_BFLOAT16 = SMALL_IN_TRANSFORMS
 LIMITS = (
-    *("SMALL_IN_TRANSFORMS", "SMALL_LAYER", "SMALL_IN_INFERENCE", "SMALL_GATED"),
+    *("SMALL_IN_TRANSFORMS", "SMALL_IN_TRANSFORMS_IN_BFLOAT16", "SMALL_TENSOR_IN_TRANSFORMS"),
+    *("SMALL_LAYER", "SMALL_IN_INFERENCE", "SMALL_GATED"),
     *("SMALL_TENSOR", "SMALL_TENSOR_IN_TRAINING", "SMALL_TENSOR_AS_FAST", "SMALL_TENSOR_PIECEWISE", "TINY_TENSOR"),
 )
 
@@ -95,18 +100,21 @@ def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Route:
     return "stock" if _is_small(x, w, _ACTIVATION) else "function"
 
 
-def in_small_transform(*tensors: Any) -> bool:
-    """Whether torch.func is at work, in eager mode, on a CPU, and stock torch is best for what reads the last of these.
+def in_small_transform(x: Any, *weights: Any) -> bool:
+    """Whether torch.func is at work, in eager mode, on a CPU, and stock torch is best for layers of x, or what reads x.
 
     They may be anything.
     """
     if not in_torch_func() or is_compiling() or autocasts():
         return False
-    last = tensors[-1]
-    for t in tensors:
-        if not isinstance(t, Tensor) or not t.is_cpu or t.dtype not in _AS_FAST or t.dtype is not last.dtype:
+    for t in (x, *weights):
+        if not isinstance(t, Tensor) or not t.is_cpu or t.dtype not in (*_AS_FAST, bfloat16) or t.dtype is not x.dtype:
             return False
-    return last.numel() <= SMALL_IN_TRANSFORMS
+    if not weights:
+        return x.dtype is not bfloat16 and x.numel() <= SMALL_TENSOR_IN_TRANSFORMS
+    rows = x.numel() // (x.shape[-1] or 1) if x.dim() > 0 else 1
+    most = SMALL_IN_TRANSFORMS_IN_BFLOAT16 if x.dtype is bfloat16 else SMALL_IN_TRANSFORMS
+    return rows * max(w.numel() for w in weights) <= most
 
 
 def stock_serves(x: Any, w: Any, b: Tensor | None, alone: bool = False, fast: bool = False) -> bool:

@@ -36,7 +36,7 @@ def run(m: nn.Module, modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple
         if end > at:
             return y, end
     seen = is_ops_mode_on()
-    if not (seen or may_be_layers(x) or may_be_a_chain(x)) or not _may_be_chains():
+    if not (seen or _may_be_kept_for(x) or may_be_a_chain(x)) or not _may_be_chains():
         return None, len(modules)
     layers, names, params, end = chain_from(modules, at, seen)
     if not layers:
@@ -52,6 +52,11 @@ def run(m: nn.Module, modules: Sequence[nn.Module], at: int, x: Tensor) -> tuple
     if len(layers) < 2 or not (seen or may_be_a_chain(x)):
         return None, end
     return (run_seen if seen else run_chain)(x, weights, of), end
+
+
+def _may_be_kept_for(x: Any) -> bool:
+    """Whether layers of this input are worth to be kept: C++ may run them, in plain eager mode or under torch.func."""
+    return may_be_layers(x) or (in_torch_func() and not is_compiling())
 
 
 def _may_be_chains() -> bool:
@@ -132,13 +137,7 @@ def alone(f: Any, x: Any) -> Any:
     """f(x), of a layer, whatever reads it; in one call where it is as it was found before."""
     if type(x) is Tensor and not is_compiling():
         y = kept.alone(x, f)
-        if (
-            y is None
-            and is_one_call(f)
-            and kept.is_new(f)
-            and (may_be_layers(x) or in_torch_func())
-            and _may_be_kept(f)
-        ):
+        if y is None and is_one_call(f) and kept.is_new(f) and _may_be_kept_for(x) and _may_be_kept(f):
             kept.keep_alone(f)
             y = kept.alone(x, f)
         if y is not None:
@@ -266,7 +265,7 @@ class Turns:
         """Whether a chain may come of x."""
         self.seen = is_ops_mode_on()
         return (
-            (self.seen or may_be_layers(self.x) or may_be_a_chain(self.x))
+            (self.seen or _may_be_kept_for(self.x) or may_be_a_chain(self.x))
             and _may_be_chains()
             and as_written(Linear)
             and called_as_written(Linear)
@@ -299,7 +298,7 @@ class Turns:
         if len(self.names) < len(self.calls) or not self.calls:
             return None
         weights, of = _plan([layer for layer, _ in self.calls], self.names, self.params)
-        if not self.seen and may_be_layers(self.x) and (found := kept.keep_turns(self.calls, of)) is not None:
+        if not self.seen and _may_be_kept_for(self.x) and (found := kept.keep_turns(self.calls, of)) is not None:
             y = kept_chain(self.x, found)
             if isinstance(y, Tensor):
                 return y

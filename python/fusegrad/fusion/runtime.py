@@ -105,7 +105,7 @@ def _later(f: Any, *args: Any, **kwargs: Any) -> Any:
                 return stock_linear(x, w, b)
             route = route_of_layer(x, w, b)
         if route in ("stock", "written"):
-            return F.linear(x, w, b)
+            return functional.by_route(route, x, w, b)
         if route == "op" and not fits(x, w, b):
             return linear(x, w, b)
         return Later(f, args, kwargs, f, Product(x, w, b, route))
