@@ -1,6 +1,7 @@
 """What fuse takes for a write in place, in the code that a forward reaches: it then leaves some activations alone."""
 
 import copy
+import types
 from typing import Optional
 
 import pytest
@@ -124,6 +125,16 @@ def a_list_as_is_said(self, x, sizes: list[int | None], counts: Optional[dict] =
 @harmless
 def handed_on(self, x, out=None):
     return torch.add(self.act(x), 1, out=out)
+
+
+@harmless
+def what_was_none(self, x):
+    count = None
+    if x.dim() > 1:
+        count = x.new_zeros(len(x))
+        count.add_(1)
+        count = count.clamp_(min=1).view(-1, 1)
+    return self.act(x) if count is None else self.act(x) / count
 
 
 @writes
@@ -266,6 +277,28 @@ def test_a_method_that_another_module_calls():
 def test_a_model_without_a_forward_is_called_by_its_methods():
     assert not isinstance(fg.fuse(Base()).act, fg.Act)
     assert isinstance(fg.fuse(nn.Sequential(Base()))[0].act, fg.Act)
+
+
+REASONS = {
+    output: "`torch.add(x, 1, out=self.act(x))` of output",
+    function_of_the_file: "`x.mul_` of doubles_in_place",
+    own_property: "`self.mean` of Base.running",
+    types.FunctionType(compile("lambda self, x: self.act(self.fc(x)).add_(1)", "", "eval").co_consts[0], globals()): (
+        "the code of <lambda>"
+    ),
+}
+
+
+@pytest.mark.parametrize("forward", REASONS, ids=lambda f: f.__name__)
+def test_explain_tells_what_writes(forward):
+    class Model(Base):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Sequential(nn.Linear(4, 4), nn.LeakyReLU())
+
+    Model.forward = forward
+    (row,) = fg.explain(fg.fuse(Model()))
+    assert row.why.startswith(f"{REASONS[forward]} may write in place, and leaky_relu saves its output for backward")
 
 
 @pytest.mark.parametrize("act", (nn.LeakyReLU(0.2, inplace=True), nn.Hardtanh(inplace=True), nn.ReLU6(inplace=True)))

@@ -91,18 +91,18 @@ def _runs_ours(m: nn.Module, call: Call) -> bool:
     return call.one_by_one is None and bool(call.fused_with or (call.multiplied and call.linear is m))
 
 
-def _convert(m: nn.Module, left_out: bool, in_place: bool) -> None:
-    """Give a Linear or an activation module the class that it is to have."""
+def _convert(m: nn.Module, left_out: bool, in_place: str | None) -> None:
+    """Give a Linear or an activation module the class that it is to have. In place: what may write so, if anything."""
     if left_out:
         vars(m)[LEFT_OUT] = True
     if not left_out and type(m) is nn.Linear and why_not(m) is None:
         vars(m)[CONVERTED] = True
         set_class(m, Linear)
     if in_place and (type(m) is Linear or is_linear(m)):
-        vars(m)[IN_PLACE] = True
+        vars(m)[IN_PLACE] = in_place
     stock: type[nn.Module] = vars(type(m)).get(STOCK, type(m))
     if stock in ADOPTED:
-        set_class(m, ADOPTED[stock] if adopts(m, in_place) else stock)
+        set_class(m, ADOPTED[stock] if adopts(m, in_place is not None) else stock)
 
 
 @contextmanager

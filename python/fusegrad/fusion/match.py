@@ -13,7 +13,7 @@ from .opened import LEFT_OUT
 from .reasons import why_cut_is_alone
 from .recognise import Spec, is_activation
 
-IN_PLACE = "_fusegrad_in_place"  # set on the layers of a model that writes in place
+IN_PLACE = "_fusegrad_in_place"  # set on the layers of a model that may write in place: what does so
 FAST = "_fusegrad_fast"  # set on the layers whose activation, when fuse found it, is one that stock computes as fast
 # torch saves the output of these for backward too, so that writing to it fails with and without fuse
 _STOCK_SAVES_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "exp"})
@@ -39,7 +39,8 @@ def match(layer: Any, act: Any, args: tuple = (), kwargs: dict[str, Any] | None 
         return None
     saves_more = _only_ours_saves_output(spec[0]) and not (spec[0] in _STOCK_KEEPS and _is_in_place(act, kwargs))
     if saves_more and (layer is None or IN_PLACE in vars(layer)):
-        return f"the model writes in place, and {spec[0]} saves its output for backward"
+        writes = "the model may write in place" if layer is None else vars(layer)[IN_PLACE]
+        return f"{writes}, and {spec[0]} saves its output for backward"
     return spec
 
 

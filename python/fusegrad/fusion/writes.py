@@ -8,6 +8,7 @@ import ast
 import dis
 import functools
 import inspect
+import textwrap
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,20 +38,21 @@ _PLAIN = int, float, complex, str, bytes
 class _Facts:
     """What the code of a function says."""
 
-    writes: bool  # it may write to a tensor, whatever its module holds
-    augments: frozenset[str]  # attributes of its module that it writes to by self.n += 1, if they hold tensors
+    writes: str | None  # what may write to a tensor, whatever its module holds
+    self_: str  # what it calls its module
+    augments: frozenset[str]  # attributes of that that it writes to by self.n += 1, if they hold tensors
     fills: frozenset[str]  # or by self.history[k] = x, if they are no containers
     calls: frozenset[str]  # or by self.add_(x), if they are neither modules nor functions
     names: frozenset[str]  # that it mentions, and so may call
     functions: tuple[FunctionType, ...]  # that it may call
 
 
-def writes_in_place(model: nn.Module) -> bool:
-    """Whether a model may write in place to a tensor."""
+def writes_in_place(model: nn.Module) -> str | None:
+    """What of a model may write in place to a tensor, told as the reason of something; None if nothing does."""
     modules: dict[type, list[nn.Module]] = defaultdict(list)
-    for m in model.modules():
+    for path, m in model.named_modules():
         if vars(m).get("inplace"):
-            return True
+            return f"{path or type(m).__name__} works in place"
         modules[original_class(type(m))].append(m)
     names = {"forward", "__call__"}
     root = original_class(type(model))
@@ -63,11 +65,12 @@ def writes_in_place(model: nn.Module) -> bool:
             if (cls, function) not in seen:
                 seen.add((cls, function))
                 facts = read(function, function.__code__)
-                if facts.writes or any(_writes(m, facts) for m in modules[cls]):
-                    return True
+                found = (_writes(m, facts) for m in modules[cls])
+                if written := facts.writes or next(filter(None, found), None):
+                    return f"{written} of {function.__qualname__} may write in place"
                 names |= facts.names
                 todo += [(cls, f) for f in facts.functions]
-    return False
+    return None
 
 
 def _functions(cls: type, modules: list[nn.Module], names: set[str]) -> Iterator[FunctionType]:
@@ -85,13 +88,12 @@ def _functions(cls: type, modules: list[nn.Module], names: set[str]) -> Iterator
         yield from (f for f in held if not is_torchs(f))  # F.relu, which writes where it is told to
 
 
-def _writes(m: nn.Module, facts: _Facts) -> bool:
-    """Whether a module holds tensors where its code writes to what it holds."""
-    return not (
-        all(_is_plain(_held(m, name)) for name in facts.augments)
-        and all(isinstance(_held(m, name), _CONTAINERS) for name in facts.fills)
-        and all(isinstance(_held(m, name), (nn.Module, FunctionType)) for name in facts.calls)
-    )
+def _writes(m: nn.Module, facts: _Facts) -> str | None:
+    """Where a module's code writes to what it holds, and that may be tensors."""
+    tensors = [name for name in facts.augments if not _is_plain(_held(m, name))]
+    tensors += [name for name in facts.fills if not isinstance(_held(m, name), _CONTAINERS)]
+    tensors += [name for name in facts.calls if not isinstance(_held(m, name), (nn.Module, FunctionType))]
+    return f"`{facts.self_}.{min(tensors)}`" if tensors else None
 
 
 def _held(m: nn.Module, name: str) -> Any:
@@ -119,14 +121,14 @@ def read(function: FunctionType, code: CodeType) -> _Facts:
     names = frozenset(name for c in codes for name in (*c.co_names, *c.co_consts) if isinstance(name, str))
     functions = tuple(_called(function, names))
     if not any(map(_looks_like_writing, codes)):
-        return _Facts(False, frozenset(), frozenset(), frozenset(), names, functions)
+        return _Facts(None, "", frozenset(), frozenset(), frozenset(), names, functions)
     try:
         _, tree = parse(function, code)
     except Unreadable:
-        return _Facts(True, frozenset(), frozenset(), frozenset(), names, functions)
+        return _Facts("the code", "", frozenset(), frozenset(), frozenset(), names, functions)
     found = _Reader(function, tree)
     kinds = frozenset(found.augments), frozenset(found.fills), frozenset(found.calls)
-    return _Facts(found.writes, *kinds, names, functions)
+    return _Facts(found.writes, found.self_, *kinds, names, functions)
 
 
 def _called(function: FunctionType, names: frozenset[str]) -> Iterator[FunctionType]:
@@ -158,7 +160,8 @@ class _Reader:
     """The writes in the source of a function."""
 
     def __init__(self, function: FunctionType, tree: Definition) -> None:
-        self.writes, self.augments, self.fills, self.calls = False, set[str](), set[str](), set[str]()
+        self.writes: str | None = None  # the first of them
+        self.augments, self.fills, self.calls = set[str](), set[str](), set[str]()
         self.function, self.self_ = function, _first_argument(tree)
         everything = list(ast.walk(tree))
         self.values: dict[str, list[ast.expr | None]] = defaultdict(list)  # that names are given, None if not known
@@ -168,14 +171,18 @@ class _Reader:
         for node in everything:
             match node:
                 case ast.AugAssign(target=ast.Subscript(value=base) | base):
-                    self._may_write(base, self.augments, made=isinstance(node.target, ast.Name))
+                    self._may_write(node, base, self.augments, made=isinstance(node.target, ast.Name))
                 case ast.Subscript(value=base, slice=key, ctx=ast.Store()) if node not in augmented:
                     if not (isinstance(key, ast.JoinedStr) or isinstance(getattr(key, "value", None), str)):
-                        self._may_write(base, self.fills, made=True)  # no tensor has text for an index
+                        self._may_write(node, base, self.fills, made=True)  # no tensor has text for an index
                 case ast.Call(func=func, keywords=keywords):
-                    self._call(func)
+                    self._call(node, func)
                     said = {k.arg: getattr(k.value, "value", True) for k in keywords if not self._is_handed_on(k)}
-                    self.writes |= said.get("inplace", False) is not False or said.get("out") is not None
+                    if said.get("inplace", False) is not False or said.get("out") is not None:
+                        self._note(node)
+
+    def _note(self, node: ast.AST) -> None:
+        self.writes = self.writes or f"`{textwrap.shorten(ast.unparse(node), 60, placeholder=' ...')}`"
 
     def _is_handed_on(self, given: ast.keyword) -> bool:
         """Whether this is `out=out` of a parameter: a caller says it, and torch refuses it where it derives."""
@@ -197,7 +204,7 @@ class _Reader:
                 if node is tree.args.kwarg or _is_no_tensor(node.annotation):
                     self.containers.add(node.arg)
 
-    def _may_write(self, base: ast.expr, attributes: set[str], made: bool) -> None:
+    def _may_write(self, node: ast.AST, base: ast.expr, attributes: set[str], made: bool) -> None:
         """A write to what an expression gives, or to an item of it; `made`: harmless if it is a number or container."""
         match base:
             case ast.Attribute(value=ast.Name(id=self.self_), attr=name):
@@ -207,9 +214,10 @@ class _Reader:
             case ast.Name(id=name):
                 values = self.values.get(name)
                 is_made = made and values and all(value is not None and _is_made(value) for value in values)
-                self.writes |= not (is_made or self._is_new(base))
-            case _:
-                self.writes |= not self._is_new(base)
+                if not (is_made or self._is_new(base)):
+                    self._note(node)
+            case _ if not self._is_new(base):
+                self._note(node)
 
     def _is_new(self, e: ast.expr | None, seen: frozenset[str] = frozenset()) -> bool:
         """Whether an expression makes a tensor, or is a view of one that was made here: no activation returned it."""
@@ -217,7 +225,7 @@ class _Reader:
             case ast.Name(id=name):
                 values = self.values.get(name)
                 return name in seen or bool(values and all(self._is_new(value, seen | {name}) for value in values))
-            case ast.BinOp() | ast.Compare():
+            case ast.BinOp() | ast.Compare() | ast.Constant():
                 return True
             case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr=name)) if owner not in self.values:
                 return name in _NEW and self.function.__globals__.get(owner) is torch
@@ -227,7 +235,7 @@ class _Reader:
                 return self._is_new(of, seen)
         return False
 
-    def _call(self, func: ast.expr) -> None:
+    def _call(self, node: ast.Call, func: ast.expr) -> None:
         match func:
             case ast.Attribute(value=owner, attr=name) if _writes_by_name(name):
                 if self._is_new(owner):
@@ -236,9 +244,10 @@ class _Reader:
                 if of_self or ast.unparse(owner) == "super()":
                     self.calls.add(name)
                 else:
-                    self.writes = True
+                    self._note(node)
             case ast.Name(id=name) if _writes_by_name(name):
-                self.writes |= not isinstance(self.function.__globals__.get(name), FunctionType)
+                if not isinstance(self.function.__globals__.get(name), FunctionType):
+                    self._note(node)
 
 
 def _given(target: ast.expr, value: ast.expr | None) -> dict[ast.AST, ast.expr]:
