@@ -13,7 +13,7 @@ from .program import Program
 from .streams import Streams, whole
 
 Made = tuple[Tensor, Streams]
-TOLERANCE = 1e3  # times the precision of the dtype, relative to the largest number
+TOLERANCE = 1e4  # times the precision of the dtype, relative to the largest number
 MOST = 100  # programs of a model
 
 # of a model, by what identifies them, the programs that were compared; with what was read for them, which has to live
