@@ -19,7 +19,8 @@ from .providers import COMPILING, RIVALS, Cannot, providers
 SAMPLE_SECONDS = 0.005  # a step shorter than this is repeated within a sample
 MIN_ROUNDS = 3  # unless they take OVERTIME times what a case may take
 OVERTIME = 4
-WARM_UP = {"cpu": 1, "cuda": 3}  # runs of a compiled step before it counts: CUDA graphs are recorded in the second
+# runs of a step before it counts: the first compiles, or compares; CUDA graphs are recorded in the second
+WARM_UP = {"cpu": 1, "cuda": 3}
 # fusegrad promises an error of at most twice stock's. A rival only has to compute the same function: oneDNN's sums
 # over K are 3 times less exact than MKL's. In float64 the truth is stock's own result, no more exact than others.
 STOCK_ERRORS = {"stock": 1} | dict.fromkeys(RIVALS, 10)  # of others, OUR_ERROR
@@ -176,9 +177,8 @@ def error(result: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
 
 
 def _ready(case: Case, provider: str, device: str, budget: Budget) -> Step:
-    if provider not in COMPILING:
-        return case.build(provider, case.dtype)
-    if budget.compile_seconds.get(provider, 0) <= 0:
+    compiles = provider in COMPILING
+    if compiles and budget.compile_seconds.get(provider, 0) <= 0:
         raise Cannot("no time left to compile")
     start = time.perf_counter()
     try:
@@ -187,7 +187,8 @@ def _ready(case: Case, provider: str, device: str, budget: Budget) -> Step:
             step.run()
         return step
     finally:
-        budget.compile_seconds[provider] -= time.perf_counter() - start
+        if compiles:
+            budget.compile_seconds[provider] -= time.perf_counter() - start
 
 
 def _held_to(truth: Sequence[Tensor], step: Step, case: Case, result: Result, stock_error: float) -> Result:
