@@ -96,19 +96,6 @@ constexpr int64_t kLine = 64;
 struct Ahead {
   const char* from;  // nullptr if there are none
   int64_t stride, rows, bytes;
-
-  void bring(int64_t part, int64_t parts) const {
-    if (!from) return;
-    const int64_t lines = bytes / kLine;
-    if (lines < rows)  // some rows, or some of each
-      bring(rows * part / parts, rows * (part + 1) / parts, 0, lines);
-    else
-      bring(0, rows, lines * part / parts, lines * (part + 1) / parts);
-  }
-  void bring(int64_t row, int64_t end, int64_t line, int64_t last) const {
-    for (; row < end; row++)
-      for (int64_t at = line; at < last; at++) __builtin_prefetch(from + row * stride + at * kLine, 0, 2);
-  }
 };
 
 // Rows of a tile that is read or written next, of up to two lines. A kernel brings one every few steps: all at once

@@ -90,15 +90,6 @@ template <class T> struct StreamedGradients : Streamed<T> {
   static constexpr int64_t kRowsOfChain = kChain / kPanel, kInL1 = (16 << 10) / (kPanel * kPanel * int64_t(sizeof(S))),
                            kPanelsOfChain = kInL1 < kRowsOfChain ? kInL1 : kRowsOfChain;
   static constexpr int64_t kStreamsPacked = 24;  // at most, for columns of x of the first layer
-  // pack(p, j, columns, to) packs by rows columns of x, from j on, of panel p.
-  template <class F>
-  void add_blocks(int64_t count, const S* c, int64_t n, int64_t k, S* gw, S* rows, const F& pack) const {
-    for (int64_t j = 0; j < k; j += kPanel) {
-      const int64_t columns = least(kPanel, k - j);
-      for (int64_t p = 0; p < count; p++) pack(p, j, columns, rows + p * kPanel * kPanel);
-      add_columns_of(count, c, n, k, j, columns, rows, gw);
-    }
-  }
   // Of columns [j, j + columns) of x, that are packed.
   void add_columns_of(int64_t count, const S* c, int64_t n, int64_t k, int64_t j, int64_t columns, const S* rows,
                       S* gw) const {
@@ -117,9 +108,12 @@ template <class T> struct StreamedGradients : Streamed<T> {
   }
 
   void add_blocks(int64_t count, const S* c, int64_t n, const S* x, int64_t k, S* gw, S* rows) const {
-    add_blocks(count, c, n, k, gw, rows, [&](int64_t p, int64_t j, int64_t columns, S* to) {
-      pack_panel<kPanel>(x + p * step(k) + j * kPanel, kPanel, 1, columns, kPanel, to);
-    });
+    for (int64_t j = 0; j < k; j += kPanel) {
+      const int64_t columns = least(kPanel, k - j);
+      for (int64_t p = 0; p < count; p++)
+        pack_panel<kPanel>(x + p * step(k) + j * kPanel, kPanel, 1, columns, kPanel, rows + p * kPanel * kPanel);
+      add_columns_of(count, c, n, k, j, columns, rows, gw);
+    }
   }
 
   // Columns [j, j + columns) of streams [s, s + count) of x as they are given, packed by rows.
@@ -129,8 +123,8 @@ template <class T> struct StreamedGradients : Streamed<T> {
     const auto start = [&](const Operand& x) {
       return static_cast<const T*>(x.data) + panel * kPanel * x.row_stride + j * x.column_stride;
     };
-    for (int64_t i = s; i < s + count; i++, to += size) {
-      const int64_t together = this->are_adjacent() && i > 0 && i <= r ? least(s + count, r + 1) - i : 1;
+    for (int64_t i = s, together; i < s + count; i += together, to += together * size) {
+      together = this->are_adjacent() && i > 0 && i <= r ? least(s + count, r + 1) - i : 1;
       if (together > 1) {
         for (int64_t row = 0; row < rows; row++) {
           S block[kStreamsPacked * kPanel + kLanes<V>];
@@ -147,8 +141,6 @@ template <class T> struct StreamedGradients : Streamed<T> {
       }
       for (int64_t q = 0; q < together; q++)
         __builtin_memset(to + q * size + rows * kPanel, 0, (kPanel - rows) * kPanel * sizeof(S));
-      to += (together - 1) * size;
-      i += together - 1;
     }
   }
 

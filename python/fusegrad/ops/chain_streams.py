@@ -9,29 +9,19 @@ from .chain import without_derivative
 from .op import library
 
 # t (r, k) is the same for all rows of x (..., k), or (r, ..., k); l (..., k) is zero if it is None. y is (..., n), ty
-# (r, ..., n), ly (1, ..., n)
-library.define(
-    "chain_streams(Tensor x, Tensor t, Tensor? l, Tensor?[] weights, str acts, bool save) "
-    "-> (Tensor y, Tensor ty, Tensor ly, Tensor saved)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-# gx, gt, gl, gw_1, gb_1, ...; `needed` has a bit for each. Cotangents are zero if they are None
-library.define(
-    "chain_streams_backward(Tensor? gy, Tensor? gty, Tensor? gly, Tensor x, Tensor t, Tensor? l, "
-    "Tensor?[] weights, Tensor saved, str acts, int needed) -> Tensor[]",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-# the same of a program, steps as csrc/cpu/program.cpp reads them, of weights that are w and b of layers
-library.define(
-    "program_streams(Tensor x, Tensor t, Tensor? l, Tensor?[] weights, str steps, bool save) "
-    "-> (Tensor y, Tensor ty, Tensor ly, Tensor saved)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-library.define(
-    "program_streams_backward(Tensor? gy, Tensor? gty, Tensor? gly, Tensor x, Tensor t, Tensor? l, "
-    "Tensor?[] weights, Tensor saved, str steps, int needed) -> Tensor[]",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
+# (r, ..., n), ly (1, ..., n). Backward: gx, gt, gl, gw_1, gb_1, ...; `needed` has a bit for each, and cotangents are
+# zero if they are None. A program has steps as csrc/cpu/program.cpp reads them; its weights are w and b of layers.
+for _name, _says in (("chain_streams", "acts"), ("program_streams", "steps")):
+    library.define(
+        f"{_name}(Tensor x, Tensor t, Tensor? l, Tensor?[] weights, str {_says}, bool save) "
+        "-> (Tensor y, Tensor ty, Tensor ly, Tensor saved)",
+        tags=(torch.Tag.pt2_compliant_tag,),
+    )
+    library.define(
+        f"{_name}_backward(Tensor? gy, Tensor? gty, Tensor? gly, Tensor x, Tensor t, Tensor? l, "
+        f"Tensor?[] weights, Tensor saved, str {_says}, int needed) -> Tensor[]",
+        tags=(torch.Tag.pt2_compliant_tag,),
+    )
 STREAMS, STREAMS_BACKWARD = torch.ops.fusegrad.chain_streams.default, torch.ops.fusegrad.chain_streams_backward.default
 
 PROGRAM = torch.ops.fusegrad.program_streams.default
