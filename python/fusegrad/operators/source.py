@@ -252,7 +252,7 @@ class Scope:
             raise Unread
         if name in code.co_freevars:
             return (self.f.__closure__ or ())[code.co_freevars.index(name)].cell_contents
-        for names in (self.f.__globals__, self.f.__builtins__):  # type: ignore[attr-defined]  # typeshed lacks it
+        for names in (self.f.__globals__, self.f.__builtins__):
             if name in names:
                 return names[name]
         raise Unread
