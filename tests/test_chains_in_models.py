@@ -287,6 +287,14 @@ def test_other_data_before_backward_raise():
         y.backward()
 
 
+def test_a_bias_of_another_size_before_backward_raises():
+    _, ours, x = pair()
+    y = ours(x).sum()
+    ours[0].bias.data = torch.ones(len(ours[0].bias) + 1).double()
+    with pytest.raises(RuntimeError, match=r"a bias, .*, was given other data between forward and backward"):
+        y.backward()
+
+
 def test_nan_and_infinity_stay_in_their_row():
     _, ours, _ = pair(nn.SiLU)
     x = torch.randn(20, 3, dtype=torch.double)

@@ -35,9 +35,13 @@ inline void check_places(const variable_list& saved, const std::vector<int64_t>&
   if (at.empty()) return;
   const std::vector<int64_t> now = places(saved, weights);
   for (size_t i = 0; i < at.size(); i++) {
-    TORCH_CHECK(now[i] == at[i], op, ": a weight, ", saved[weights + 2 * i].sizes(),
+    const at::Tensor &w = saved[weights + 2 * i], &b = saved[weights + 2 * i + 1];
+    const bool is_elsewhere = now[i] != at[i];
+    const bool has_other_bias = w.defined() && b.defined() && b.size(0) != w.size(0);
+    TORCH_CHECK(!is_elsewhere && !has_other_bias, op, is_elsewhere ? ": a weight, " : ": a bias, ",
+                (is_elsewhere ? w : b).sizes(),
                 ", was given other data between forward and backward, which needs the old; call backward before "
-                "`weight.data = ...` and nn.utils.vector_to_parameters");
+                "`.data = ...` and nn.utils.vector_to_parameters");
   }
 }
 

@@ -52,12 +52,15 @@ def places(weights: Sequence[Any]) -> list[int]:
 
 
 def check_places(op: str, weights: Sequence[Any], at: Sequence[int]) -> None:
-    """Raise RuntimeError if a weight is elsewhere in backward than it was in forward, by `weight.data = ...`."""
-    for w, place in zip(weights[::2], at, strict=True):
-        if type(w) is torch.nn.Parameter and w.data_ptr() != place:  # no other can be, but by hooks of saved tensors
+    """Raise RuntimeError if forward had a weight elsewhere, or a bias of another size: by `weight.data = ...`."""
+    for w, b, place in zip(weights[::2], weights[1::2], at, strict=True):
+        has_other_bias = b is not None and b.shape[0] != w.shape[0]
+        is_elsewhere = type(w) is torch.nn.Parameter and w.data_ptr() != place  # others: hooks of saved tensors copied
+        if is_elsewhere or has_other_bias:
+            what, shape = ("weight", w.shape) if is_elsewhere else ("bias", b.shape)
             raise RuntimeError(
-                f"{op}: a weight, {tuple(w.shape)}, was given other data between forward and backward, which "
-                "needs the old; call backward before `weight.data = ...` and nn.utils.vector_to_parameters"
+                f"{op}: a {what}, {tuple(shape)}, was given other data between forward and backward, which "
+                "needs the old; call backward before `.data = ...` and nn.utils.vector_to_parameters"
             )
 
 
