@@ -101,7 +101,7 @@ MODELS = {
     "shared": shared,
     "a linear": lambda: nn.Linear(4, 4),
     "an activation": lambda: nn.Tanh(),
-    "encoder": lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+    "encoder": lambda: nn.TransformerEncoderLayer(4, 2, 8),
     "mixed list": lambda: nn.Sequential(nn.ModuleDict({"a": nn.Linear(4, 4)})["a"], nn.PReLU(), nn.Linear(4, 4)),
 }
 

@@ -85,6 +85,8 @@ FUSED = {
     "torch_geometric GIN, batch norm": 0,
     "torch_geometric EdgeCNN": 3,
     "torch MLP, silu": 2,
+    "torch TransformerEncoder, gelu": 2,
+    "torch Transformer, relu": 2,
     "opacus hooks": 0,
     "opacus functorch": 0,
     "opacus ExpandedWeights": 2,

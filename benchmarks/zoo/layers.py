@@ -12,6 +12,7 @@ from .model import Model, Size, first
 
 REAL = Size(512, 512)
 SMALL = Size(32, 16)
+SEQUENCES = Size(768, 2, 128)
 
 
 class Mlp(nn.Module):
@@ -34,6 +35,24 @@ def _mlp(size: Size) -> nn.Module:
 
 def _samples(size: Size) -> list[Tensor]:
     return [torch.randn(size.batch, 64)]
+
+
+# --- torch's own transformers, sequences first, as they are if nothing is asked for ----------------------------------
+
+
+def _encoder(size: Size) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(
+        size.width, size.width // 64 or 1, 4 * size.width, dropout=0.0, activation="gelu"
+    )
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
+def _transformer(size: Size) -> nn.Module:
+    return nn.Transformer(size.width, size.width // 64 or 1, 1, 1, 4 * size.width, dropout=0.0)
+
+
+def _sequences(size: Size) -> list[Tensor]:
+    return [torch.randn(size.length, size.batch, size.width)]
 
 
 # --- opacus -------------------------------------------------------------------------------------------------------
@@ -150,6 +169,11 @@ def _adapt(model: nn.Module) -> nn.Module:
 
 MODELS = [
     Model("torch", "MLP, silu", _mlp, _samples, REAL, SMALL, followed=2),
+    Model("torch", "TransformerEncoder, gelu", _encoder, _sequences, SEQUENCES, Size(32, 2, 8), followed=2),
+    Model(
+        "torch", "Transformer, relu", _transformer, lambda size: _sequences(size) * 2, SEQUENCES, Size(32, 2, 8),
+        followed=2,
+    ),
     _private("hooks", "hooks"),
     _private("functorch", "functorch"),
     _private("ExpandedWeights", "ew"),

@@ -37,9 +37,9 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     neighbours in a torch.nn.Sequential, and in methods with source `torch.tanh(self.fc(x))`, `x = self.fc(x)` with
     `x = F.relu(x)` as the next statement, `self.act(self.gate(x)) * self.up(x)`. Layers may be subclasses or
     parametrized, activations functions or modules of your own. All else runs as it is written. What cannot be proved
-    safe is left alone: hooked layers, tensor-subclass weights, methods without source, modules of torch itself, classes
-    whose methods depend on their exact class. `explain` tells what became of each layer; `unfuse` is the exact inverse.
-    What you change in the model later (layers, hooks, slopes, attributes) is obeyed.
+    safe is left alone: hooked layers, tensor-subclass weights, methods without source, torch's own modules but for its
+    transformer layers, classes whose methods depend on their exact class. `explain` tells what became of each layer;
+    `unfuse` is the exact inverse. What you change in the model later (layers, hooks, slopes, attributes) is obeyed.
 
     Nothing of the model is run, and where anything is raised it is as it was. The class of an activation module, and of
     a module that has such a pair, changes to a subclass of the same name.

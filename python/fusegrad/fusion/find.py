@@ -60,7 +60,7 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
         yield from _in_sequential(m, path)
         return
     author = author_of_forward(original)
-    if is_torchs(author) and author is not nn.Module and not issubclass(original, nn.Linear):
+    if is_torchs(author) and author not in (nn.Module, *BLOCKS) and not issubclass(original, nn.Linear):
         replaced = author is nn.Sequential and nn.Sequential.forward is not SEQUENTIAL["forward"]
         why = "torch.nn.Sequential.forward was replaced" if replaced else f"called by torch's own {author.__name__}"
         yield from (Call(child, "", why) for child in _linears(m))
@@ -112,13 +112,18 @@ def is_torchs(cls: type | FunctionType) -> bool:
     return f"{cls.__module__}.".startswith("torch.")
 
 
+# of torch's modules with a Linear that an activation follows: the method that calls them, and nothing else. What
+# chooses the fast path of inference, which fuse would not see, is their forward
+BLOCKS: dict[type, str] = {nn.TransformerEncoderLayer: "_ff_block", nn.TransformerDecoderLayer: "_ff_block"}
+
+
 def methods(cls: type) -> Iterator[tuple[str, FunctionType]]:
-    """The methods of a class that its author wrote: torch's own modules have fast paths that fuse would not see."""
+    """The methods of a class that its author wrote, and those of torch's modules that are listed."""
     seen: set[str] = set()
     for base in cls.__mro__:
         for name, value in vars(base).items():
             if isinstance(value, FunctionType) and name not in seen and not name.startswith("__"):
-                if not is_torchs(base):
+                if not is_torchs(base) or BLOCKS.get(base) == name:
                     yield name, value
             seen.add(name)
 
