@@ -2,6 +2,7 @@
 
 import copy
 
+import nested
 import pytest
 import torch
 import torch.nn.functional as F
@@ -158,3 +159,27 @@ def test_a_replaced_glu_is_obeyed(monkeypatch):
     before = F.glu
     monkeypatch.setattr(F, "glu", lambda *args: before(*args) * 2)
     close(ours(x), stock(x))
+
+
+@pytest.mark.filterwarnings("ignore:laplacian")
+@pytest.mark.parametrize("name", ("linear", "silu"))
+def test_a_replaced_function_is_applied_once_by_derivative_operators(name, monkeypatch):
+    """In a model that is run with streams: what the rules compute by name would be replaced too."""
+    original = getattr(F, name)
+
+    class Gates(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            h = F.silu(self.a(x)).clamp(-9, 9)
+            return self.b(h) * h
+
+    net, x = Gates().double(), torch.rand(5, 3, dtype=torch.double)
+    before = fg.laplacian(net, x)
+    monkeypatch.setattr(F, name, lambda *args, **kwargs: 2 * original(*args, **kwargs))
+    y, jacobian, hessian = nested.hessians(net, x.requires_grad_())
+    assert not torch.allclose(before.value, y)
+    for mine, true in zip(fg.laplacian(net, x), (y, jacobian, hessian.diagonal(dim1=-2, dim2=-1).sum(-1)), strict=True):
+        torch.testing.assert_close(mine, true)

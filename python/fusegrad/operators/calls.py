@@ -1,6 +1,7 @@
 """Calls of torch's functions: which rule serves them, which tensors they are given, what they are called."""
 
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -44,6 +45,34 @@ def named(name: str) -> Iterator[Any]:
         found = getattr(owner, name, None)
         if callable(found):
             yield found
+
+
+class Names:
+    """Where torch has functions that have rules, to tell when somebody replaces one. Rules compute by these names too:
+    what a replaced function does, before or after it calls the original, they would do once more."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[Any, list[str], attrgetter, tuple]] = []
+        for owner in OWNERS:
+            names = [name for name in dir(owner) if _is_served(getattr(owner, name))]
+            get = attrgetter(*names)
+            self._held.append((owner, names, get, get(owner)))
+
+    def replaced(self) -> str | None:
+        """The name of one that is not what it was."""
+        for owner, names, get, before in self._held:
+            now = get(owner)
+            if now != before:
+                name = next(n for n, a, b in zip(names, now, before, strict=True) if a is not b)
+                return f"{'Tensor' if owner is Tensor else owner.__name__}.{name}"
+        return None
+
+
+def _is_served(function: Any) -> bool:
+    try:
+        return function in RULES
+    except TypeError:  # which cannot be a key
+        return False
 
 
 def getter(name: str) -> Any:

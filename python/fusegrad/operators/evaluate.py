@@ -23,12 +23,15 @@ from . import (  # noqa: F401
     trust,
 )
 from .arguments import Model, check_value
+from .calls import Names
 from .chains import chain_of
 from .escapes import Escapes
 from .layers import layers
 from .reading import accept, key_of, program_of, refuse, refuse_for_ever
 from .run import ByNested, Refused, Run
 from .streams import Rules, Streams, each, whole
+
+NAMES = Names()  # now, as all rules are noted
 
 
 def evaluate(
@@ -81,6 +84,8 @@ def _evaluate(op: str, model: Model, x: Tensor, seed: Streams, rules: Rules) -> 
     try:
         if known := rows.why_nested(model, x):
             raise ByNested(known)
+        if name := NAMES.replaced():
+            raise ByNested(f"{name} was replaced")
         return _run_once(op, model, x, seed, rules)
     except Refused as why:
         raise ValueError(f"{op}: {why}") from None
