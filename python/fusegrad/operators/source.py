@@ -252,7 +252,8 @@ class Scope:
             raise Unread
         if name in code.co_freevars:
             return (self.f.__closure__ or ())[code.co_freevars.index(name)].cell_contents
-        for names in (self.f.__globals__, self.f.__builtins__):
+        f: Any = self.f  # typeshed has no __builtins__ of functions, for some versions of Python
+        for names in (f.__globals__, f.__builtins__):
             if name in names:
                 return names[name]
         raise Unread
