@@ -102,6 +102,25 @@ def test_weights_of_any_strides():
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("m", "k", "n"), ((5, 3, 4), (33, 130, 70), (200, 1, 64), (200, 64, 1), (1, 7, 9)))
+def test_the_gradient_of_a_weight_that_is_transposed_lies_as_the_weight(m, k, n, dtype):
+    """As GPT-2 has them: torch would copy what lies otherwise."""
+    x, w, b = torch.randn(m, k, dtype=dtype), torch.randn(k, n, dtype=dtype), torch.randn(n, dtype=dtype)
+
+    def gradient(call, *of):
+        x, w, b = of
+        w.requires_grad_()
+        return torch.autograd.grad(call(x, w, b).sin().sum(), w)[0]
+
+    layer = lambda x, w, b: (x @ w + b).tanh()
+    mine = gradient(lambda x, w, b: fg.linear_act(x, w.t(), b, act="tanh"), x, w, b)
+    true = gradient(layer, x.double(), w.detach().double(), b.double())
+    error, of_stock = ((g.double() - true).abs().max() for g in (mine, gradient(layer, x, w, b)))
+    assert mine.is_contiguous()
+    assert error <= 2 * of_stock + 4 * torch.finfo(dtype).eps * true.abs().max()
+
+
 def test_a_weight_without_numbers_is_refused():
     """As of a parameter whose storage was freed, to be gathered again later."""
     model, x = network(nn.Tanh, 3), torch.randn(37, 5)

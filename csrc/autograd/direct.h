@@ -87,15 +87,19 @@ class Direct {
     const at::Tensor given = gy.dim() == 2 && gy.stride(1) == 1 ? gy : gy.contiguous();
     as_matrix(given, chain.gy);
     variable_list found(1 + 2 * chain.count);
-    const auto make = [&](size_t i, at::IntArrayRef shape) -> void* {
+    const auto make = [&](size_t i, at::IntArrayRef shape, bool by_columns = false) -> void* {
       if (!(mask >> i & 1)) return nullptr;
-      found[i] = empty_like(x_, shape);
+      found[i] = by_columns ? at::Tensor(at::detail::empty_strided_cpu(shape, {1, shape[0]}, x_.scalar_type()))
+                            : empty_like(x_, shape);
       return found[i].mutable_data_ptr();
     };
     chain.gx = make(0, x_.sizes());
     for (int l = 0; l < chain.count; l++) {
-      layers_[l].gw = make(1 + 2 * l, {layers_[l].n, layers_[l].k});
-      layers_[l].gb = make(2 + 2 * l, {layers_[l].n});
+      direct::Layer& layer = layers_[l];
+      // as a weight (k, n) lies that was transposed: torch would copy what lies otherwise into its gradient
+      layer.gw_by_columns = chain.by_layers && layer.w.row_stride == 1 && layer.w.column_stride >= layer.n;
+      layer.gw = make(1 + 2 * l, {layer.n, layer.k}, layer.gw_by_columns);
+      layer.gb = make(2 + 2 * l, {layer.n});
     }
     chain.y = const_cast<void*>(y.defined() ? y.const_data_ptr() : chain.gy.data);
     chain.saved = saved.defined() ? const_cast<void*>(saved.const_data_ptr()) : nullptr;

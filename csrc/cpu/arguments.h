@@ -135,6 +135,7 @@ struct ChainLayer {
   double param = 0;
   bool saves_input = false;
   void *gw = nullptr, *gb = nullptr;  // (n, k), rows adjacent, and (n); nullptr if not needed
+  bool gw_by_columns = false;         // (k, n), rows adjacent; of chains by layers
 };
 
 // Of a chain: a bit for each gradient of one with streams, and for those of x, t and l, makes 63.

@@ -112,7 +112,10 @@ void chain_backward_by_layers(const Chain& given) {
     }
     if (layer.first || layer.gb) gz_and_sum(g.type, layer.first, pass, layer.gb, layer.param);
     if (layer.first) gz = {pass.out, layer.n, 1};
-    if (layer.gw) kernels().gemm({g.type, layer.n, layer.k, g.m, turned(gz), input(l), layer.gw});
+    if (layer.gw && layer.gw_by_columns)
+      kernels().gemm({g.type, layer.k, layer.n, g.m, turned(input(l)), gz, layer.gw});
+    else if (layer.gw)
+      kernels().gemm({g.type, layer.n, layer.k, g.m, turned(gz), input(l), layer.gw});
     if (l == first && !(l == 0 && g.gx)) return;
     void* gy = l > 0 ? room[(l - 1) % 2] : g.gx;
     kernels().gemm({g.type, g.m, layer.k, layer.n, gz, layer.w, gy});

@@ -47,6 +47,7 @@ struct Taken {
       layer.bias = of.b;
       layer.bias_stride = of.b_stride;
       layer.gw = of.gw;
+      layer.gw_by_columns = of.gw_by_columns;
       layer.gb = of.gb;
       acts[l].of(type, layer);
     }

@@ -21,6 +21,7 @@ struct Layer {  // act(x w^T + b), and its gradients
   const void* b = nullptr;
   int64_t b_stride = 1;
   void *gw = nullptr, *gb = nullptr;  // of adjacent numbers; nullptr if not needed
+  bool gw_by_columns = false;         // as gw^T, (k, n); of chains by layers
 };
 
 // A chain as csrc/cpu/kernels.h has it: forward, and backward.
