@@ -118,7 +118,8 @@ def test_the_gradient_of_a_weight_that_is_transposed_lies_as_the_weight(m, k, n,
     true = gradient(layer, x.double(), w.detach().double(), b.double())
     error, of_stock = ((g.double() - true).abs().max() for g in (mine, gradient(layer, x, w, b)))
     assert mine.is_contiguous()
-    assert error <= 2 * of_stock + 4 * torch.finfo(dtype).eps * true.abs().max()
+    roundings = 100 if dtype == torch.float64 else 4  # of which there is no truth
+    assert error <= 2 * of_stock + roundings * torch.finfo(dtype).eps * true.abs().max()
 
 
 def test_a_weight_without_numbers_is_refused():
