@@ -179,3 +179,21 @@ def test_large_layers_are_ops(monkeypatch):
         found = vmap(m)(x)
     assert "fusegrad::linear_act" in {event.name for event in ran.events()}
     close(found, vmap(fg.unfuse(m))(x))
+
+
+def test_a_compiler_sees_torchs_functions():
+    """It makes loops of its own of what a transform leaves of them."""
+    model, x, target = fg.fuse(nn.Sequential(nn.Linear(3, 8), nn.GELU(), nn.Linear(8, 2))), torch.randn(5, 3), 0.5
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    loss = lambda p, x: (functional_call(model, p, (x,)) - target).square().mean()
+    of_each = vmap(grad(loss), in_dims=(None, 0))
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    mine = torch.compile(of_each, backend=backend, fullgraph=True)(parameters, x)
+    for name, true in of_each(parameters, x).items():
+        torch.testing.assert_close(mine[name], true)
+    assert graphs and not [n for graph in graphs for n in graph.graph.nodes if "fusegrad" in str(n.target)]
