@@ -55,6 +55,15 @@ def test_bench_of_providers_in_processes_of_their_own_smoke(tmp_path, name, only
 
 
 @on_cpu
+def test_bench_per_sample_smoke(tmp_path):
+    """Under torch.func, which refuses the hooks that count what is saved."""
+    run = python("-m", "fusegrad", "bench", "per_sample", "--smoke", "--out", str(tmp_path))
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = {row["provider"]: row for row in csv.DictReader((tmp_path / "per_sample_cpu.csv").open())}
+    assert all(float(rows[name]["error"]) < 1e-6 and not rows[name]["bytes_saved"] for name in ("stock", "fusegrad"))
+
+
+@on_cpu
 def test_bench_of_models_smoke(tmp_path):
     """The csv has a row a model, of which the command makes the table; a library that is missing is passed by."""
     only = ("torch MLP", "torch SIREN", "deepxde PFNN")
