@@ -37,7 +37,6 @@ class Step:
     run: Callable[[], tuple[Tensor, ...]]  # returns outputs and gradients, to be held to float64
     owned: Sequence[Tensor]  # parameters and inputs: they live anyway, so they don't count as kept
     sample: Callable[[int], float] | None = None  # seconds of a run, of so many, where that is in another process
-    counts_saved: bool = True  # whether torch tells what is saved for backward: torch.func refuses the hooks
 
 
 @dataclass(frozen=True)
@@ -195,11 +194,7 @@ def _ready(case: Case, provider: str, device: str, budget: Budget) -> Step:
 def _held_to(truth: Sequence[Tensor], step: Step, case: Case, result: Result, stock_error: float) -> Result:
     """The result with its error and the bytes it keeps, or WrongResult."""
     out: list[Tensor] = []
-    kept = math.nan
-    if step.counts_saved:
-        kept = float(bytes_saved(lambda: out.extend(step.run()), *step.owned))
-    else:
-        out.extend(step.run())
+    kept = float(bytes_saved(lambda: out.extend(step.run()), *step.owned))
     if step.sample:
         kept = math.nan  # in another process
     off = error(out, truth)

@@ -1,6 +1,7 @@
 """How long do the gradients of each sample take: of a batch, by torch.func, vmap of grad?
 
-On one core: OMP_NUM_THREADS=1 taskset -c 0 python -m fusegrad bench per_sample.
+These are megabytes that come and go: all providers have a process of their own, as what glibc gives back to the system
+depends on what else is done in one. On one core: OMP_NUM_THREADS=1 taskset -c 0 python -m fusegrad bench per_sample.
 """
 
 from functools import partial
@@ -12,6 +13,7 @@ from torch.func import functional_call, grad, vmap
 import fusegrad as fg
 
 from . import in_jax
+from .elsewhere import KEPT, elsewhere, with_memory_kept
 from .harness import Case, Step
 from .providers import COMPILE_MODES, compiled, network, normal
 
@@ -22,7 +24,8 @@ NETWORKS: list[tuple[int, tuple[int, ...], str]] = [
     (256, (64, 128, 64, 10), "silu"),
     (32, (64, 64, 64, 10), "tanh"),
 ]
-PROVIDERS = ("stock", "compile", "jax", "fusegrad")
+PROVIDERS = ("stock", "compile", "jax", "fusegrad", *KEPT)
+COMPILE_SECONDS = {"compile": 120.0}
 SMOKE: list[tuple[int, tuple[int, ...], str]] = [(10, (3, 8, 1), "tanh")]
 
 
@@ -33,7 +36,16 @@ def cases(device: str, smoke: bool) -> list[Case]:
 
 def _case(rows: int, widths: tuple[int, ...], act: str, device: str) -> Case:
     name = f"per sample {'→'.join(map(str, widths))} {act}, {rows} samples"
-    return Case(name, torch.float32, partial(_build, device, rows, widths, act))
+    return Case(name, torch.float32, partial(_in_its_process, device, rows, widths, act))
+
+
+def _in_its_process(
+    device: str, rows: int, widths: tuple[int, ...], act: str, provider: str, dtype: torch.dtype
+) -> Step:
+    build = partial(_build, device, rows, widths, act)
+    if dtype != torch.float32:
+        return build(provider, dtype)  # the truth
+    return with_memory_kept(build, provider, dtype) if provider in KEPT else elsewhere(build, provider, dtype)
 
 
 def _build(device: str, rows: int, widths: tuple[int, ...], act: str, provider: str, dtype: torch.dtype) -> Step:
@@ -53,7 +65,7 @@ def _build(device: str, rows: int, widths: tuple[int, ...], act: str, provider: 
     of_each = vmap(grad(loss), in_dims=(None, 0, 0))
     if provider in COMPILE_MODES:
         of_each = compiled(of_each, provider)
-    return Step(lambda: (*of_each(held, x, target).values(),), (x, target, *parameters), counts_saved=False)
+    return Step(lambda: (*of_each(held, x, target).values(),), (x, target, *parameters))
 
 
 def _of_jax(act: str, parameters: list[nn.Parameter], x: Tensor, target: Tensor) -> Step:
