@@ -27,8 +27,8 @@ from .match import match, why_unknown
 from .opened import LEFT_OUT
 from .paths import Path, find, join
 from .recognise import Spec
-from .rewrite import Method, Site, longer, read
-from .rows import is_narrow
+from .rewrite import Method, Passed, Site, longer, read
+from .rows import Row, is_narrow
 from .terms import Act, Gate, Held, Layer, Term, Variable, layers
 
 Key = tuple[str, int]  # name of a method, number of a site in it
@@ -156,7 +156,7 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
                 yield from (Call(layer, "", "", (name, k), alone=True) for layer in held)
             continue
         if site.rows is not None:
-            yield from _by_rows(m, site, (name, k))
+            yield from _by_rows(m, *site.rows, site.passed, (name, k))
             continue
         if site.longer and any(_is_identity(m, act) for act in site.longer.identities):
             k, site = longer(k), site.longer
@@ -183,12 +183,10 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
             yield Call(linear, "", why, in_chain=linear in chained)
 
 
-def _by_rows(m: nn.Module, site: Site, key: Key) -> Iterator[Call]:
+def _by_rows(m: nn.Module, layer: Layer, row: Row, passed: Passed, key: Key) -> Iterator[Call]:
     """The layers that a product with a number a row is best made before."""
-    assert site.rows is not None
-    layer, row = site.rows
     held = [*_held(m, layer.paths)]
-    if held and all(map(is_narrow, held)) and all(find(m, paths) for paths in site.passed if paths):
+    if held and all(map(is_narrow, held)) and all(find(m, paths) for paths in passed if paths):
         why = f"of many rows its input is multiplied by {ast.unparse(row.node)}, in the place of its result"
         yield from (Call(linear, "", why, key, by_rows=True) for linear in held if LEFT_OUT not in vars(linear))
 
