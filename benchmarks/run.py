@@ -19,7 +19,7 @@ from .table import table, verdict
 
 NAMES = ("linear_act", "gated", "mlp_training", "second_order", "call_overhead")
 SWEEPS = (  # many cases: only when asked for
-    *("gemm_peak", "grid", "small_networks", "rl_step", "laplacian", "laplacian_models"),
+    *("gemm_peak", "grid", "small_networks", "per_sample", "rl_step", "laplacian", "laplacian_models"),
     *("laplacian_large", "keep_memory"),
 )
 AT_RANDOM = "grid"  # draws its cases

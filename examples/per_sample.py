@@ -83,4 +83,5 @@ def draw(axes: Any, sides: list[Side]) -> None:
 
 
 if __name__ == "__main__":
+    fg.keep_memory()  # of both sides: the gradients of all samples are 18 MB that come and go
     run(main, draw)

@@ -1,8 +1,11 @@
 """What a user does in place to an output gives what it gives for stock."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.autograd import grad
 from torch.func import grad as func_grad
 from torch.func import jvp, vmap
@@ -77,3 +80,41 @@ def test_without_gradients():
     scale = torch.ones(4, dtype=x.dtype, device=DEVICE, requires_grad=True)
     y.mul_(scale)  # from here on it has a gradient
     torch.testing.assert_close(grad(y.sum(), scale)[0], y.detach().sum((0, 1)))
+
+
+@pytest.mark.parametrize("act", (nn.LeakyReLU(0.2, inplace=True), nn.Hardtanh(inplace=True), nn.ReLU6(inplace=True)))
+def test_an_activation_that_itself_writes_in_place(act):
+    """Of a leaky ReLU torch then saves the output for backward too, and raises as well if that is written to."""
+    stock = nn.Sequential(nn.Linear(3, 8), act, nn.Linear(8, 8), nn.Sequential(act), nn.Linear(8, 2)).double()
+    fused, x = fg.fuse(copy.deepcopy(stock)), torch.randn(12, 3, dtype=torch.double)
+    assert [bool(row.fused_with) for row in fg.explain(fused)] == [isinstance(act, nn.LeakyReLU), False, False]
+    results = [torch.autograd.grad(m(x).sin().sum(), [*m.parameters()], create_graph=True) for m in (stock, fused)]
+    torch.testing.assert_close(*results)
+    second = (torch.autograd.grad(sum(g.square().sum() for g in found), m.parameters(), allow_unused=True)
+              for m, found in zip((stock, fused), results, strict=True))  # fmt: skip
+    torch.testing.assert_close(*second)
+    for m in (stock[:2], fused[:2]):
+        y = m(x)
+        with torch.no_grad():
+            y.mul_(2)
+        if isinstance(act, nn.LeakyReLU):
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                y.sum().backward()
+        else:
+            y.sum().backward()
+
+
+def test_a_function_that_writes_in_place_is_fused():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 8).double()
+
+        def forward(self, x):
+            return F.leaky_relu(self.fc(x), 0.2, inplace=True)
+
+    stock, x = Net(), torch.randn(12, 3, dtype=torch.double)
+    fused = fg.fuse(copy.deepcopy(stock))
+    assert fg.explain(fused)[0].fused_with
+    results = [[y := m(x), *torch.autograd.grad(y.sum(), m.parameters())] for m in (stock, fused)]
+    torch.testing.assert_close(*results)

@@ -4,6 +4,7 @@ import ast
 import copy
 
 from .code import HELPERS
+from .rows import Row
 from .terms import Act, Gate, Halves, Layer, Product, Scaled, Term, Viewed, calls_of
 
 
@@ -76,6 +77,14 @@ def _called(act: Term) -> list[ast.expr] | None:
             if len(of.args) == 1 and not of.keywords and not isinstance(of.args[0], ast.Starred):
                 return [f, of.func, of.args[0]]
     return None
+
+
+def run_rows(e: ast.BinOp, layer: Layer, row: Row) -> ast.expr:
+    """A layer that is multiplied by what may be a number a row."""
+    if e.left is row.node:
+        return call_of("rows_times", e, [row.node, put_off(layer)])
+    args = [helper("ALL") if isinstance(a, ast.Slice) else a for a in row.args]
+    return call_of("times_rows", e, [put_off(layer), row.of, ast.Constant(row.how), *args])
 
 
 def run_variable(name: str, at: ast.AST) -> ast.expr:

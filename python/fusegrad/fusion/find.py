@@ -27,7 +27,8 @@ from .match import match, why_unknown
 from .opened import LEFT_OUT
 from .paths import Path, find, join
 from .recognise import Spec
-from .rewrite import Method, Site, longer, read
+from .rewrite import Method, Passed, Site, longer, read
+from .rows import Row, is_narrow
 from .terms import Act, Gate, Held, Layer, Term, Variable, layers
 
 Key = tuple[str, int]  # name of a method, number of a site in it
@@ -46,6 +47,7 @@ class Call:
     in_chain: bool = False  # of several layers as one op
     multiplied: bool = False  # nothing is computed after it, but the product can be an op
     alone: bool = False  # nothing is to be told of it: the layer is called, whatever reads it
+    by_rows: bool = False  # its input is multiplied by a number a row, in the place of its result
     one_by_one: int | None = None  # in a module of ours, which fuse leaves as it is: up to how many rows are two calls
 
 
@@ -153,6 +155,9 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
             if all(map(is_one_call, held)):
                 yield from (Call(layer, "", "", (name, k), alone=True) for layer in held)
             continue
+        if site.rows is not None:
+            yield from _by_rows(m, *site.rows, site.passed, (name, k))
+            continue
         if site.longer and any(_is_identity(m, act) for act in site.longer.identities):
             k, site = longer(k), site.longer
         if site.after_loop is not None and (name, k) in vars(fused_class_of(m) or nn.Module).get(SITES, ()):
@@ -176,6 +181,14 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
     for paths, why in method.alone:
         for linear in _held(m, paths):
             yield Call(linear, "", why, in_chain=linear in chained)
+
+
+def _by_rows(m: nn.Module, layer: Layer, row: Row, passed: Passed, key: Key) -> Iterator[Call]:
+    """The layers that a product with a number a row is best made before."""
+    held = [*_held(m, layer.paths)]
+    if held and all(map(is_narrow, held)) and all(find(m, paths) for paths in passed if paths):
+        why = f"of many rows its input is multiplied by {ast.unparse(row.node)}, in the place of its result"
+        yield from (Call(linear, "", why, key, by_rows=True) for linear in held if LEFT_OUT not in vars(linear))
 
 
 def _is_identity(m: nn.Module, act: Act) -> bool:

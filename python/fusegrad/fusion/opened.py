@@ -25,7 +25,8 @@ from ..internals.module import children, computes_weights_before, is_hooked
 from ..internals.stock import called_as_written
 from ..nn import is_ours
 from .code import HELPERS, Unreadable, with_code
-from .paths import stored_by
+from .fused import method_before_fuse
+from .paths import Path, stored_by
 from .rewrite import Passed, Site, gives_later, takes_later
 
 LEFT_OUT = "_fusegrad_left_out"  # set on a module that filter_fn refused
@@ -36,6 +37,7 @@ class _Opened:
     code: CodeType
     passed: Passed = ()  # what is looked up between the layer and its activation
     layers: frozenset[str] = frozenset()  # the attributes that hold what a layer returns the result of, "" for itself
+    identities: frozenset[str] = frozenset()  # those that have to hold an identity
     made: list[FunctionType] = field(default_factory=list)  # the function, if it has no variables and no defaults
     looked_up: WeakKeyDictionary[type, bool] = field(default_factory=WeakKeyDictionary)
 
@@ -100,20 +102,29 @@ def giving(layer: nn.Module) -> Callable[..., Any] | None:
     function, owner = _function_of(layer)
     if function is None or owner is None:
         return None
+    if function is not (before := method_before_fuse(type(layer), "forward")) and isinstance(before, FunctionType):
+        function = before
     code = function.__code__
     if code not in _GIVES:
         try:
             made = gives_later(function, _helpers())
         except Unreadable:
             made = None
-        names = frozenset(str(path[0][1]) if path else "" for path in made[1] if len(path) <= 1) if made else None
-        _GIVES[code] = _Opened(made[0].__code__, made[2], names) if made and names else None
+        names = _names(made[1]) if made else frozenset()
+        _GIVES[code] = _Opened(made[0].__code__, made[3], names, _names(made[2])) if made and names else None
     opened = _GIVES[code]
     if opened is None or not _looks_up(type(owner), opened):
+        return None
+    if not all(type(children(owner).get(name)) is nn.Identity for name in opened.identities):
         return None
     if not any(not name or is_layer(children(owner).get(name)) for name in opened.layers):
         return None
     return MethodType(_bound(function, opened), owner)
+
+
+def _names(paths: set[Path]) -> frozenset[str]:
+    """The attributes at these places."""
+    return frozenset(str(path[0][1]) if path else "" for path in paths if len(path) <= 1)
 
 
 def _taking(function: FunctionType, argument: int) -> _Opened | None:

@@ -142,7 +142,7 @@ def _shape(m: nn.Module) -> str:
 
 def _as_it_runs(m: nn.Module, call: Call) -> Call:
     """The call as the class of m makes it: of what could be fused, only what fuse has rewritten is."""
-    if not call.fused_with or call.one_by_one is not None:
+    if not (call.fused_with or call.by_rows) or call.one_by_one is not None:
         return call
     cls = fused_class_of(m)
     if cls is None and (why := why_class_stays(original_class(type(m)))) is None:
@@ -161,6 +161,8 @@ def _became(m: nn.Module, found: list[Call]) -> tuple[str, str]:
         return with_, ""
     if LEFT_OUT in vars(m):
         return "", "filter_fn left it alone"
+    if by_rows := [call.why for call in found if call.by_rows]:
+        return "", by_rows[0]
     kept = why_not(m) if isinstance(m, nn.Linear) and not isinstance(m, Linear) else None
     if type(m) is nn.Linear:
         return "", kept or "not converted: call fuse"

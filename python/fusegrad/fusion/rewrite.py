@@ -69,17 +69,19 @@ def takes_later(function: FunctionType, argument: int, helpers: Any) -> tuple[Fu
     return None if site is None else (remake(function, _swap(module, site.swaps), helpers), site)
 
 
-def gives_later(function: FunctionType, helpers: Any) -> tuple[FunctionType, set[Path], Passed] | None:
-    """The function, with the layer put off whose result it returns; where that is held, and what is looked up after it.
+def gives_later(function: FunctionType, helpers: Any) -> tuple[FunctionType, set[Path], set[Path], Passed] | None:
+    """The function, with the layer put off whose result it returns.
 
-    None if it returns none.
+    And where that is held, and what has to be an identity, and what is looked up after it. None if it returns none.
     """
     module, definition = parse(function, function.__code__)
     if isinstance(definition, ast.Lambda):
         return None
     reader = Reader(function, definition, self_name(definition))
-    swaps, paths = returned(reader)
-    return (remake(function, _swap(module, swaps), helpers), paths, tuple(reader.terms.passed)) if swaps else None
+    swaps, paths, identities = returned(reader)
+    if not swaps:
+        return None
+    return remake(function, _swap(module, swaps), helpers), paths, identities, tuple(reader.terms.passed)
 
 
 def _swap(module: ast.Module, swaps: Swaps) -> ast.Module:

@@ -6,6 +6,7 @@ noted, in their order. So a layer that was replaced, hooked or parametrized, an 
 that no op takes are obeyed without anyone having to notice the change.
 """
 
+from collections.abc import Callable
 from operator import add, matmul, mul  # noqa: F401  # which methods call too
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.compiler import is_compiling
 
 from .. import functional
 from ..at_once import route_at_once
-from ..internals.call import in_torch_func, is_one_of_others
+from ..internals.call import in_plain_eager, in_torch_func, is_one_of_others
 from ..internals.module import is_hooked, run_pre_hooks
 from ..internals.stock import stands_for
 from ..nn import Linear, fits, is_ours, linear, stock_linear, weight_and_bias, why_alone
@@ -27,6 +28,7 @@ from .notes import RESHAPE, Later, Product, first, gated, product_of_call, secon
 from .one_op import given_by, key_of
 from .opened import LEFT_OUT
 from .recognise import is_unchanged
+from .rows import scaled_by_rows, view_of
 
 stands_for(nn.Identity, (nn.Identity, "forward"))
 
@@ -278,6 +280,32 @@ def _value(z: Any, made: dict[int, Any]) -> Any:
             y = _computed(z, z.product) if z.product else _call(z.f, tuple(_value(a, made) for a in z.args), z.kwargs)
         made[id(z)] = y
     return made[id(z)]
+
+
+# --- layers that are multiplied by a number a row
+
+ALL = slice(None)
+
+
+def times_rows(z: Any, s: Any, how: str, *args: Any) -> Any:
+    """z * s.how(*args), of what was noted: with its input scaled in its place where that is a number a row."""
+    z = noted(z)
+    if type(z) is not Later or type(s) is not Tensor or not in_plain_eager(s):
+        return now(z) * view_of(s, how, args)
+    return _by_rows(z, row := view_of(s, how, args), lambda y: y * row)
+
+
+def rows_times(s: Any, z: Any) -> Any:
+    """s * z, the same."""
+    z = noted(z)
+    if type(z) is not Later or type(s) is not Tensor or not in_plain_eager(s):
+        return s * now(z)
+    return _by_rows(z, s, lambda y: s * y)
+
+
+def _by_rows(z: Later, s: Tensor, multiplied: Callable[[Any], Any]) -> Any:
+    y = None if z.product is None else scaled_by_rows(z.product, s)
+    return multiplied(now(z)) if y is None else y
 
 
 # --- loops over layers

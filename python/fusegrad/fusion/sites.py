@@ -25,11 +25,12 @@ from typing import Any
 import torch
 
 from .code import Definition, reads_of
-from .emit import keep, put_off, run_act, run_alone, run_gate, run_passed, run_product, run_variable
+from .emit import keep, put_off, run_act, run_alone, run_gate, run_passed, run_product, run_rows, run_variable
 from .gates import Swaps, gate_in
 from .loops import loop_in
 from .paths import Path
 from .reasons import blocks, text_of, why_cut_is_alone, why_stored_is_alone
+from .rows import Row, row_of
 from .terms import Act, Gate, Layer, Product, Term, Terms, Variable, Variables, layers
 
 _SEE_LOCALS = {"locals", "vars", "dir", "eval", "exec", "breakpoint"}
@@ -50,6 +51,7 @@ class Site:
     longer: "Site | None" = None  # the same, through identities
     alone: tuple[Path, ...] = ()  # where a layer may be held that is called, whatever reads it
     product: bool = False  # the same of a call of torch's function
+    rows: "tuple[Layer, Row] | None" = None  # a layer that is multiplied by what may be a number a row
 
 
 class Reader:
@@ -72,7 +74,7 @@ class Reader:
         loops = [*self._loops()]
         in_loops = {read.node for site in loops for read in site.reads}
         nested = [site for site in self._nested() if in_loops.isdisjoint(site.swaps)]
-        return [*self._gates(), *loops, *nested, *self._in_statements(), *self._calls()]
+        return [*self._gates(), *loops, *nested, *self._in_statements(), *self._calls(), *self._rows()]
 
     def alone(self) -> Iterator[tuple[tuple[Path, ...], str]]:
         parents = {child: parent for parent in self.everything for child in ast.iter_child_nodes(parent)}
@@ -146,6 +148,17 @@ class Reader:
                 match self.terms.layer(e, {}):
                     case (Product() | Layer(paths=())) as term if term.node is e:
                         yield Site((), (), {e: functools.partial(run_product, term)}, product=True)
+
+    def _rows(self) -> Iterator[Site]:
+        for e in self.everything:
+            self.terms.passed = []
+            if isinstance(e, ast.BinOp) and isinstance(e.op, ast.Mult):
+                for factor, side in ((e.right, e.left), (e.left, e.right)):
+                    layer, row = self.terms.layer(side, {}), row_of(factor)
+                    if row and isinstance(layer, Layer) and layer.paths and layer.node is side:
+                        if factor is e.left or self.terms.calm(row.of):
+                            swaps: Swaps = {e: functools.partial(run_rows, e, layer, row)}
+                            yield replace(self._site((), swaps), rows=(layer, row))
 
     # --- in statements
 

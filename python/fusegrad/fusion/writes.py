@@ -30,6 +30,7 @@ _NEW_BY_METHOD = {"new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"
 _NO_TENSORS = {"int", "float", "bool", "str", "list", "dict", "tuple", "set", "List", "Dict", "Tuple", "Set"}
 _MADE = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
 _MAKERS = {"dict", "list", "set", "len", "int", "float", "bool", "str", "defaultdict", "OrderedDict", "Counter"}
+_SCOPES = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda
 _CONTAINERS = dict, list, tuple, set, frozenset, deque
 _PLAIN = int, float, complex, str, bytes
 
@@ -164,6 +165,8 @@ class _Reader:
         self.augments, self.fills, self.calls = set[str](), set[str](), set[str]()
         self.function, self.self_ = function, _first_argument(tree)
         everything = list(ast.walk(tree))
+        self.parents = {child: node for node in everything for child in ast.iter_child_nodes(node)}
+        self.shared = {name for n in everything if isinstance(n, (ast.Nonlocal, ast.Global)) for name in n.names}
         self.values: dict[str, list[ast.expr | None]] = defaultdict(list)  # that names are given, None if not known
         self.containers: set[str] = set()  # parameters that are said to be no tensors
         self._bind(tree, everything)
@@ -219,12 +222,33 @@ class _Reader:
             case _ if not self._is_new(base):
                 self._note(node)
 
+    def _last_given(self, read: ast.Name) -> ast.expr | None:
+        """What a name was given last, whichever way led to where it is read; None if that may differ."""
+        at: ast.AST = read
+        while not isinstance(at, _SCOPES) and read.id not in self.shared:
+            within = self.parents[at]
+            block = next((b for _, b in ast.iter_fields(within) if isinstance(b, list) and at in b), [])
+            for before in reversed(block[: block.index(at)] if isinstance(at, ast.stmt) else []):
+                match before:
+                    case ast.Assign(targets=[ast.Name(id=read.id)], value=value):
+                        return value
+                if _stores(before, read.id):
+                    return None
+            at = within
+            if not isinstance(at, _SCOPES) and any(_stores(part, read.id) for part in _before_stored(at)):
+                return None
+        return None
+
     def _is_new(self, e: ast.expr | None, seen: frozenset[str] = frozenset()) -> bool:
         """Whether an expression makes a tensor, or is a view of one that was made here: no activation returned it."""
         match e:
             case ast.Name(id=name):
+                if name in seen:
+                    return True
+                if (last := self._last_given(e)) is not None:
+                    return self._is_new(last, seen)
                 values = self.values.get(name)
-                return name in seen or bool(values and all(self._is_new(value, seen | {name}) for value in values))
+                return bool(values and all(self._is_new(value, seen | {name}) for value in values))
             case ast.BinOp() | ast.Compare() | ast.Constant():
                 return True
             case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr=name)) if owner not in self.values:
@@ -248,6 +272,25 @@ class _Reader:
             case ast.Name(id=name) if _writes_by_name(name):
                 if not isinstance(self.function.__globals__.get(name), FunctionType):
                     self._note(node)
+
+
+def _stores(node: ast.AST, name: str) -> bool:
+    """Whether a statement, or what is in it, gives a name a value."""
+    augmented = {n.target for n in ast.walk(node) if isinstance(n, ast.AugAssign)}  # which stays what it was
+    return any(
+        isinstance(n, ast.Name) and n.id == name and not isinstance(n.ctx, ast.Load) and n not in augmented
+        for n in ast.walk(node)
+    )
+
+
+def _before_stored(node: ast.AST) -> list[ast.AST]:
+    """What is evaluated before an assignment stores anything, or all of another node."""
+    match node:
+        case ast.Assign(targets=targets, value=value):
+            return [value, *(t for t in targets if not isinstance(t, ast.Name))]
+        case ast.AugAssign(target=target, value=value):
+            return [value] if isinstance(target, ast.Name) else [value, target]
+    return [node]
 
 
 def _given(target: ast.expr, value: ast.expr | None) -> dict[ast.AST, ast.expr]:
