@@ -21,6 +21,7 @@ COLOURS = {
     "folx": "tab:pink",
     "stock, memory kept": "tab:gray",
     "fusegrad, memory kept": "tab:cyan",
+    "fusegrad, compiled": "gold",
     "fusegrad": "tab:orange",
 }
 DTYPES = {"float32": "tab:orange", "float64": "tab:blue", "bfloat16": "tab:green", "float16": "tab:purple"}

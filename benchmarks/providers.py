@@ -31,8 +31,10 @@ QUACK = {"gelu_tanh": "gelu_tanh_approx", "relu": "relu", "silu": "silu", "tanh"
 QUACK_ALIGNMENT = 8  # elements, of k and n
 # max-autotune tries cuBLAS and Triton templates, and replays CUDA graphs
 COMPILE_MODES = {"compile": None, "max-autotune": "max-autotune"}
-COMPILING = (*COMPILE_MODES, "quack", "by hand, compiled")  # what spends time on each new shape
-RIVALS = (*COMPILING, "mkldnn", "jax", "folx")
+OURS_COMPILED = "fusegrad, compiled"
+_COMPILED = (*COMPILE_MODES, "quack", "by hand, compiled")
+RIVALS = (*_COMPILED, "mkldnn", "jax", "folx")
+COMPILING = (*_COMPILED, OURS_COMPILED)  # what spends time on each new shape
 
 
 class Cannot(Exception):
