@@ -44,6 +44,12 @@ inline U16 upper_halves(U32 words) {
   const __m512i halves = _mm512_maskz_permutexvar_epi16(0xffff, _mm512_load_si512(kFrom), bits<__m512i>(words));
   return bits<U16>(_mm512_maskz_extracti64x4_epi64(0xf, halves, 0));
 }
+#elif defined(FUSEGRAD_F16C)
+inline F32 widen(U16 h, BFloat16) { return bits<F32>(bits<U32>(_mm256_cvtepu16_epi32(bits<__m128i>(h))) << 16); }
+inline U16 upper_halves(U32 words) {
+  const __m256i halves = bits<__m256i>(words >> 16);
+  return bits<U16>(_mm_packus_epi32(_mm256_extracti128_si256(halves, 0), _mm256_extracti128_si256(halves, 1)));
+}
 #else
 inline F32 widen(U16 h, BFloat16) { return bits<F32>(__builtin_convertvector(h, U32) << 16); }
 inline U16 upper_halves(U32 words) { return __builtin_convertvector(words >> 16, U16); }
