@@ -14,20 +14,19 @@ double cos(double);
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
-// Estrin's scheme: halves that do not wait for one another. powers: x, x^2, x^4, ...
-template <int kFrom, int kCount, class V, class C> inline V terms(const V* powers, const C* c) {
-  if constexpr (kCount == 1) {
-    return all<V>(c[kFrom]);
-  } else {
-    constexpr int kLog = 31 - __builtin_clz(kCount - 1), kLow = 1 << kLog;
-    return terms<kFrom, kLow>(powers, c) + terms<kFrom + kLow, kCount - kLow>(powers, c) * powers[kLog];
-  }
+// Horner's scheme of every other coefficient.
+template <int kFrom, class V, class C, int N> inline V every_other(V x2, const C (&c)[N]) {
+  constexpr int kLast = N - 1 - (N - 1 - kFrom) % 2;
+  V y = all<V>(c[kLast]);
+#pragma GCC unroll 16
+  for (int i = kLast - 2; i >= kFrom; i -= 2) y = y * x2 + c[i];
+  return y;
 }
+// Two halves that do not wait for one another. More would wait less, as in Estrin's scheme, but with a multiplication
+// for each power; and there are other vectors on their way: 20 terms of float64 take 7 % less time (Zen 4, 2026-11-27).
 template <class V, class C, int N> inline V polynomial(V x, const C (&c)[N]) {
-  V powers[5] = {x};
-#pragma GCC unroll 4
-  for (int i = 1; i < 5; i++) powers[i] = powers[i - 1] * powers[i - 1];
-  return terms<0, N>(powers, c);
+  const V x2 = x * x;
+  return every_other<1>(x2, c) * x + every_other<0>(x2, c);
 }
 
 template <class V> using P = ScalarOf<V>;
@@ -187,17 +186,39 @@ template <class V> struct Logistic {
   }
 };
 
+// e^{-x / 4} for x >= 0, where it is a normal number: 2^n 2^r, |r| <= 1/2.
+template <bool kNarrow, class V> inline V exp_of_minus_quarter(V x) {
+  using T = Traits<V>;
+  using I = IntOf<V>;
+  using C = Coefficients<ScalarOf<V>>;
+  constexpr double kLog2e4 = -0.25 * 1.4426950408889634, kLost = -5.088818435232758e-18;  // -log2(e) / 4, in two parts
+  [[maybe_unused]] constexpr ScalarOf<V> kTurns = kLog2e4, kRest = (kLog2e4 - double(kTurns)) + kLost;
+  const V shifted = x * kTurns + T::kRound, whole = shifted - T::kRound;
+#if defined(FUSEGRAD_FMA)
+  V r = x * kTurns - whole;  // rounded once
+  if constexpr (!kNarrow) r += x * kRest;
+#else
+  const V r = ((c<V>(-0.25) * x - whole * T::kLn2High) - whole * T::kLn2Low) * c<V>(1.4426950408889634);
+#endif
+  V p;
+  if constexpr (kNarrow) p = 1 + r * polynomial(r, C::narrow_exp2);
+  if constexpr (!kNarrow) p = 1 + r * polynomial(r, C::exp2);
+  return bits<V>(bits<I>(p) + (bits<I>(shifted) << T::kMantissa));
+}
+
 // The normal distribution at x: e = root^2 = e^{-x^2 / 2}, its density e kDensityAt0, and below x is step + tail e;
-// step is 1 from 0 on, else 0. Multiplied by the root twice, results are right where e alone is no normal number.
+// step is 1 from 0 on, else 0; ratio is |tail|, size |x|, up to where e is 0. Multiplied by the root twice, results are
+// right where e alone is no normal number. kNarrow: to 17 bits, which are then rounded to 8.
 constexpr double kDensityAt0 = 0.39894228040143268;  // 1 / sqrt(2 pi)
 constexpr double kInvSqrtPi = 0.56418958354775629;   // 1 / sqrt(pi)
-template <class V> struct Normal {
-  V root, step, tail;
-  inline explicit Normal(V x) {
-    using S = ScalarOf<V>;
-    const V t = 1 / (1 + abs(x) * S(0.3 * 0.70710678118654752));  // 0.3 sqrt(1/2)
-    root = Decay<V>(S(-0.25) * x * x).value;
-    const V ratio = S(0.5) * t * polynomial(t, Coefficients<S>::erfcx);
+template <class V, bool kNarrow = false> struct Normal {
+  V size, root, ratio, step, tail;
+  inline explicit Normal(V x) : size(smaller(all<V>(Traits<V>::kNormalEnd), abs(x))) {
+    using C = Coefficients<ScalarOf<V>>;
+    const V t = 1 / (1 + size * c<V>((kNarrow ? 0.31 : 0.32) * 0.70710678118654752));  // sqrt(1/2)
+    root = exp_of_minus_quarter<kNarrow>(size * size);
+    if constexpr (kNarrow) ratio = t * polynomial(t, C::narrow_erfcx);
+    if constexpr (!kNarrow) ratio = t * polynomial(sizeof(ScalarOf<V>) == 8 ? t - c<V>(0.5625) : t, C::erfcx);
     step = is_negative(x) ? V{} : all<V>(1);
     tail = turn_sign(-ratio, x);
   }

@@ -226,8 +226,8 @@ def logistic(x):
 def normal(x):
     """root, step, tail of the normal distribution: with e = root² = e^{-x² / 2} its density at x is e DENSITY_AT_0, and
     below x is step + tail e; step is 1 above 0, else 0. To be multiplied by the root twice, as that of logistic."""
-    t = 1 / (1 + tl.abs(x) * (0.3 * SQRT_HALF))
-    ratio = 0.5 * t * erfcx_series(t)
+    t = 1 / (1 + tl.abs(x) * (0.32 * SQRT_HALF))
+    ratio = t * erfcx_series(t - 0.5625 if x.dtype == tl.float64 else t)
     return exp(-0.25 * x * x), tl.where(x > 0, full(x, 1.0), 0.0), tl.where(x > 0, -ratio, ratio)
 
 

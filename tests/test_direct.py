@@ -9,6 +9,7 @@ from torch.profiler import profile
 
 import fusegrad as fg
 from fusegrad import backends
+from fusegrad.routing import at_all_sizes
 
 from cases import on_cpu
 
@@ -59,6 +60,29 @@ def test_they_give_what_the_ops_give(given, act, layers, dtype):
             if x.numel() and not requires_grad:
                 ops = {event.name for event in seen.events()}
                 assert {"fusegrad::chain", "fusegrad::linear_act"} & ops, ops
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("act", ("gelu", "tanh", "relu", "exp"))
+@pytest.mark.parametrize("given", INPUTS)
+def test_activations_give_what_the_ops_give(given, act, dtype):
+    """To the second order, and in the same layout."""
+
+    def orders(x):
+        y = fg.act(x, act)
+        g = torch.randn(y.shape, generator=torch.Generator().manual_seed(0)).to(y).requires_grad_()
+        (first,) = torch.autograd.grad(y, x, g, create_graph=True)
+        second = torch.autograd.grad(first, (x, g), g.detach().cos(), allow_unused=True)  # no second of relu
+        return [t for t in (y, first, *second) if t is not None]
+
+    x = INPUTS[given]().to(dtype).requires_grad_()
+    with at_all_sizes():
+        direct = orders(x)
+        with profile() as seen:
+            by_ops = orders(x)
+    assert "fusegrad::act" in {event.name for event in seen.events()}
+    torch.testing.assert_close(direct, by_ops, rtol=0, atol=0)
+    assert [t.stride() for t in direct] == [t.stride() for t in by_ops]
 
 
 @pytest.mark.parametrize("act", (nn.Tanh, nn.SiLU))

@@ -102,6 +102,36 @@ def test_float64_functions():
                 assert abs(got - want) <= 4 * math.ulp(float(scale)), (name, x, got)
 
 
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32), ids=str)
+def test_gelu_in_its_tail(dtype):
+    """Down to the smallest normal numbers, to what rounding its argument's square makes of it; and its limits."""
+    mpmath = pytest.importorskip("mpmath")
+    last = -37.6 if dtype == torch.float64 else -13.0
+    z = torch.cat([torch.linspace(last, -0.01, 400), torch.linspace(0, 9, 50)]).to(dtype)
+    y = ops.act(z, None, "gelu", 0.0, 0)
+    with mpmath.workdps(50):
+        exact = [x * mpmath.erfc(-x / mpmath.sqrt(2)) / 2 for x in map(mpmath.mpf, z.tolist())]
+        wrong = [abs(mpmath.mpf(got) - want) for got, want in zip(y.tolist(), exact, strict=True)]
+    eps = torch.finfo(dtype).eps
+    for x, error, want in zip(z.tolist(), wrong, exact, strict=True):
+        assert error <= eps * (6 + x * x) * abs(want), (x, float(error / want))
+    ends = torch.tensor([math.inf, -1e30, -500.0, -0.0, math.nan], dtype=dtype)
+    expected = torch.tensor([math.inf, 0, 0, 0, math.nan], dtype=dtype)
+    torch.testing.assert_close(ops.act(ends, None, "gelu", 0.0, 0), expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
+def test_gelu_of_all_16_bit_numbers(dtype):
+    """Rounded to the nearest, but for a few that lie almost between two, to 2^-5 of their distance."""
+    z = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    z = z[z.isfinite()]
+    exact = z.double() * torch.special.erfc(z.double() * -math.sqrt(0.5)) / 2
+    y, limits = ops.act(z, None, "gelu", 0.0, 0).double(), torch.finfo(dtype)
+    place = limits.eps * torch.exp2(torch.floor(torch.log2(exact.abs().clamp_min(limits.tiny))))
+    assert ((y - exact).abs() <= (0.5 + 2**-5) * place).all()
+    assert (y != exact.to(dtype).double()).sum() <= 0.01 * z.numel()
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_blocks_and_tails_of_act(case):
     """Sizes around the vector and the block, in float64 and through float32."""

@@ -93,8 +93,8 @@ def test_kernels_under_sanitizers(isa, tmp_path):
         pytest.skip("no compiler")
     program = tmp_path / "kernels"
     units, only = [isa], f"{isa}::kKernels"
-    if isa == "avx512_bf16":  # it has products of bfloat16 alone
-        units, only = [isa, "avx512"], "with_bf16_products()"
+    if isa == "avx512_bf16":  # it has what is of bfloat16 alone
+        units, only = [isa, "avx512"], "with_bf16()"
     sources = [ROOT / "tests" / "kernels.cpp", *(ROOT / "csrc" / "cpu" / f"isa_{unit}.cpp" for unit in units)]
     sanitize = "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
     # without optimisation, and the attribute flatten, kernels compile in a third of the time; most of what runs is not

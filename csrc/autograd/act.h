@@ -19,6 +19,7 @@
 #include <charconv>
 #include <unordered_map>
 
+#include "direct.h"
 #include "rule.h"
 
 namespace fusegrad {
@@ -102,9 +103,52 @@ struct ActVjpRule {
   }
 };
 
-inline at::Tensor act(const at::Tensor& s, const at::Tensor& g, const Activation& a, int64_t order, bool saves_output) {
+// Whether these are adjacent numbers of the type and the sizes of s, which kernels may be called with.
+inline bool is_at_once(const at::Tensor& s, std::initializer_list<const at::Tensor*> others) {
+  if (!may_call_kernels() || !is_served(s.scalar_type()) || s.numel() == 0 || !s.is_contiguous()) return false;
+  for (const at::Tensor* t : others) {
+    if (t->scalar_type() != s.scalar_type() || t->sizes() != s.sizes() || !t->is_contiguous()) return false;
+  }
+  return true;
+}
+
+// act without a node, by the kernel if that may be called; the op else.
+inline at::Tensor act_alone(const at::Tensor& s, const at::Tensor& g, const Activation& a, int64_t order) {
+  if (g.defined() ? is_at_once(s, {&g}) : is_at_once(s, {})) {
+    const at::Tensor y = empty_like(s, s.sizes());
+    const void* factors = g.defined() ? g.const_data_ptr() : nullptr;
+    const direct::Act call{int8_t(s.scalar_type()), s.numel(), &a.name, a.param, order, s.const_data_ptr(), factors,
+                           y.mutable_data_ptr()};
+    if (y.strides() == s.strides() && kernels->act(call)) return y;
+  }
   static const Operator op("fusegrad::act");
-  at::Tensor y = op({s, if_any(g), a.name, a.param, order})[0].toTensor();
+  return op({s, if_any(g), a.name, a.param, order})[0].toTensor();
+}
+
+// The same of act_vjp.
+inline Three act_vjp_alone(const at::Tensor& gy, const at::Tensor& s, const at::Tensor& g, const Activation& a,
+                           int64_t order, std::array<bool, 3> needed) {
+  Three found;
+  if (is_at_once(s, {&gy, &g})) {
+    direct::ActVjp call{int8_t(s.scalar_type()), s.numel(),          &a.name, a.param, order, gy.const_data_ptr(),
+                        s.const_data_ptr(),      g.const_data_ptr(), {}};
+    bool alike = true;
+    for (size_t i = 0; i < 3; i++) {
+      if (!needed[i]) continue;
+      found[i] = empty_like(s, s.sizes());
+      call.out[i] = found[i].mutable_data_ptr();
+      alike = alike && found[i].strides() == s.strides();
+    }
+    if (alike && kernels->act_vjp(call)) return found;
+  }
+  static const Operator op("fusegrad::act_vjp");
+  const torch::jit::Stack made = op({gy, s, g, a.name, a.param, order, needed[0], needed[1], needed[2]});
+  for (size_t i = 0; i < 3; i++) found[i] = needed[i] ? made[i].toTensor() : at::Tensor();
+  return found;
+}
+
+inline at::Tensor act(const at::Tensor& s, const at::Tensor& g, const Activation& a, int64_t order, bool saves_output) {
+  at::Tensor y = act_alone(s, g, a, order);
   if (is_differentiable(s, g)) {
     set_history<ActRule>({y}, {s, g}, {saves_output ? y : s, g},
                          {{"act", a.name}, {"param", a.param}, {"order", order}});
@@ -114,12 +158,7 @@ inline at::Tensor act(const at::Tensor& s, const at::Tensor& g, const Activation
 
 inline Three act_vjp(const at::Tensor& gy, const at::Tensor& s, const at::Tensor& g, const Activation& a, int64_t order,
                      std::array<bool, 3> needed) {
-  static const Operator op("fusegrad::act_vjp");
-  const torch::jit::Stack made = op({gy, s, g, a.name, a.param, order, needed[0], needed[1], needed[2]});
-  Three found;
-  for (size_t i = 0; i < 3; i++) {
-    if (needed[i]) found[i] = made[i].toTensor();
-  }
+  const Three found = act_vjp_alone(gy, s, g, a, order, needed);
   if (is_differentiable(gy, s, g)) {
     const c10::List<bool> needs{needed[0], needed[1], needed[2]};
     set_history<ActVjpRule>({found[0], found[1], found[2]}, {gy, s, g}, {gy, s, g},

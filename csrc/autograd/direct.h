@@ -1,4 +1,4 @@
-// The kernels of layers, called with no dispatcher between where nobody listens there; else the op.
+// The kernels of layers and activations, called with no dispatcher between where nobody listens there; else the op.
 #pragma once
 
 #include <ATen/EmptyTensor.h>

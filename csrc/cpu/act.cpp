@@ -6,8 +6,6 @@
 namespace fusegrad {
 namespace {
 
-constexpr int64_t kShare = 16384;  // elements: less is not worth a second thread
-
 constexpr int64_t kRow = 16;  // elements: shorter rows are copied together before they are read
 
 bool laid_out_alike(const Tensor& a, const Tensor& b) {
@@ -77,17 +75,19 @@ void for_parts(const Tensor& out, int64_t size, const std::array<Ordered, kCount
   });
 }
 
-// A tensor of f(s, g), or of f(s).
-Tensor map(Type type, Elementwise f, const Tensor& s, const Tensor* g, double param) {
+// A tensor of f(s, g), or of f(s); f(args) of what lies in rows.
+template <class F> Tensor map(Type type, const Tensor& s, const Tensor* g, const F& f) {
   Tensor out = output(s);
   if (out.numel() == 0) return out;
   char* to = static_cast<char*>(out.mutable_data_ptr());
   const std::array<Ordered, 2> operands{Ordered(s, out), Ordered(g ? *g : out, out)};
   for_parts(out, size_of(type), operands, [&](const Part<2>& p) {
-    kernels().act(type, f, {p.rows, p.n, p.at[0], p.row[0], g ? p.at[1] : nullptr, p.row[1], to + p.offset, p.n},
-                  param);
+    f(ElementwiseArgs{p.rows, p.n, p.at[0], p.row[0], g ? p.at[1] : nullptr, p.row[1], to + p.offset, p.n});
   });
   return out;
+}
+Tensor map(Type type, const Activation& a, int64_t order, const Tensor& s, const Tensor* g, double param) {
+  return map(type, s, g, [&](const ElementwiseArgs& args) { act_on_rows(a, order, type, args, param); });
 }
 
 Tensor act(Tensor s, std::optional<Tensor> g, StringHandle name_, double param, int64_t order) {
@@ -97,13 +97,11 @@ Tensor act(Tensor s, std::optional<Tensor> g, StringHandle name_, double param, 
   const Type type = check("act", "s (...), g (...)", {&s, if_any(g)});
   const Activation* a = activation(name);
   if (a == nullptr || order >= kOrders) return act_by_reference("act", s, g, name, param, order);
-  return map(type, derivative(*a, order, type), s, g ? &*g : nullptr, param);
+  return map(type, *a, order, s, g ? &*g : nullptr, param);
 }
 
 // a b: the first derivative of exp, in terms of its output, is a product.
-Tensor product(Type type, const Tensor& a, const Tensor& b) {
-  return map(type, derivative(*activation("exp"), 1, type), a, &b, 0);
-}
+Tensor product(Type type, const Tensor& a, const Tensor& b) { return map(type, *activation("exp"), 1, a, &b, 0); }
 
 // The outputs of a derivative, in the layout of s; empty if not needed.
 template <size_t kIns, size_t kOuts>
@@ -174,7 +172,8 @@ std::tuple<Tensor, Tensor> act_jvp(Tensor ts, Tensor tg, Tensor s, Tensor g, Str
 
 Tensor mul_constant(Tensor x, double c) {
   const Type type = check("mul_constant", "x (...)", {&x});
-  return map(type, type == Type::f64 ? kernels().scale_float64 : kernels().scale_float32, x, nullptr, c);
+  const Elementwise scale = type == Type::f64 ? kernels().scale_float64 : kernels().scale_float32;
+  return map(type, x, nullptr, [&](const ElementwiseArgs& args) { kernels().act(type, scale, args, c); });
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fusegrad, CPU, m) {

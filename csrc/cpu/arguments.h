@@ -76,6 +76,7 @@ struct Activation {
   const char* name;
   bool saves_input;  // for backward; else its output
   Elementwise float32[kOrders], float64[kOrders];
+  Elementwise bfloat16[2], float16[2];  // orders 0 and 1 of rows of these types; nullptr if there are none
   Derivative backward_float32[kDerivativeOrders], backward_float64[kDerivativeOrders];
   Derivative jvp_float32[kDerivativeOrders], jvp_float64[kDerivativeOrders];
   OfStreams streams_float32[2], streams_float64[2];  // forward, backward

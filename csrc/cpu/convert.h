@@ -31,7 +31,29 @@ template <class T> using ScalarFor = ScalarOf<VectorFor<T>>;
 typedef uint32_t U32 __attribute__((vector_size(FUSEGRAD_VECTOR_BYTES)));
 typedef uint16_t U16 __attribute__((vector_size(FUSEGRAD_VECTOR_BYTES / 2)));
 
+#if defined(FUSEGRAD_F16C) && FUSEGRAD_VECTOR_BYTES == 64
+// Each number into the upper half of a word of 32 bits, and back: one shuffle each, where GCC takes two and four.
+inline F32 widen(U16 h, BFloat16) {
+  alignas(64) static constexpr uint16_t kFrom[] = {0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,
+                                                   0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
+  return bits<F32>(
+      _mm512_maskz_permutexvar_epi16(0xaaaaaaaa, _mm512_load_si512(kFrom), _mm512_castsi256_si512(bits<__m256i>(h))));
+}
+inline U16 upper_halves(U32 words) {
+  alignas(64) static constexpr uint16_t kFrom[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+  const __m512i halves = _mm512_maskz_permutexvar_epi16(0xffff, _mm512_load_si512(kFrom), bits<__m512i>(words));
+  return bits<U16>(_mm512_maskz_extracti64x4_epi64(0xf, halves, 0));
+}
+#elif defined(FUSEGRAD_F16C)
+inline F32 widen(U16 h, BFloat16) { return bits<F32>(bits<U32>(_mm256_cvtepu16_epi32(bits<__m128i>(h))) << 16); }
+inline U16 upper_halves(U32 words) {
+  const __m256i halves = bits<__m256i>(words >> 16);
+  return bits<U16>(_mm_packus_epi32(_mm256_extracti128_si256(halves, 0), _mm256_extracti128_si256(halves, 1)));
+}
+#else
 inline F32 widen(U16 h, BFloat16) { return bits<F32>(__builtin_convertvector(h, U32) << 16); }
+inline U16 upper_halves(U32 words) { return __builtin_convertvector(words >> 16, U16); }
+#endif
 
 // Every other one of a row of numbers, those in the upper or those in the lower halves of words of 32 bits: a mask or a
 // shift, where neighbours take a shuffle and a shift.
@@ -62,9 +84,8 @@ inline U16 narrow(F32 x, BFloat16) {
   if (!_mm512_fpclass_ps_mask(bits<__m512>(x), kSubnormal)) [[likely]]
     return bits<U16>(_mm512_cvtneps_pbh(bits<__m512>(x)));
 #endif
-  const U32 u = bits<U32>(x);
-  const U32 rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-  return __builtin_convertvector(x != x ? U32{} + 0x7fc0 : rounded, U16);
+  const U32 u = bits<U32>(x), rounded = u + 0x7fff + ((u >> 16) & 1);
+  return upper_halves(x != x ? U32{} + 0x7fc00000 : rounded);
 }
 
 inline U16 narrow(F32 x, Half) {

@@ -76,8 +76,33 @@ void chain_backward(const Chain& g) {
   (g.by_layers || is_by_layers(taken.chain) ? chain_backward_by_layers : kernels().chain_backward)(taken.chain);
 }
 
+bool act(const Act& a) {
+  const Activation* known = activation(*a.name);
+  if (known == nullptr || a.order >= kOrders) return false;
+  const Type type = *type_of(torch::headeronly::ScalarType(a.dtype));
+  const int64_t size = size_of(type);
+  parallel(a.n, kShare, [&](int64_t i, int64_t end) {
+    act_on_rows(*known, a.order, type, {1, end - i, at(a.s, i * size), 0, at(a.g, i * size), 0, at(a.out, i * size), 0},
+                a.param);
+  });
+  return true;
+}
+
+bool act_vjp(const ActVjp& a) {
+  const Activation* known = activation(*a.name);
+  if (known == nullptr || a.order > kDerivativeOrders) return false;
+  const Type type = *type_of(torch::headeronly::ScalarType(a.dtype));
+  const int64_t size = size_of(type);
+  parallel(a.n, kShare, [&](int64_t i, int64_t end) {
+    DerivativeArgs args{1, end - i, 3, 3, {at(a.gy, i * size), at(a.s, i * size), at(a.g, i * size)}, {}, {}};
+    for (int k = 0; k < 3; k++) args.out[k] = at(a.out[k], i * size);
+    kernels().differentiate(type, backward(*known, a.order, type), args, a.param);
+  });
+  return true;
+}
+
 }  // namespace
 
-const Table kTable{kLayout, &saved_width, &chain, &chain_backward};
+const Table kTable{kLayout, &saved_width, &chain, &chain_backward, &act, &act_vjp};
 
 }  // namespace fusegrad::direct

@@ -39,7 +39,30 @@ struct Chain {
   bool recomputes = false;
 };
 
-constexpr int64_t kLayout = sizeof(Layer) << 16 | sizeof(Chain);  // by which another build is seen
+// g D_order(s) of n adjacent numbers; without g, nullptr, D_order(s).
+struct Act {
+  int8_t dtype;
+  int64_t n;
+  const std::string* name;
+  double param;
+  int64_t order;
+  const void *s, *g;
+  void* out;
+};
+
+// Of y = g D_order(s) along gy: gs = gy g D_{order+1}(s), gg = gy D_order(s), y itself; nullptr if not needed.
+struct ActVjp {
+  int8_t dtype;
+  int64_t n;
+  const std::string* name;
+  double param;
+  int64_t order;
+  const void *gy, *s, *g;
+  void* out[3];
+};
+
+// By which another build is seen.
+constexpr int64_t kLayout = ((sizeof(Layer) << 16 | sizeof(Chain)) << 16 | sizeof(Act)) << 8 | sizeof(ActVjp);
 
 struct Table {
   int64_t layout;
@@ -47,6 +70,8 @@ struct Table {
   int64_t (*saved_width)(const Chain&);
   void (*chain)(const Chain&);
   void (*chain_backward)(const Chain&);
+  bool (*act)(const Act&);  // false where there is no kernel of it
+  bool (*act_vjp)(const ActVjp&);
 };
 
 extern const Table kTable;

@@ -10,8 +10,8 @@ namespace FUSEGRAD_ISA {
 
 constexpr int64_t kBlock = 1024;  // elements: two blocks of float32 are 8 KiB
 
-template <class A, int kOrder, class V> inline V apply(V s, V g, ScalarOf<V> param) {
-  if constexpr (kOrder == 0) return A::value(s, param);
+template <class A, int kOrder, bool kNarrow = false, class V> inline V apply(V s, V g, ScalarOf<V> param) {
+  if constexpr (kOrder == 0) return Alone<A>::template value<kNarrow>(s, param);
   if constexpr (kOrder == 1) return A::first(g, s, param);
   if constexpr (kOrder == 2) return g * A::second(s, param);
   if constexpr (kOrder == 3) return g * A::third(s, param);
@@ -19,28 +19,67 @@ template <class A, int kOrder, class V> inline V apply(V s, V g, ScalarOf<V> par
 
 // The last n < lanes of a row, by the same kernel on a vector of its own. Apart, as its calls of memcpy would take the
 // registers of the loop.
-template <class V> __attribute__((noinline)) void rest_of_row(Elementwise f, const ScalarOf<V>* s, const ScalarOf<V>* g,
-                                                              ScalarOf<V>* out, int64_t n, double param) {
-  alignas(V) ScalarOf<V> rest[kLanes<V>] = {}, factors[kLanes<V>] = {};
+template <class T>
+__attribute__((noinline)) void rest_of_row(Elementwise f, const T* s, const T* g, T* out, int64_t n, double param) {
+  constexpr int kWhole = kLanes<VectorFor<T>>;
+  alignas(64) T rest[kWhole] = {}, factors[kWhole] = {};
   __builtin_memcpy(rest, s, n * sizeof *s);
   if (g) __builtin_memcpy(factors, g, n * sizeof *g);
-  f({1, kLanes<V>, rest, 0, g ? factors : nullptr, 0, rest, 0}, param);
+  f({1, kWhole, rest, 0, g ? factors : nullptr, 0, rest, 0}, param);
   __builtin_memcpy(out, rest, n * sizeof *out);
 }
 
-template <class A, int kOrder, class V> void elementwise(const ElementwiseArgs& args, double param_) {
-  using S = ScalarOf<V>;
+struct Scale {
+  template <class V> static V value(V x, ScalarOf<V> c) { return x * c; }
+};
+
+template <class A, class... As> constexpr bool kIsOneOf = (__is_same(A, As) || ...);
+
+// Whether numbers take longer to come than to compute. Where they don't, what reads them by halves only adds to that.
+template <class A, int kOrder> constexpr bool kWaits =
+    kIsOneOf<A, Identity, Relu, Relu6, LeakyRelu, Hardtanh, Hardsigmoid, Hardswish, ReluSquared, Square, Scale> ||
+    (kOrder > 0 && kIsOneOf<A, Sigmoid, Tanh, Exp, Softsign>);
+
+template <bool kHalves, class T> inline VectorFor<T> read(const T* from) {
+  if constexpr (sizeof(T) == 2) return load_as(from);
+  if constexpr (sizeof(T) > 2 && kHalves) return load_halves<VectorFor<T>>(from);
+  if constexpr (sizeof(T) > 2 && !kHalves) return load<VectorFor<T>>(from);
+}
+template <bool kHalves, class T> inline void write(T* to, VectorFor<T> v) {
+  if constexpr (sizeof(T) == 2) store_as(to, v);
+  if constexpr (sizeof(T) > 2 && kHalves) store_halves<VectorFor<T>>(to, v);
+  if constexpr (sizeof(T) > 2 && !kHalves) store<VectorFor<T>>(to, v);
+}
+
+template <class T> constexpr bool kIsShort = __is_same(T, BFloat16);
+
+// All is inlined (flatten): with so many functions GCC leaves calls in the loops of those that cost most, where gelu
+// takes a fifth longer, and the derivative of silu a third (Zen 4, 2026-11-27).
+template <class A, int kOrder, class T>
+__attribute__((flatten)) void elementwise(const ElementwiseArgs& args, double param_) {
+  using V = VectorFor<T>;
   const ElementwiseArgs by = args;  // in registers: `out` could change what `args` refers to
-  const S param = S(param_);
-  const S *s = static_cast<const S*>(by.s), *g = static_cast<const S*>(by.g);
-  S* out = static_cast<S*>(by.out);
+  const ScalarOf<V> param = ScalarOf<V>(param_);
+  const T *s = static_cast<const T*>(by.s), *g = static_cast<const T*>(by.g);
+  T* out = static_cast<T*>(by.out);
   const V one = all<V>(1);
+  constexpr bool kHalves = kWaits<A, kOrder>;
   for (int64_t r = 0; r < by.rows; r++, s += by.s_row, g += by.g ? by.g_row : 0, out += by.out_row) {
     int64_t i = 0;
     for (; i + kLanes<V> <= by.n; i += kLanes<V>)
-      store<V>(out + i, apply<A, kOrder>(load<V>(s + i), by.g ? load<V>(g + i) : one, param));
-    if (i < by.n) rest_of_row<V>(elementwise<A, kOrder, V>, s + i, by.g ? g + i : nullptr, out + i, by.n - i, param_);
+      write<kHalves>(out + i,
+                     apply<A, kOrder, kIsShort<T>>(read<kHalves>(s + i), by.g ? read<kHalves>(g + i) : one, param));
+    if (i < by.n) rest_of_row(elementwise<A, kOrder, T>, s + i, by.g ? g + i : nullptr, out + i, by.n - i, param_);
   }
+}
+
+// Of 16-bit numbers; one that is compiled by itself has none, as it converts no numbers.
+template <class A, int kOrder, class T> constexpr Elementwise narrow_elementwise() {
+#if defined(FUSEGRAD_OWN)
+  return nullptr;
+#else
+  return elementwise<A, kOrder, T>;
+#endif
 }
 
 // The derivatives share what costs: the compiler finds it in gs, which is always computed, and uses it in the branch,
@@ -54,13 +93,13 @@ template <class A, int kOrder, class V> __attribute__((flatten)) void elementwis
   const S *gys = static_cast<const S*>(in[0]), *ss = static_cast<const S*>(in[1]), *gs = static_cast<const S*>(in[2]);
   S *to_gs = static_cast<S*>(out[0]), *to_gg = static_cast<S*>(out[1]), *to_y = static_cast<S*>(out[2]);
   for (int64_t i = 0; i < n; i += kLanes<V>) {
-    const V gy = load<V>(gys + i), s = load<V>(ss + i), g = load<V>(gs + i);
+    const V gy = load_halves<V>(gys + i), s = load_halves<V>(ss + i), g = load_halves<V>(gs + i);
     const V product = apply<A, kOrder + 1>(s, gy * g, param);
-    if (to_gs) store<V>(to_gs + i, product);
+    if (to_gs) store_halves<V>(to_gs + i, product);
     if (to_gg || to_y) {
       const V gg = apply<A, kOrder>(s, gy, param), y = apply<A, kOrder>(s, g, param);
-      if (to_gg) store<V>(to_gg + i, gg);
-      if (to_y) store<V>(to_y + i, y);
+      if (to_gg) store_halves<V>(to_gg + i, gg);
+      if (to_y) store_halves<V>(to_y + i, y);
     }
   }
 }
@@ -73,9 +112,10 @@ __attribute__((flatten)) void elementwise_jvp(const void* const in[], void* cons
   const S *ss = static_cast<const S*>(in[2]), *gs = static_cast<const S*>(in[3]);
   S *to_ty = static_cast<S*>(out[0]), *to_y = static_cast<S*>(out[1]);
   for (int64_t i = 0; i < n; i += kLanes<V>) {
-    const V ts = load<V>(tss + i), tg = load<V>(tgs + i), s = load<V>(ss + i), g = load<V>(gs + i);
-    store<V>(to_ty + i, apply<A, kOrder + 1>(s, ts * g, param) + apply<A, kOrder>(s, tg, param));
-    if (to_y) store<V>(to_y + i, apply<A, kOrder>(s, g, param));
+    const V ts = load_halves<V>(tss + i), tg = load_halves<V>(tgs + i), s = load_halves<V>(ss + i),
+            g = load_halves<V>(gs + i);
+    store_halves<V>(to_ty + i, apply<A, kOrder + 1>(s, ts * g, param) + apply<A, kOrder>(s, tg, param));
+    if (to_y) store_halves<V>(to_y + i, apply<A, kOrder>(s, g, param));
   }
 }
 
@@ -95,8 +135,10 @@ template <class A, class V> constexpr Remade remade_by() { return A::kSavesInput
 template <class A> constexpr Activation kernels_of() {
   return {A::kName,
           A::kSavesInput,
-          {elementwise<A, 0, F32>, elementwise<A, 1, F32>, elementwise<A, 2, F32>, elementwise<A, 3, F32>},
-          {elementwise<A, 0, F64>, elementwise<A, 1, F64>, elementwise<A, 2, F64>, elementwise<A, 3, F64>},
+          {elementwise<A, 0, float>, elementwise<A, 1, float>, elementwise<A, 2, float>, elementwise<A, 3, float>},
+          {elementwise<A, 0, double>, elementwise<A, 1, double>, elementwise<A, 2, double>, elementwise<A, 3, double>},
+          {narrow_elementwise<A, 0, BFloat16>(), narrow_elementwise<A, 1, BFloat16>()},
+          {narrow_elementwise<A, 0, Half>(), narrow_elementwise<A, 1, Half>()},
           {elementwise_backward<A, 1, F32>, elementwise_backward<A, 2, F32>},
           {elementwise_backward<A, 1, F64>, elementwise_backward<A, 2, F64>},
           {elementwise_jvp<A, 1, F32>, elementwise_jvp<A, 2, F32>},
@@ -274,10 +316,6 @@ inline void sum_rows(Type type, const void* rows_, void* sum_, int64_t m, int64_
     }
   });
 }
-
-struct Scale {
-  template <class V> static V value(V x, ScalarOf<V> c) { return x * c; }
-};
 
 }  // namespace FUSEGRAD_ISA
 }  // namespace fusegrad

@@ -9,7 +9,19 @@
 #else
 #include "gemm.h"
 
-#if !defined(FUSEGRAD_AVX512_BF16)  // that has products alone
+#if defined(FUSEGRAD_AVX512_BF16)  // that has what of bfloat16 there is in avx512
+namespace fusegrad {
+namespace FUSEGRAD_ISA {
+
+template <class L> struct OfBFloat16;
+template <class... As> struct OfBFloat16<List<As...> > {
+  static constexpr Elementwise kEntries[][2] = {{elementwise<As, 0, BFloat16>, elementwise<As, 1, BFloat16>}...};
+};
+constexpr const Elementwise (*kBFloat16)[2] = OfBFloat16<Activations>::kEntries;
+
+}  // namespace FUSEGRAD_ISA
+}  // namespace fusegrad
+#else
 #include "chain_derivatives.h"
 #include "chain_slope.h"
 #include "product_streams.h"
@@ -37,8 +49,8 @@ constexpr Kernels kKernels = {FUSEGRAD_NAME(FUSEGRAD_ISA),
                               gz_and_sum,
                               gate_and_sums,
                               sum_rows,
-                              elementwise<Scale, 0, F32>,
-                              elementwise<Scale, 0, F64>,
+                              elementwise<Scale, 0, float>,
+                              elementwise<Scale, 0, double>,
                               Table<Activations>::kEntries,
                               Activations::kSize};
 

@@ -53,6 +53,7 @@ void gated(const Gated&);
 namespace avx512_bf16 {
 void gemm(const Gemm&);
 void gated(const Gated&);
+extern const Elementwise (*const kBFloat16)[2];  // those of all activations
 }  // namespace avx512_bf16
 
 // --- what the kernels need of their surroundings: torch (runtime.cpp) or a plain program (tests/kernels.cpp) --------
@@ -84,12 +85,22 @@ namespace {
 // same lines of L1.
 constexpr int64_t roomy(int64_t n) { return n % 32 ? n : n + 4; }
 
-// Those of avx512_bf16, which are avx512's but for products of bfloat16.
-inline Kernels with_bf16_products() {
+// Those of avx512_bf16, which are avx512's but for bfloat16: products, and activations.
+inline Kernels with_bf16() {
+  static const Activation* const activations = [] {
+    const Kernels& wide = avx512::kKernels;
+    Activation* made = new Activation[wide.count];
+    for (int i = 0; i < wide.count; i++) {
+      made[i] = wide.activations[i];
+      for (int order = 0; order < 2; order++) made[i].bfloat16[order] = avx512_bf16::kBFloat16[i][order];
+    }
+    return made;
+  }();
   Kernels all = avx512::kKernels;
   all.isa = "avx512_bf16";
   all.gemm = avx512_bf16::gemm;
   all.gated = avx512_bf16::gated;
+  all.activations = activations;
   return all;
 }
 

@@ -121,6 +121,17 @@ constexpr int64_t kRowsPerSum = 32;
 inline Elementwise derivative(const Activation& a, int64_t order, Type type) {
   return (type == Type::f64 ? a.float64 : a.float32)[order];
 }
+constexpr int64_t kShare = 16384;  // elements of an activation: less is not worth a second thread
+
+// g D_order(s) of rows of numbers of a type, on this thread.
+inline void act_on_rows(const Activation& a, int64_t order, Type type, const ElementwiseArgs& args, double param) {
+  const bool is_narrow = (type == Type::bf16 || type == Type::f16) && order < 2;
+  const Elementwise narrow = is_narrow ? (type == Type::bf16 ? a.bfloat16 : a.float16)[order] : nullptr;
+  if (narrow)
+    narrow(args, param);
+  else
+    kernels().act(type, derivative(a, order, type), args, param);
+}
 inline Derivative backward(const Activation& a, int64_t order, Type type) {
   return (type == Type::f64 ? a.backward_float64 : a.backward_float32)[order - 1];
 }
