@@ -81,6 +81,7 @@ def _(gy, t, f, gl, x_shape, weight_shapes, y, saved, cotangents, acts, needed, 
 
 
 @register_flop_formula(chain_streams.STREAMS.overloadpacket)
+@register_flop_formula(chain_streams.TAYLOR.overloadpacket)
 def _(x_shape, t_shape, l_shape, weight_shapes, *args, **kwargs) -> int:
     """A layer multiplies r + 2 streams; the first no l that is zero, and one row of each t that is the same for all."""
     m, streams, of_first = _streams(x_shape, t_shape)
@@ -90,6 +91,7 @@ def _(x_shape, t_shape, l_shape, weight_shapes, *args, **kwargs) -> int:
 
 
 @register_flop_formula(chain_streams.STREAMS_BACKWARD.overloadpacket)
+@register_flop_formula(chain_streams.TAYLOR_BACKWARD.overloadpacket)
 def _(gy_shape, gty_shape, gly_shape, x_shape, t_shape, l_shape, weight_shapes, saved_shape, acts, needed, **kw) -> int:
     """As of a chain, of r + 2 streams; in the first layer of x alone, where t is the same for all rows."""
     m, streams, of_first = _streams(x_shape, t_shape)
