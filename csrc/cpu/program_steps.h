@@ -97,7 +97,7 @@ template <class T> struct ProgramSteps : StreamedGradients<T> {
   // The product of streams along one direction: y_k = sum_j C(k, j) a_j b_{k-j}.
   __attribute__((flatten)) void multiply_taylor(const S* a, const S* b, int64_t n, S* to) const {
     for (int64_t i = 0; i < n * kPanel; i += n_) {
-      V of_a[kTaylor], of_b[kTaylor];
+      V of_a[kTaylor] = {}, of_b[kTaylor] = {};
       for (int64_t k = 0; k < streams; k++) {
         of_a[k] = load<V>(a + k * step(n) + i);
         of_b[k] = load<V>(b + k * step(n) + i);
@@ -112,7 +112,7 @@ template <class T> struct ProgramSteps : StreamedGradients<T> {
   // Cotangents of a, of those of y: sum_{k >= j} C(k, j) c_k b_{k-j}.
   __attribute__((flatten)) void multiply_taylor_back(const S* c, const S* b, int64_t n, S* to) const {
     for (int64_t i = 0; i < n * kPanel; i += n_) {
-      V of_b[kTaylor];
+      V of_b[kTaylor] = {};
       for (int64_t k = 0; k < streams; k++) of_b[k] = load<V>(b + k * step(n) + i);
       for (int64_t j = 0; j < streams; j++) {
         V sum = load<V>(c + j * step(n) + i) * of_b[0];
