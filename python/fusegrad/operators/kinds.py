@@ -6,9 +6,8 @@ Of derivatives along one direction: t (K - 1, ...) has those of orders 1 to K - 
 along several directions are rows of one x that has all points for each.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..internals.call import requires_grad
@@ -18,8 +17,8 @@ from .streams import Rules, Streams, each, joined, parted, whole
 
 class Kind(NamedTuple):
     asked: str  # for by which function
-    forward: torch._ops.OpOverload  # of a chain
-    backward: torch._ops.OpOverload
+    forward: Any  # the op of a chain
+    backward: Any
     chain: str  # names in C++
     program: str
 
