@@ -2,8 +2,8 @@
 
 On one core, as two threads measure each other there:
 OMP_NUM_THREADS=1 taskset -c 0 python -m fusegrad bench directional
-The rivals: nested autograd, that step compiled as a whole, nested torch.func.jvp, Taylor mode written by hand for this
-network and compiled, and, where it is installed, JAX (nested jvp, and jax.experimental.jet).
+The rivals: nested autograd, that step compiled as a whole, Taylor mode written by hand for this network and compiled,
+and, where it is installed, JAX (nested jvp, and jax.experimental.jet).
 """
 
 import math
@@ -24,7 +24,7 @@ from .providers import network, normal
 
 __all__ = ["PROVIDERS", "SECONDS", "cases", "verdict"]
 
-PROVIDERS = ("stock", "compile", "jvp", BY_HAND, "jax", "jax jet", "fusegrad")
+PROVIDERS = ("stock", "compile", BY_HAND, "jax", "jax jet", "fusegrad")
 SECONDS = 6.0
 # points, widths, activation, order
 NETWORKS = [
@@ -62,13 +62,6 @@ def nested(model: Callable[[Tensor], Tensor], v: Tensor, order: int, x: Tensor) 
     for _ in range(order):
         y = grad(y.sum(), x, create_graph=True)[0] @ v
     return residual(y, x)
-
-
-def by_jvp(model: Callable[[Tensor], Tensor], v: Tensor, order: int, x: Tensor) -> Tensor:
-    along, of = v.expand_as(x), model
-    for _ in range(order):
-        of = partial(lambda f, z: torch.func.jvp(f, (z,), (along,))[1], of)
-    return residual(of(x).squeeze(-1), x)
 
 
 def derivatives(act: str, z: Tensor, order: int) -> list[Tensor]:
@@ -121,8 +114,6 @@ def _build(
         loss = lambda x: residual(fg.directional(model, x, v, order=order)[order].squeeze(-1), x)
     elif provider == BY_HAND:
         loss = torch.compile(partial(by_hand, model, act, v, order), dynamic=False)
-    elif provider == "jvp":
-        loss = partial(by_jvp, model, v, order)
     else:
         loss = partial(nested, model, v, order)
         x.requires_grad_()
