@@ -38,7 +38,7 @@ name = "_node_" + re.sub(r"\W", "_", version)  # as in python/fusegrad/backends.
 nodes = Extension(
     f"fusegrad.{name}",
     ["csrc/autograd/module.cpp"],
-    depends=sorted(glob("csrc/autograd/*.h")),
+    depends=["csrc/cpu/direct.h", *sorted(glob("csrc/autograd/*.h"))],
     library_dirs=[str(torch / "lib")],
     libraries=["torch_cpu", "torch_python", "c10"],
     define_macros=[("FUSEGRAD_NODE", name)],

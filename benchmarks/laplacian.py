@@ -165,7 +165,7 @@ def step_of(
         loss = partial(nested, model, along)
         x.requires_grad_()
     if provider == "compile":
-        loss = _with_autograd_traced(torch.compile(loss, fullgraph=True, dynamic=False))
+        loss = with_autograd_traced(torch.compile(loss, fullgraph=True, dynamic=False))
 
     def step() -> tuple[Tensor, ...]:
         for p in (x, *parameters):
@@ -177,7 +177,7 @@ def step_of(
     return Step(step, (x, *parameters))
 
 
-def _with_autograd_traced(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def with_autograd_traced(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The compiler has to be told to take autograd.grad into its graph, when it makes it."""
     import torch._dynamo
 

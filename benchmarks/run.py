@@ -20,7 +20,7 @@ from .table import table, verdict
 NAMES = ("linear_act", "gated", "mlp_training", "second_order", "call_overhead")
 SWEEPS = (  # many cases: only when asked for
     *("gemm_peak", "grid", "small_networks", "per_sample", "rl_step", "laplacian", "laplacian_models"),
-    *("laplacian_large", "keep_memory"),
+    *("laplacian_large", "directional", "keep_memory"),
 )
 AT_RANDOM = "grid"  # draws its cases
 REAL = "models"  # real models of the libraries that are here: when asked for too

@@ -22,6 +22,14 @@ struct Elu {
     const V half = half_decay(z);
     return z >= 0 ? V{} : alpha * half * half;
   }
+  template <class V> static V fourth(V z, P<V> alpha) {
+    const V half = half_decay(z);
+    return z >= 0 ? V{} : alpha * half * half;
+  }
+  template <class V> static V fifth(V z, P<V> alpha) {
+    const V half = half_decay(z);
+    return z >= 0 ? V{} : alpha * half * half;
+  }
 };
 
 struct Selu {
@@ -42,6 +50,14 @@ struct Selu {
     const V half = half_decay(z);
     return z >= 0 ? V{} : c<V>(kAlpha * kScale) * half * half;
   }
+  template <class V> static V fourth(V z, P<V>) {
+    const V half = half_decay(z);
+    return z >= 0 ? V{} : c<V>(kAlpha * kScale) * half * half;
+  }
+  template <class V> static V fifth(V z, P<V>) {
+    const V half = half_decay(z);
+    return z >= 0 ? V{} : c<V>(kAlpha * kScale) * half * half;
+  }
 };
 
 struct Celu {
@@ -59,6 +75,14 @@ struct Celu {
   template <class V> static V third(V z, P<V> alpha) {
     const V half = half_decay(z / alpha);
     return z >= 0 ? V{} : (1 / (alpha * alpha)) * half * half;
+  }
+  template <class V> static V fourth(V z, P<V> alpha) {
+    const V half = half_decay(z / alpha);
+    return z >= 0 ? V{} : (1 / (alpha * alpha * alpha)) * half * half;
+  }
+  template <class V> static V fifth(V z, P<V> alpha) {
+    const V half = half_decay(z / alpha);
+    return z >= 0 ? V{} : (1 / (alpha * alpha * alpha * alpha)) * half * half;
   }
 };
 

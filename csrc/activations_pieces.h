@@ -13,6 +13,8 @@ struct Identity {
   template <class V> static V first(V g, V, P<V>) { return g; }
   template <class V> static V second(V, P<V>) { return V{}; }
   template <class V> static V third(V, P<V>) { return V{}; }
+  template <class V> static V fourth(V, P<V>) { return V{}; }
+  template <class V> static V fifth(V, P<V>) { return V{}; }
 };
 
 struct Relu {
@@ -22,6 +24,8 @@ struct Relu {
   template <class V> static V first(V g, V y, P<V>) { return y <= 0 ? V{} : g; }
   template <class V> static V second(V, P<V>) { return V{}; }
   template <class V> static V third(V, P<V>) { return V{}; }
+  template <class V> static V fourth(V, P<V>) { return V{}; }
+  template <class V> static V fifth(V, P<V>) { return V{}; }
 };
 
 struct Relu6 {
@@ -31,6 +35,8 @@ struct Relu6 {
   template <class V> static V first(V g, V y, P<V>) { return (y <= 0) | (y >= 6) ? V{} : g; }
   template <class V> static V second(V, P<V>) { return V{}; }
   template <class V> static V third(V, P<V>) { return V{}; }
+  template <class V> static V fourth(V, P<V>) { return V{}; }
+  template <class V> static V fifth(V, P<V>) { return V{}; }
 };
 
 struct LeakyRelu {
@@ -40,6 +46,8 @@ struct LeakyRelu {
   template <class V> static V first(V g, V y, P<V> negative_slope) { return y > 0 ? g : g * negative_slope; }
   template <class V> static V second(V, P<V>) { return V{}; }
   template <class V> static V third(V, P<V>) { return V{}; }
+  template <class V> static V fourth(V, P<V>) { return V{}; }
+  template <class V> static V fifth(V, P<V>) { return V{}; }
 };
 
 struct Hardtanh {
@@ -49,6 +57,8 @@ struct Hardtanh {
   template <class V> static V first(V g, V y, P<V>) { return (y <= -1) | (y >= 1) ? V{} : g; }
   template <class V> static V second(V, P<V>) { return V{}; }
   template <class V> static V third(V, P<V>) { return V{}; }
+  template <class V> static V fourth(V, P<V>) { return V{}; }
+  template <class V> static V fifth(V, P<V>) { return V{}; }
 };
 
 struct Hardsigmoid {
@@ -58,6 +68,8 @@ struct Hardsigmoid {
   template <class V> static V first(V g, V z, P<V>) { return (z < 3) & (z > -3) ? g / 6 : V{}; }
   template <class V> static V second(V, P<V>) { return V{}; }
   template <class V> static V third(V, P<V>) { return V{}; }
+  template <class V> static V fourth(V, P<V>) { return V{}; }
+  template <class V> static V fifth(V, P<V>) { return V{}; }
 };
 
 struct Hardswish {
@@ -67,6 +79,8 @@ struct Hardswish {
   template <class V> static V first(V g, V z, P<V>) { return z >= 3 ? g : z <= -3 ? V{} : g * (c<V>(0.5) + z / 3); }
   template <class V> static V second(V z, P<V>) { return (z < 3) & (z > -3) ? all<V>(c<V>(1.0 / 3)) : V{}; }
   template <class V> static V third(V, P<V>) { return V{}; }
+  template <class V> static V fourth(V, P<V>) { return V{}; }
+  template <class V> static V fifth(V, P<V>) { return V{}; }
 };
 
 struct ReluSquared {
@@ -79,6 +93,8 @@ struct ReluSquared {
   template <class V> static V first(V g, V z, P<V>) { return z < 0 ? V{} : 2 * g * z; }
   template <class V> static V second(V z, P<V>) { return z > 0 ? all<V>(2) : V{}; }
   template <class V> static V third(V, P<V>) { return V{}; }
+  template <class V> static V fourth(V, P<V>) { return V{}; }
+  template <class V> static V fifth(V, P<V>) { return V{}; }
 };
 
 }  // namespace FUSEGRAD_ISA

@@ -25,6 +25,14 @@ struct Softplus {
     const Logistic<V> sig(beta * z);
     return beta * beta * sig.r * sig.root * sig.root;
   }
+  template <class V> static V fourth(V z, P<V> beta) {
+    const Logistic<V> sig(beta * z);
+    return beta * beta * beta * (sig.r * sig.r - 2 * sig.root * sig.root) * sig.root * sig.root;
+  }
+  template <class V> static V fifth(V z, P<V> beta) {
+    const Logistic<V> sig(beta * z);
+    return beta * beta * beta * beta * (sig.r * sig.r - 8 * sig.root * sig.root) * sig.r * sig.root * sig.root;
+  }
 };
 
 struct ShiftedSoftplus {
@@ -43,6 +51,14 @@ struct ShiftedSoftplus {
   template <class V> static V third(V z, P<V>) {
     const Logistic<V> sig(z);
     return sig.r * sig.root * sig.root;
+  }
+  template <class V> static V fourth(V z, P<V>) {
+    const Logistic<V> sig(z);
+    return (sig.r * sig.r - 2 * sig.root * sig.root) * sig.root * sig.root;
+  }
+  template <class V> static V fifth(V z, P<V>) {
+    const Logistic<V> sig(z);
+    return (sig.r * sig.r - 8 * sig.root * sig.root) * sig.r * sig.root * sig.root;
   }
 };
 
@@ -69,6 +85,16 @@ struct Squareplus {
     const V d = 1 / sqrt_of_squares(z, b);
     return c<V>(-1.5) * b * z * d * d * d * d * d;
   }
+  template <class V> static V fourth(V z, P<V> b) {
+    z = clamp(z, -1e+38, 1e+38);
+    const V d = 1 / sqrt_of_squares(z, b);
+    return b * (6 - c<V>(7.5) * clamp(b * d * d, 0, 1)) * d * d * d * d * d;
+  }
+  template <class V> static V fifth(V z, P<V> b) {
+    z = clamp(z, -1e+38, 1e+38);
+    const V d = 1 / sqrt_of_squares(z, b);
+    return b * (c<V>(52.5) * clamp(b * d * d, 0, 1) - 30) * z * d * d * d * d * d * d * d;
+  }
 };
 
 struct Softsign {
@@ -87,6 +113,14 @@ struct Softsign {
     const V d = 1 / (1 + abs(z));
     return 6 * d * d * d * d;
   }
+  template <class V> static V fourth(V z, P<V>) {
+    const V d = 1 / (1 + abs(z));
+    return -24 * sign(z) * d * d * d * d * d;
+  }
+  template <class V> static V fifth(V z, P<V>) {
+    const V d = 1 / (1 + abs(z));
+    return 120 * d * d * d * d * d * d;
+  }
 };
 
 struct Sigmoid {
@@ -96,6 +130,8 @@ struct Sigmoid {
   template <class V> static V first(V g, V y, P<V>) { return g * ((1 - y) * y); }
   template <class V> static V second(V y, P<V>) { return 1 - 2 * y; }
   template <class V> static V third(V, P<V>) { return all<V>(-2); }
+  template <class V> static V fourth(V, P<V>) { return V{}; }
+  template <class V> static V fifth(V, P<V>) { return V{}; }
 };
 
 struct Logsigmoid {
@@ -114,6 +150,14 @@ struct Logsigmoid {
     const Logistic<V> sig(z);
     return -sig.r * sig.root * sig.root;
   }
+  template <class V> static V fourth(V z, P<V>) {
+    const Logistic<V> sig(z);
+    return (2 * sig.root * sig.root - sig.r * sig.r) * sig.root * sig.root;
+  }
+  template <class V> static V fifth(V z, P<V>) {
+    const Logistic<V> sig(z);
+    return (8 * sig.root * sig.root - sig.r * sig.r) * sig.r * sig.root * sig.root;
+  }
 };
 
 struct Tanh {
@@ -123,6 +167,8 @@ struct Tanh {
   template <class V> static V first(V g, V y, P<V>) { return g * ((1 + y) * (1 - y)); }
   template <class V> static V second(V y, P<V>) { return -2 * y; }
   template <class V> static V third(V, P<V>) { return all<V>(-2); }
+  template <class V> static V fourth(V, P<V>) { return V{}; }
+  template <class V> static V fifth(V, P<V>) { return V{}; }
 };
 
 struct Tanhshrink {
@@ -140,6 +186,17 @@ struct Tanhshrink {
   template <class V> static V third(V z, P<V>) {
     const Logistic<V> sig(2 * z);
     return 8 * (1 - 3 * sig.r * sig.r) * sig.root * sig.root;
+  }
+  template <class V> static V fourth(V z, P<V>) {
+    const Logistic<V> sig(2 * z);
+    return 16 * (1 + 12 * sig.root * sig.root - 3 * sig.r * sig.r) * sig.r * sig.root * sig.root;
+  }
+  template <class V> static V fifth(V z, P<V>) {
+    const Logistic<V> sig(2 * z);
+    return 32 *
+           ((1 - 3 * sig.r * sig.r) * sig.r * sig.r +
+            2 * (21 * sig.r * sig.r - 1 - 12 * sig.root * sig.root) * sig.root * sig.root) *
+           sig.root * sig.root;
   }
 };
 

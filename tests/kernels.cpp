@@ -155,6 +155,7 @@ bool right(const Kernels& kernels, const Case& c, std::mt19937& random) {
 #include "kernels_derivatives.h"
 #include "kernels_gated.h"
 #include "kernels_products.h"
+#include "kernels_programs.h"
 #include "kernels_streams.h"
 
 namespace {

@@ -1,6 +1,8 @@
 // Part of kernels.cpp: chains with streams of derivatives, and their gradients, against sums in float64.
 #pragma once
 
+#include "kernels_along.h"
+
 namespace {
 
 struct StreamsCase {
@@ -8,6 +10,7 @@ struct StreamsCase {
   int64_t r;
   bool alike, has_l;
   bool adjacent = false;  // whether the tangents of a number of x follow one another
+  bool taylor = false;    // whether streams are the r + 1 derivatives along one direction
 };
 
 bool streams_right(const Kernels& kernels, const StreamsCase& c, std::mt19937& random) {
@@ -40,6 +43,7 @@ bool streams_right(const Kernels& kernels, const StreamsCase& c, std::mt19937& r
       const Elementwise* orders = type == Type::f64 ? act->float64 : act->float32;
       layer.value = orders[0], layer.first = orders[1];
       layer.streams = type == Type::f64 ? act->streams_float64 : act->streams_float32;
+      if (c.taylor && r > 1) layer.streams = type == Type::f64 ? act->taylor_float64 : act->taylor_float32;
       layer.saves_input = act->saves_input;
     }
     if (c.chain.needed >> (1 + 2 * l) & 1) layer.gw = gw[l].data();
@@ -80,8 +84,9 @@ bool streams_right(const Kernels& kernels, const StreamsCase& c, std::mt19937& r
   const auto wrong = [&](const char* what, const Bytes& got, int64_t i, double want, double scale) {
     const double off = number(type, got, i) - want;
     if (std::fabs(off) <= tolerance(type) * scale) return false;
-    std::printf("%s: streams of %s, type %d, m %ld, r %ld, alike %d, l %d, ends %d: %s, %ld is off by %g;", kernels.isa,
-                c.chain.act, int(type), long(m), long(r), c.alike, c.has_l, c.chain.ends, what, long(i), off);
+    std::printf("%s: streams of %s, taylor %d, type %d, m %ld, r %ld, alike %d, l %d, ends %d: %s, %ld is off by %g;",
+                kernels.isa, c.chain.act, c.taylor, int(type), long(m), long(r), c.alike, c.has_l, c.chain.ends, what,
+                long(i), off);
     for (const int64_t n : sizes) std::printf(" %ld", long(n));
     std::printf("\n");
     return true;
@@ -97,16 +102,30 @@ bool streams_right(const Kernels& kernels, const StreamsCase& c, std::mt19937& r
       h_of[0][1 + k].push_back(number(type, t, c.adjacent ? i * r + k : k * of_t + (c.alike ? i % d : i)));
     h_of[0][r + 1].push_back(c.has_l ? number(type, tl, i) : 0);
   }
-  const auto derivatives = [&](int l, double z, double* d) {  // act', act'', act'''
-    d[0] = 1, d[1] = d[2] = 0;
-    if (!layers[l].value) return z;
-    const double y = D(0, z), s = act->saves_input ? z : y, a = D(1, s), b = D(2, s), c = D(3, s);
-    d[0] = a;
-    d[1] = act->saves_input ? b : a * b;
-    d[2] = act->saves_input ? c : a * (b * b + a * c);
-    return y;
+  const auto derivatives = [&](int l, double z, double* f) {  // act, act', ...
+    for (int k = 0; k <= 5; k++) f[k] = k == 0 ? z : k == 1;
+    if (!layers[l].value) return;
+    f[0] = D(0, z);
+    double d[6];
+    for (int k = 1; k <= 5; k++) f[k] = d[k] = D(k, act->saves_input ? z : f[0]);
+    if (act->saves_input) return;
+    // f_{k+1} = D_1 df_k/dy: of each f_k its derivatives in y up to the order that is needed
+    std::vector<double> of_f = {d[1], d[2], d[3], d[4], d[5]};
+    for (int k = 2; k <= 5; k++) {
+      std::vector<double> next;
+      for (size_t j = 0; j + 1 < of_f.size(); j++) {  // the j-th derivative of D_1 df/dy, by Leibniz
+        double sum = 0;
+        for (size_t i = 0; i <= j; i++)
+          sum +=
+              OfTaylor::factorial(j) / OfTaylor::factorial(i) / OfTaylor::factorial(j - i) * d[1 + i] * of_f[j - i + 1];
+        next.push_back(sum);
+      }
+      of_f = next;
+      f[k] = of_f[0];
+    }
   };
-  double slopes[3];
+  double f[6];
+  std::vector<double> streams_of_z(streams), streams_of_y(streams);
   for (int l = 0; l < count; l++) {
     const int64_t k = sizes[l], n = sizes[l + 1];
     std::vector<Numbers> z(streams, Numbers(m * n)), next(streams, Numbers(m * n));
@@ -118,18 +137,15 @@ bool streams_right(const Kernels& kernels, const StreamsCase& c, std::mt19937& r
           z[s][i * n + j] = sum;
         }
     for (int64_t i = 0; i < m * n; i++) {
-      next[0][i] = derivatives(l, z[0][i], slopes);
-      double squares = 0;
-      for (int64_t s = 1; s <= r; s++) {
-        squares += z[s][i] * z[s][i];
-        next[s][i] = slopes[0] * z[s][i];
-      }
-      next[r + 1][i] = slopes[0] * z[r + 1][i] + slopes[1] * squares;
+      derivatives(l, z[0][i], f);
+      for (int64_t s = 0; s < streams; s++) streams_of_z[s] = z[s][i];
+      (c.taylor ? OfTaylor::forward : OfLaplacian::forward)(f, streams_of_z, streams_of_y);
+      for (int64_t s = 0; s < streams; s++) next[s][i] = streams_of_y[s];
     }
     z_of.push_back(z);
     h_of.push_back(next);
   }
-  const double scale_ = 30 * double(streams), over_rows = scale_ * std::sqrt(double(m) + 1);
+  const double scale_ = (c.taylor ? 3000 : 30) * double(streams), over_rows = scale_ * std::sqrt(double(m) + 1);
   std::vector<Numbers> g(streams);
   for (int64_t i = 0; i < m * last_n; i++) {
     if (wrong("y", y, i, h_of[count][0][i], scale_) || wrong("y unsaved", unsaved, i, h_of[count][0][i], scale_) ||
@@ -144,17 +160,13 @@ bool streams_right(const Kernels& kernels, const StreamsCase& c, std::mt19937& r
   for (int l = count - 1; l >= 0; l--) {
     const int64_t k = sizes[l], n = sizes[l + 1];
     for (int64_t i = 0; i < m * n; i++) {
-      derivatives(l, z_of[l][0][i], slopes);
-      const double of_l = g[r + 1][i];
-      double along = of_l * z_of[l][r + 1][i], squares = 0;
-      for (int64_t s = 1; s <= r; s++) {
-        const double tz = z_of[l][s][i];
-        along += g[s][i] * tz;
-        squares += tz * tz;
-        g[s][i] = slopes[0] * g[s][i] + 2 * slopes[1] * of_l * tz;
+      derivatives(l, z_of[l][0][i], f);
+      for (int64_t s = 0; s < streams; s++) {
+        streams_of_z[s] = z_of[l][s][i];
+        streams_of_y[s] = g[s][i];
       }
-      g[0][i] = slopes[0] * g[0][i] + slopes[1] * along + slopes[2] * of_l * squares;
-      g[r + 1][i] = slopes[0] * of_l;
+      (c.taylor ? OfTaylor::backward : OfLaplacian::backward)(f, streams_of_z, streams_of_y);
+      for (int64_t s = 0; s < streams; s++) g[s][i] = streams_of_y[s];
     }
     std::vector<Numbers> of_input(streams, Numbers(m * k));
     for (int64_t j = 0; j < n; j++) {
@@ -195,8 +207,11 @@ bool all_streams_right(const Kernels& kernels, std::mt19937& random) {
                   1 + int64_t(random() % (i % 5 ? 4 : 19)),
                   random() % 2 == 0,
                   false};
+    c.taylor = i % 6 == 5;
+    if (c.taylor) c.r = int64_t(random() % 4);
+    c.alike = c.alike && c.r > 0;
     c.has_l = !c.alike && random() % 2;
-    c.adjacent = !c.alike && random() % 2;
+    c.adjacent = !c.alike && c.r > 0 && random() % 2;
     for (uint64_t l = 0, layers = 1 + random() % 4; l <= layers; l++) c.chain.sizes.push_back(1 + random() % 20);
     if (!c.chain.bias) c.chain.needed &= 0xaaaaaaaaaaaaaaab;
     if (!streams_right(kernels, c, random)) return false;

@@ -27,7 +27,12 @@ def test_bench_smoke(tmp_path):
 
 @on_cpu
 @pytest.mark.parametrize(
-    "name", ("laplacian", *(pytest.param(f"laplacian_{of}", marks=pytest.mark.slow) for of in ("large", "models")))
+    "name",
+    (
+        "laplacian",
+        "directional",
+        *(pytest.param(f"laplacian_{of}", marks=pytest.mark.slow) for of in ("large", "models")),
+    ),
 )
 def test_bench_of_laplacians_smoke(tmp_path, name):
     """Against the best rival, losses first."""

@@ -171,12 +171,20 @@ def test_gradients_in_x_of_what_is_no_leaf():
     close(mine, truth)
 
 
-def test_bilaplacian():
-    x = points(3, 2).requires_grad_()
-    net = network(2, 6, 2).double()
+@pytest.mark.parametrize("d", (1, 2, 3, 4))
+def test_bilaplacian(d):
+    x = points(3, d).requires_grad_()
+    net = network(d, 6, 2).double()
     lap = lambda x: nested.hessians(net, x)[2].diagonal(dim1=-2, dim2=-1).sum(-1)
     _, _, hessian = nested.hessians(lap, x)
-    close(fg.bilaplacian(net, x), hessian.diagonal(dim1=-2, dim2=-1).sum(-1))
+    found, truth = fg.bilaplacian(net, x), hessian.diagonal(dim1=-2, dim2=-1).sum(-1)
+    close(found, truth)
+    on = [x, *list(net.parameters())[:-1]]
+    close(*(torch.autograd.grad(y.sin().sum(), on) for y in (found, truth)))
+
+
+def test_bilaplacian_of_a_function():
+    x = points(3, 2)
     close(fg.bilaplacian(lambda x: x.square().sum(-1).square(), x), torch.full((3,), 64.0, dtype=x.dtype))
 
 

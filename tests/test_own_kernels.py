@@ -39,6 +39,8 @@ struct Own {
   template <class V> static V first(V g, V, P<V> p) { return g * p; }
   template <class V> static V second(V, P<V>) { return V{}; }
   template <class V> static V third(V, P<V>) { return V{}; }
+  template <class V> static V fourth(V, P<V>) { return V{}; }
+  template <class V> static V fifth(V, P<V>) { return V{}; }
 };
 }  // namespace FUSEGRAD_ISA
 }  // namespace fusegrad

@@ -31,8 +31,10 @@ template <class Rule> struct ElementwiseStreamsRule {
   }
 };
 
-struct ActStreamsRule : ElementwiseStreamsRule<ActStreamsRule> {
-  static constexpr const char *kOp = "act_streams", *kNode = "StreamedActBackward";
+// Of a Laplacian, or along one direction.
+template <bool kOfTaylor> struct ActStreamsRule : ElementwiseStreamsRule<ActStreamsRule<kOfTaylor>> {
+  static constexpr const char *kOp = kOfTaylor ? "act_taylor" : "act_streams",
+                              *kNode = kOfTaylor ? "TaylorActBackward" : "StreamedActBackward";
   static size_t inputs(const Facts&) { return 3; }  // z, t, l
   static bool is_there(size_t i) { return i < 2; }
   static void add_facts(const Facts& facts, torch::jit::Stack& args) {
@@ -40,11 +42,12 @@ struct ActStreamsRule : ElementwiseStreamsRule<ActStreamsRule> {
     args.push_back(facts.at("param"));
   }
   static const Operator& op_backward() {
-    static const Operator op("fusegrad::act_streams_backward");
+    static const Operator op(kOfTaylor ? "fusegrad::act_taylor_backward" : "fusegrad::act_streams_backward");
     return op;
   }
 };
-template <> inline constexpr bool kTraceable<ActStreamsRule> = false;  // its rule in Python runs autograd itself
+template <bool kOfTaylor> inline constexpr bool kTraceable<ActStreamsRule<kOfTaylor>> =
+    false;  // its rule in Python runs autograd itself
 
 struct MultiplyStreamsRule : ElementwiseStreamsRule<MultiplyStreamsRule> {
   static constexpr const char *kOp = "multiply_streams", *kNode = "StreamedProductBackward";
@@ -78,7 +81,7 @@ inline variable_list three(const torch::jit::Stack& made) {
 }
 
 // act_streams(z, t, l or None, act, param): y, ty, ly of what fits, or None where that is left to Python.
-inline PyObject* act_streams(PyObject*, PyObject* const* args, Py_ssize_t count) {
+template <bool kOfTaylor> PyObject* act_streams(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 5, "act_streams: not its arguments");
   variable_list given(3);
@@ -86,9 +89,10 @@ inline PyObject* act_streams(PyObject*, PyObject* const* args, Py_ssize_t count)
   const std::string act = text_of(args[3]);
   const double param = PyFloat_AsDouble(args[4]);
   return tensors_without_gil([&] {
-    static const Operator op("fusegrad::act_streams");
+    static const Operator op(kOfTaylor ? "fusegrad::act_taylor" : "fusegrad::act_streams");
     const variable_list found = three(op({given[0], given[1], if_any(given[2]), act, param}));
-    if (needs_history(given)) set_history<ActStreamsRule>(found, given, given, {{"act", act}, {"param", param}});
+    if (needs_history(given))
+      set_history<ActStreamsRule<kOfTaylor>>(found, given, given, {{"act", act}, {"param", param}});
     return found;
   });
   END_HANDLE_TH_ERRORS

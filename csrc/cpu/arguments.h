@@ -24,7 +24,7 @@ struct ElementwiseArgs {
 // out = order 0: act(s); else g D_order(s). All three are float32 or all float64.
 using Elementwise = void (*)(const ElementwiseArgs&, double param);
 
-constexpr int kOrders = 4;  // 0 to 3
+constexpr int kOrders = 6;  // 0 to 5
 
 // What a derivative of y = g D_order(s) works on: rows as above, but those of the outputs follow one another.
 //
@@ -80,6 +80,7 @@ struct Activation {
   Derivative backward_float32[kDerivativeOrders], backward_float64[kDerivativeOrders];
   Derivative jvp_float32[kDerivativeOrders], jvp_float64[kDerivativeOrders];
   OfStreams streams_float32[2], streams_float64[2];  // forward, backward
+  OfStreams taylor_float32[2], taylor_float64[2];    // of streams along one direction (taylor.h), of r = 2 and 3
   OfForms forms_float32[2], forms_float64[2];
   Remade remade_float32, remade_float64;  // nullptr of one that saves its output
 };
@@ -131,6 +132,7 @@ struct ChainLayer {
   int64_t bias_stride = 1;
   Elementwise value = nullptr, first = nullptr;  // nullptr for the identity
   const OfStreams* streams = nullptr;            // forward and backward
+  const OfStreams* taylor = nullptr;             // of streams along one direction
   const OfForms* forms = nullptr;
   Remade remade = nullptr;
   double param = 0;
@@ -202,6 +204,7 @@ struct Program {
   int count;
   const ProgramStep* steps;
   const int64_t* widths;  // of the registers
+  bool taylor = false;    // whether streams are derivatives along one direction, of orders 1 to r + 1
 };
 
 // A chain, and the gradients of <gy, y> + <gl, l>, l = D y[t] + sum_ij f_ij D^2 y[e_i, e_j]: of its first derivative

@@ -64,14 +64,20 @@ int64_t saved_of(const std::vector<ChainLayer>& layers, int64_t m, const GivenSt
   return size * m + (given.alike ? given.r * layers[0].n : 0);
 }
 
+// Of the streams of a Laplacian, or where kOfTaylor of those along one direction: t_1, ..., t_r are then the first
+// derivatives along it, and l the next.
+template <bool kOfTaylor>
 std::tuple<Tensor, Tensor, Tensor, Tensor> chain_streams(Tensor x, Tensor t, std::optional<Tensor> l, Weights weights,
                                                          StringHandle acts_, bool save) {
+  constexpr const char* op = kOfTaylor ? "chain_taylor" : "chain_streams";
   std::string acts = text_of(acts_);
-  const Type type = check("chain_streams", "x (..., k)", {&x});
-  require_wide("chain_streams", type, x);
-  const std::vector<ChainLayer> layers = layers_of("chain_streams", type, x, weights, acts);
+  const Type type = check(op, "x (..., k)", {&x});
+  require_wide(op, type, x);
+  std::vector<ChainLayer> layers = layers_of(op, type, x, weights, acts);
   const Rows rows(x);
-  const GivenStreams given("chain_streams", x, rows, t, l);
+  const GivenStreams given(op, x, rows, t, l, kOfTaylor);
+  if (kOfTaylor && need_taylor(given.r))
+    for (ChainLayer& layer : layers) layer.streams = layer.taylor;
   Tensor y = output(x, *weights[weights.size() - 2]);
   const Shape shape = shape_of(y);
   Tensor of_t = empty(x, along(given.r, shape)), of_l = empty(x, along(1, shape)),
@@ -86,16 +92,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> chain_streams(Tensor x, Tensor t, std
 
 // gx, gt, gl, and gw and gb of each layer, empty if not needed; `needed` has a bit for each, from the lowest on.
 // Cotangents that are not there are zero.
-Tensors chain_streams_backward(std::optional<Tensor> gy, std::optional<Tensor> gty, std::optional<Tensor> gly, Tensor x,
-                               Tensor t, std::optional<Tensor> l, Weights weights, Tensor saved, StringHandle acts_,
-                               int64_t needed) {
-  constexpr const char* op = "chain_streams_backward";
+template <bool kOfTaylor> Tensors chain_streams_backward(std::optional<Tensor> gy, std::optional<Tensor> gty,
+                                                         std::optional<Tensor> gly, Tensor x, Tensor t,
+                                                         std::optional<Tensor> l, Weights weights, Tensor saved,
+                                                         StringHandle acts_, int64_t needed) {
+  constexpr const char* op = kOfTaylor ? "chain_taylor_backward" : "chain_streams_backward";
   std::string acts = text_of(acts_);
   const Type type = check(op, "x (..., k), saved (s)", {&x, &saved});
   require_wide(op, type, x);
   std::vector<ChainLayer> layers = layers_of(op, type, x, weights, acts);
   const Rows rows(x);
-  const GivenStreams given(op, x, rows, t, l);
+  const GivenStreams given(op, x, rows, t, l, kOfTaylor);
+  if (kOfTaylor && need_taylor(given.r))
+    for (ChainLayer& layer : layers) layer.streams = layer.taylor;
   const int64_t n = layers.back().n, width = saved_of(layers, rows.m, given);
   require(saved.size(0) == width, op, ": saved is ", described(saved), "; need ", width, " numbers");
   saved = dense(saved);
@@ -106,8 +115,10 @@ Tensors chain_streams_backward(std::optional<Tensor> gy, std::optional<Tensor> g
 STABLE_TORCH_LIBRARY_IMPL(fusegrad, CPU, m) {
   m.impl("chain", TORCH_BOX(&chain));
   m.impl("chain_backward", TORCH_BOX(&chain_backward));
-  m.impl("chain_streams", TORCH_BOX(&chain_streams));
-  m.impl("chain_streams_backward", TORCH_BOX(&chain_streams_backward));
+  m.impl("chain_streams", TORCH_BOX(&chain_streams<false>));
+  m.impl("chain_streams_backward", TORCH_BOX(&chain_streams_backward<false>));
+  m.impl("chain_taylor", TORCH_BOX(&chain_streams<true>));
+  m.impl("chain_taylor_backward", TORCH_BOX(&chain_streams_backward<true>));
 }
 
 }  // namespace

@@ -27,6 +27,7 @@ struct ActOfLayer {
     layer.value = derivative(*kernels, 0, type);
     layer.first = derivative(*kernels, 1, type);
     layer.streams = type == Type::f64 ? kernels->streams_float64 : kernels->streams_float32;
+    layer.taylor = type == Type::f64 ? kernels->taylor_float64 : kernels->taylor_float32;
     layer.forms = type == Type::f64 ? kernels->forms_float64 : kernels->forms_float32;
     layer.remade = type == Type::f64 ? kernels->remade_float64 : kernels->remade_float32;
   }

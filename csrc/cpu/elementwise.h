@@ -4,6 +4,7 @@
 
 #include "convert.h"
 #include "forms.h"
+#include "taylor.h"
 
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
@@ -15,6 +16,8 @@ template <class A, int kOrder, bool kNarrow = false, class V> inline V apply(V s
   if constexpr (kOrder == 1) return A::first(g, s, param);
   if constexpr (kOrder == 2) return g * A::second(s, param);
   if constexpr (kOrder == 3) return g * A::third(s, param);
+  if constexpr (kOrder == 4) return g * A::fourth(s, param);
+  if constexpr (kOrder == 5) return g * A::fifth(s, param);
 }
 
 // The last n < lanes of a row, by the same kernel on a vector of its own. Apart, as its calls of memcpy would take the
@@ -135,8 +138,10 @@ template <class A, class V> constexpr Remade remade_by() { return A::kSavesInput
 template <class A> constexpr Activation kernels_of() {
   return {A::kName,
           A::kSavesInput,
-          {elementwise<A, 0, float>, elementwise<A, 1, float>, elementwise<A, 2, float>, elementwise<A, 3, float>},
-          {elementwise<A, 0, double>, elementwise<A, 1, double>, elementwise<A, 2, double>, elementwise<A, 3, double>},
+          {elementwise<A, 0, float>, elementwise<A, 1, float>, elementwise<A, 2, float>, elementwise<A, 3, float>,
+           elementwise<A, 4, float>, elementwise<A, 5, float>},
+          {elementwise<A, 0, double>, elementwise<A, 1, double>, elementwise<A, 2, double>, elementwise<A, 3, double>,
+           elementwise<A, 4, double>, elementwise<A, 5, double>},
           {narrow_elementwise<A, 0, BFloat16>(), narrow_elementwise<A, 1, BFloat16>()},
           {narrow_elementwise<A, 0, Half>(), narrow_elementwise<A, 1, Half>()},
           {elementwise_backward<A, 1, F32>, elementwise_backward<A, 2, F32>},
@@ -145,6 +150,8 @@ template <class A> constexpr Activation kernels_of() {
           {elementwise_jvp<A, 1, F64>, elementwise_jvp<A, 2, F64>},
           {streams_forward<A, F32>, streams_backward<A, F32>},
           {streams_forward<A, F64>, streams_backward<A, F64>},
+          {taylor_forward<A, F32>, taylor_backward<A, F32>},
+          {taylor_forward<A, F64>, taylor_backward<A, F64>},
           {forms_forward<A, F32>, forms_backward<A, F32>},
           {forms_forward<A, F64>, forms_backward<A, F64>},
           remade_by<A, F32>(),

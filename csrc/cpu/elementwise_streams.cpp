@@ -2,13 +2,10 @@
 #include <algorithm>
 #include <cstring>
 
-#include "tensors.h"
+#include "streams_operands.h"
 
 namespace fusegrad {
 namespace {
-
-using Tensors = std::vector<Tensor>;
-using Maybe = std::optional<Tensor>;
 
 constexpr int64_t kGrain = 1 << 12;         // numbers of each stream: fewer are not worth a second thread
 constexpr int64_t kPanelsOfBlock = 4;       // of each stream, at a time
@@ -75,12 +72,16 @@ struct Map {
   const Activation& a;
   double param;
   int64_t count, r;
+  bool of_taylor;
 
   int64_t block() const {
     const int64_t panel = kernels().panel_bytes / size_of(type);
     return panel * (r > kDirectionsOfBlock ? 1 : kPanelsOfBlock);
   }
-  const OfStreams* streams() const { return type == Type::f64 ? a.streams_float64 : a.streams_float32; }
+  const OfStreams* streams() const {
+    if (of_taylor && need_taylor(r)) return type == Type::f64 ? a.taylor_float64 : a.taylor_float32;
+    return type == Type::f64 ? a.streams_float64 : a.streams_float32;
+  }
 
   // Between tensors and a block of n numbers of each stream, zeros where there is none.
   void read(const StreamsAt& from, int64_t n, char* to) const {
@@ -128,33 +129,40 @@ struct Map {
   }
 };
 
+void require_few(const char* op, const Tensor& t) {
+  require(t.size(0) <= kMostOfTaylor, op, ": t is ", described(t), "; need up to ", kMostOfTaylor, " derivatives");
+}
+
 const Activation& known(const char* op, const std::string& name) {
   const Activation* a = activation(name);
   require(a != nullptr, op, ": no kernel of act '", name, "'");
   return *a;
 }
 
-// Of z (...), t (r, ...) and l (1, ...), zero if there is none.
+// Of z (...), t (r, ...) and l (1, ...), zero if there is none: streams of a Laplacian, or along one direction.
+template <bool kOfTaylor>
 std::tuple<Tensor, Tensor, Tensor> act_streams(Tensor z, Tensor t, Maybe l, StringHandle act_, double param) {
-  constexpr const char* op = "act_streams";
+  constexpr const char* op = kOfTaylor ? "act_taylor" : "act_streams";
   const std::string act = text_of(act_);
   const Type type = type_of(op, z);
   const Streams from(op, z, z, t, l);
+  if (kOfTaylor) require_few(op, t);
   const Made made(z, from.r, 7);
-  Map{type, known(op, act), param, z.numel(), from.r}.forward(from.at, made.at);
+  Map{type, known(op, act), param, z.numel(), from.r, kOfTaylor}.forward(from.at, made.at);
   return {made.tensors[0], made.tensors[1], made.tensors[2]};
 }
 
 // Gradients of z, t, l, empty if not needed; `needed` has a bit for each. Cotangents that are not there are zero.
-Tensors act_streams_backward(Maybe gy, Maybe gt, Maybe gl, Tensor z, Tensor t, Maybe l, StringHandle act_, double param,
-                             int64_t needed) {
-  constexpr const char* op = "act_streams_backward";
+template <bool kOfTaylor> Tensors act_streams_backward(Maybe gy, Maybe gt, Maybe gl, Tensor z, Tensor t, Maybe l,
+                                                       StringHandle act_, double param, int64_t needed) {
+  constexpr const char* op = kOfTaylor ? "act_taylor_backward" : "act_streams_backward";
   const std::string act = text_of(act_);
   const Type type = type_of(op, z);
   const Streams from(op, z, z, t, l), c(op, z, gy, gt, gl);
   require(!gt || c.r == from.r, op, ": gt is ", described(*gt), "; need ", from.r, " directions");
+  if (kOfTaylor) require_few(op, t);
   const Made made(z, from.r, needed);
-  Map{type, known(op, act), param, z.numel(), from.r}.backward(from.at, c.at, made.at);
+  Map{type, known(op, act), param, z.numel(), from.r, kOfTaylor}.backward(from.at, c.at, made.at);
   return made.tensors;
 }
 
@@ -241,8 +249,10 @@ Tensors multiply_streams_backward(Maybe gy, Maybe gt, Maybe gl, Tensor a, Maybe 
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fusegrad, CPU, m) {
-  m.impl("act_streams", TORCH_BOX(&act_streams));
-  m.impl("act_streams_backward", TORCH_BOX(&act_streams_backward));
+  m.impl("act_streams", TORCH_BOX(&act_streams<false>));
+  m.impl("act_streams_backward", TORCH_BOX(&act_streams_backward<false>));
+  m.impl("act_taylor", TORCH_BOX(&act_streams<true>));
+  m.impl("act_taylor_backward", TORCH_BOX(&act_streams_backward<true>));
   m.impl("multiply_streams", TORCH_BOX(&multiply_streams));
   m.impl("multiply_streams_backward", TORCH_BOX(&multiply_streams_backward));
 }

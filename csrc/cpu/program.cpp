@@ -21,9 +21,10 @@ struct Read {
   std::vector<ChainLayer> layers;
   std::vector<ProgramStep> steps;
   std::vector<int64_t> widths;
-  Program program;
+  const bool taylor;
 
-  Read(const char* op, Type type, const Tensor& x, const Weights& weights, const std::string& text) {
+  Read(const char* op, Type type, const Tensor& x, const Weights& weights, const std::string& text, bool taylor)
+      : taylor(taylor) {
     widths.push_back(x.size(x.dim() - 1));
     const size_t count = weights.size() / 2;
     require(weights.size() % 2 == 0 && count > 0 && count <= kMostLayers, op, ": ", weights.size(),
@@ -78,6 +79,7 @@ struct Read {
         const Activation* a = activation(act);
         require(a != nullptr, op, ": no kernel of act '", act, "'");
         s.streams = type == Type::f64 ? a->streams_float64 : a->streams_float32;
+        if (taylor) s.streams = type == Type::f64 ? a->taylor_float64 : a->taylor_float32;
         s.saves_input = a->saves_input;
         break;
       }
@@ -117,17 +119,19 @@ struct Read {
     for (const ChainLayer& layer : layers) size += layer.k > 0 ? roomy(layer.n) : 0;
     return size * m * (r + 2);
   }
-  Program of(const ChainStreams& h) const { return {h, int(steps.size()), steps.data(), widths.data()}; }
+  Program of(const ChainStreams& h) const { return {h, int(steps.size()), steps.data(), widths.data(), taylor}; }
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> program_streams(Tensor x, Tensor t, Maybe l, Weights weights,
-                                                           StringHandle steps, bool save) {
-  constexpr const char* op = "program_streams";
+// Of the streams of a Laplacian, or where kOfTaylor of those along one direction, as of a chain.
+template <bool kOfTaylor> std::tuple<Tensor, Tensor, Tensor, Tensor> program_streams(Tensor x, Tensor t, Maybe l,
+                                                                                     Weights weights,
+                                                                                     StringHandle steps, bool save) {
+  constexpr const char* op = kOfTaylor ? "program_taylor" : "program_streams";
   const Type type = check(op, "x (..., k)", {&x});
   require_wide(op, type, x);
-  const Read read(op, type, x, weights, text_of(steps));
   const Rows rows(x);
-  const GivenStreams given(op, x, rows, t, l);
+  const GivenStreams given(op, x, rows, t, l, kOfTaylor);
+  const Read read(op, type, x, weights, text_of(steps), kOfTaylor && need_taylor(given.r));
   Shape shape = shape_of(x);
   shape.back() = read.widths.back();
   Tensor y = empty(x, shape), of_t = empty(x, along(given.r, shape)), of_l = empty(x, along(1, shape)),
@@ -141,14 +145,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> program_streams(Tensor x, Tensor t, M
 }
 
 // gx, gt, gl, and gw and gb of each layer, as those of a chain.
-Tensors program_streams_backward(Maybe gy, Maybe gty, Maybe gly, Tensor x, Tensor t, Maybe l, Weights weights,
-                                 Tensor saved, StringHandle steps, int64_t needed) {
-  constexpr const char* op = "program_streams_backward";
+template <bool kOfTaylor> Tensors program_streams_backward(Maybe gy, Maybe gty, Maybe gly, Tensor x, Tensor t, Maybe l,
+                                                           Weights weights, Tensor saved, StringHandle steps,
+                                                           int64_t needed) {
+  constexpr const char* op = kOfTaylor ? "program_taylor_backward" : "program_streams_backward";
   const Type type = check(op, "x (..., k), saved (s)", {&x, &saved});
   require_wide(op, type, x);
-  Read read(op, type, x, weights, text_of(steps));
   const Rows rows(x);
-  const GivenStreams given(op, x, rows, t, l);
+  const GivenStreams given(op, x, rows, t, l, kOfTaylor);
+  Read read(op, type, x, weights, text_of(steps), kOfTaylor && need_taylor(given.r));
   require(saved.size(0) == read.saved(rows.m, given.r), op, ": saved is ", described(saved), "; need ",
           read.saved(rows.m, given.r), " numbers");
   saved = dense(saved);
@@ -157,8 +162,10 @@ Tensors program_streams_backward(Maybe gy, Maybe gty, Maybe gly, Tensor x, Tenso
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fusegrad, CPU, m) {
-  m.impl("program_streams", TORCH_BOX(&program_streams));
-  m.impl("program_streams_backward", TORCH_BOX(&program_streams_backward));
+  m.impl("program_streams", TORCH_BOX(&program_streams<false>));
+  m.impl("program_streams_backward", TORCH_BOX(&program_streams_backward<false>));
+  m.impl("program_taylor", TORCH_BOX(&program_streams<true>));
+  m.impl("program_taylor_backward", TORCH_BOX(&program_streams_backward<true>));
 }
 
 }  // namespace

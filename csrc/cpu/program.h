@@ -220,7 +220,11 @@ template <class T> struct Programmed : ProgramSteps<T> {
             const int q = side ? s.b : s.a;
             if (!is_wanted[q]) continue;
             S* to = pool.take();
-            this->multiply_streams_back(d, at[side ? s.a : s.b], width(i + 1), to);
+            const S* other = at[side ? s.a : s.b];
+            if (p.taylor)
+              this->multiply_taylor_back(d, other, width(i + 1), to);
+            else
+              this->multiply_streams_back(d, other, width(i + 1), to);
             if (is_square) copy(to, 2, width(i + 1), to);
             pass(q, to);
           }

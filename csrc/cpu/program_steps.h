@@ -94,6 +94,34 @@ template <class T> struct ProgramSteps : StreamedGradients<T> {
     }
   }
 
+  // The product of streams along one direction: y_k = sum_j C(k, j) a_j b_{k-j}.
+  __attribute__((flatten)) void multiply_taylor(const S* a, const S* b, int64_t n, S* to) const {
+    for (int64_t i = 0; i < n * kPanel; i += n_) {
+      V of_a[kTaylor] = {}, of_b[kTaylor] = {};
+      for (int64_t k = 0; k < streams; k++) {
+        of_a[k] = load<V>(a + k * step(n) + i);
+        of_b[k] = load<V>(b + k * step(n) + i);
+      }
+      for (int64_t k = 0; k < streams; k++) {
+        V sum = of_a[k] * of_b[0];
+        for (int64_t j = 0; j < k; j++) sum += S(kChoose[k][j]) * of_a[j] * of_b[k - j];
+        store<V>(to + k * step(n) + i, sum);
+      }
+    }
+  }
+  // Cotangents of a, of those of y: sum_{k >= j} C(k, j) c_k b_{k-j}.
+  __attribute__((flatten)) void multiply_taylor_back(const S* c, const S* b, int64_t n, S* to) const {
+    for (int64_t i = 0; i < n * kPanel; i += n_) {
+      V of_b[kTaylor] = {};
+      for (int64_t k = 0; k < streams; k++) of_b[k] = load<V>(b + k * step(n) + i);
+      for (int64_t j = 0; j < streams; j++) {
+        V sum = load<V>(c + j * step(n) + i) * of_b[0];
+        for (int64_t k = j + 1; k < streams; k++) sum += S(kChoose[k][j]) * load<V>(c + k * step(n) + i) * of_b[k - j];
+        store<V>(to + j * step(n) + i, sum);
+      }
+    }
+  }
+
   // Features [from, from + n) of all.
   void cut(const S* of, int64_t all, int64_t from, int64_t n, S* to) const {
     for (int64_t k = 0; k < streams; k++)
@@ -142,7 +170,7 @@ template <class T> struct ProgramSteps : StreamedGradients<T> {
       case Step::sub:
         return each(n, [&](int64_t i) { store<V>(to + i, load<V>(a + i) - load<V>(b + i)); });
       case Step::mul:
-        return multiply_streams(a, b, n, to);
+        return p.taylor ? multiply_taylor(a, b, n, to) : multiply_streams(a, b, n, to);
       case Step::affine:
         copy(a, S(s.alpha), n, to);
         for (int64_t i = 0; s.beta != 0 && i < n * kPanel; i += n_)

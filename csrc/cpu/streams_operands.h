@@ -7,6 +7,11 @@
 
 namespace fusegrad {
 
+constexpr int64_t kMostOfTaylor = 3;  // derivatives along one direction, before the highest
+
+// Whether activations have kernels of their own for r derivatives along one direction, and the next (taylor.h).
+inline bool need_taylor(int64_t r) { return r > 1; }
+
 // The streams of x, which is (..., k): t, (r, k) or (r, ..., k), and l, (..., k) or none.
 struct GivenStreams {
   int64_t r;
@@ -14,14 +19,16 @@ struct GivenStreams {
   Rows t;
   std::optional<Rows> l;
   GivenStreams(const char* op, const Tensor& x, const Rows& rows, const Tensor& given,
-               const std::optional<Tensor>& of_l)
+               const std::optional<Tensor>& of_l, bool of_taylor = false)
       : r(given.dim() ? given.size(0) : 0), alike(given.dim() == 2 && x.dim() != 1), t(given, alike ? 0 : 1) {
     Shape shape = shape_of(x);
     if (alike) shape = {rows.k};
     shape.insert(shape.begin(), r);
-    require(r > 0 && shape_of(given) == shape && given.scalar_type() == x.scalar_type(), op, ": t is ",
-            described(given), " and x ", described(x),
-            "; need t (r, k) or (r, ..., k) of at least one direction, of the dtype of x");
+    require(
+        (of_taylor ? r <= kMostOfTaylor : r > 0) && shape_of(given) == shape && given.scalar_type() == x.scalar_type(),
+        op, ": t is ", described(given), " and x ", described(x),
+        of_taylor ? "; need t (r, k) or (r, ..., k) of up to 3 derivatives, of the dtype of x"
+                  : "; need t (r, k) or (r, ..., k) of at least one direction, of the dtype of x");
     if (!of_l) return;
     require(!alike && shape_of(*of_l) == shape_of(x) && of_l->scalar_type() == x.scalar_type(), op, ": l is ",
             described(*of_l), " and x ", described(x), "; need l as x, and t of each row");

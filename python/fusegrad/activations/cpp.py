@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 from .definition import Definition
-from .derive import programs
+from .derive import all_programs
 from .printer import ATOM, ORDERS, SUM, Printer, decimal, is_scalar
 from .simplify import Node, Powers, scalar
 
@@ -57,6 +57,6 @@ def cpp(definition: Definition) -> str:
     ]
     for name, value in definition.constants.items():
         lines.append(f"static constexpr double k{camel(name)} = {value!r};")
-    lines += [Cpp(definition, program).function() for program in programs(definition)]
+    lines += [Cpp(definition, program).function() for program in all_programs(definition)]
     body = "\n".join(f"  {line}" for line in lines)
     return f"struct {camel(definition.name)} {{\n{body}\n}};\n"

@@ -69,7 +69,7 @@ class Activation(Facts):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Definition(Facts):
     """An activation as it is written, once: expressions by primitives.py, of z or s, then of the parameter and the
-    constants, if there are. What is left out of `first` to `third` is derived.
+    constants, if there are. What is left out of `first` to `fifth` is derived.
 
     `first` is D_1 in terms of what is saved: to be stated where that is the output.
     """
@@ -78,6 +78,8 @@ class Definition(Facts):
     first: Callable[..., Any] | None = None
     second: Callable[..., Any] | None = None
     third: Callable[..., Any] | None = None
+    fourth: Callable[..., Any] | None = None
+    fifth: Callable[..., Any] | None = None
     constants: dict[str, float] = field(default_factory=dict)
     bound: float | None = None  # derivatives are those at ±bound beyond it: there they have rounded to their limits
     torch_value: Callable[[Tensor, float], Tensor] | None = None  # torch's own kernels, which say what "as stock" is

@@ -189,6 +189,15 @@ def squareplus_first(z, root, b):
     return where(z > 0, z + root, b / 2**24) / where(z > 0, root, root / 2**24 * (root - z)) / 2
 
 
+def squareplus_fourth(root, b):
+    """By z² = root² - b. Squares of z and root overflow, so b / root² is held apart, by bounds that it has."""
+    return b / root**5 * (12 - 15 * clamp(b / root**2, 0, 1)) / 2
+
+
+def squareplus_fifth(z, root, b):
+    return b * z / root**7 * (105 * clamp(b / root**2, 0, 1) - 60) / 2
+
+
 SIGMOIDAL = [
     Definition(
         name="softplus", formula="log(1 + e^{param z}) / param; its value is z where param z > 20, as torch's",
@@ -209,6 +218,8 @@ SIGMOIDAL = [
         value=lambda z, b: squareplus(z, sqrt_of_squares(z, b), b),
         first=lambda z, b: squareplus_first(z, sqrt_of_squares(z, b), b),
         second=lambda z, b: b / sqrt_of_squares(z, b) ** 3 / 2,
+        fourth=lambda z, b: squareplus_fourth(sqrt_of_squares(z, b), b),
+        fifth=lambda z, b: squareplus_fifth(z, sqrt_of_squares(z, b), b),
     ),
     Definition(
         name="softsign", formula="z / (1 + |z|)",

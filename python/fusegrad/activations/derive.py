@@ -1,4 +1,4 @@
-"""From a definition to what its kernels compute: D_1 to D_3, each simplified to a short program.
+"""From a definition to what its kernels compute: D_1 to D_5, each simplified to a short program.
 
 A program is lines and a result, of nodes that the printers know:
 
@@ -51,7 +51,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Program:
-    """One of value, first, second and third."""
+    """One of value, first, ..., fifth."""
 
     order: int
     lines: tuple[Line, ...]
@@ -71,18 +71,24 @@ class Program:
 @functools.cache
 def programs(definition: Definition) -> tuple[Program, Program, Program, Program]:
     """Of value, first, second and third."""
+    value, first, second, third, *_ = all_programs(definition)
+    return value, first, second, third
+
+
+@functools.cache
+def all_programs(definition: Definition) -> tuple[Program, ...]:
+    """Those, and of fourth and fifth, which C++ alone has."""
     inners: list[Expr] = []
-    orders = [lower(d, k, definition, inners) for k, d in enumerate(derivatives(definition, inners))]
-    return orders[0], orders[1], orders[2], orders[3]
+    return tuple(lower(d, k, definition, inners) for k, d in enumerate(derivatives(definition, inners)))
 
 
 def derivatives(definition: Definition, inners: list[Expr]) -> list[Expr]:
-    """The value and D_1 to D_3."""
+    """The value and D_1 to D_5."""
     constants = [Symbol(name, positive=True) for name in definition.constants]
     args = [Z, *([P] if definition.param else []), *constants]
     call = lambda fn: _canonical(fn(*args))
     found = [call(definition.value)]
-    for fn in (definition.first, definition.second, definition.third):
+    for fn in (definition.first, definition.second, definition.third, definition.fourth, definition.fifth):
         if fn is not None:
             found.append(call(fn))
         elif len(found) == 1 and not definition.saves_input:

@@ -205,9 +205,15 @@ class TanhSoftplusRest(Primitive):
 class TanhSoftplusSigmoid(Primitive):
     bundle = "tanh_softplus"
 
+    def fdiff(self, argindex=1):
+        return self * TanhSoftplusComplement(self.args[0])
+
 
 class TanhSoftplusComplement(Primitive):
     bundle = "tanh_softplus"
+
+    def fdiff(self, argindex=1):
+        return -self * TanhSoftplusSigmoid(self.args[0])
 
 
 class Abs(Primitive):

@@ -165,6 +165,7 @@ CPP_LIST = """// {mark}
 //   first(g, s, p)   g D_1(s), of what it saves, s
 //   second(s, p)     D_2 = dD_1/ds
 //   third(s, p)      D_3 = dD_2/ds
+//   fourth, fifth    D_4, D_5
 #pragma once
 
 {includes}

@@ -9,7 +9,7 @@ from .simplify import Node, Powers
 
 OPERATORS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "and": "&", "or": "|"}
 BUNDLES = {"logistic": "sig", "normal": "normal", "tanh_softplus": "mish"}
-ORDERS = ("value", "first", "second", "third")
+ORDERS = ("value", "first", "second", "third", "fourth", "fifth")
 SUM, PRODUCT, UNARY, ATOM = range(4)  # how strongly an operator binds
 
 

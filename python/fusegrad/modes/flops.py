@@ -80,7 +80,7 @@ def _(gy, t, f, gl, x_shape, weight_shapes, y, saved, cotangents, acts, needed, 
     return 2 * math.prod(x_shape[:-1]) * (total + sum(n * p for n, p in zip(need_w, of_w, strict=True)))
 
 
-@register_flop_formula(chain_streams.STREAMS.overloadpacket)
+@register_flop_formula([chain_streams.STREAMS.overloadpacket, chain_streams.TAYLOR.overloadpacket])
 def _(x_shape, t_shape, l_shape, weight_shapes, *args, **kwargs) -> int:
     """A layer multiplies r + 2 streams; the first no l that is zero, and one row of each t that is the same for all."""
     m, streams, of_first = _streams(x_shape, t_shape)
@@ -89,7 +89,7 @@ def _(x_shape, t_shape, l_shape, weight_shapes, *args, **kwargs) -> int:
     return 2 * (first * sizes[0] + m * streams * sum(sizes[1:]))
 
 
-@register_flop_formula(chain_streams.STREAMS_BACKWARD.overloadpacket)
+@register_flop_formula([chain_streams.STREAMS_BACKWARD.overloadpacket, chain_streams.TAYLOR_BACKWARD.overloadpacket])
 def _(gy_shape, gty_shape, gly_shape, x_shape, t_shape, l_shape, weight_shapes, saved_shape, acts, needed, **kw) -> int:
     """As of a chain, of r + 2 streams; in the first layer of x alone, where t is the same for all rows."""
     m, streams, of_first = _streams(x_shape, t_shape)

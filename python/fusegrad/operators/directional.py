@@ -1,11 +1,12 @@
 """Derivatives of a model along one direction."""
 
+import torch
 from torch import Tensor
 
 from .arguments import Model, along_one, check_point
 from .evaluate import evaluate
-from .laplacian import last
-from .streams import Rules
+from .kept import directional_at_once
+from .streams import Rules, whole
 
 HIGHEST = 4
 
@@ -43,5 +44,8 @@ def directional(
     check_point("directional", model, x)
     if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= HIGHEST:
         raise ValueError(f"directional: order must be 1 to {HIGHEST}, got {order!r}")
-    y, streams = evaluate("directional", model, x, along_one("directional", x, v), Rules(order, 1, summed=False))
-    return y, *(last(s, y, 1).squeeze(-1) for s in streams)
+    v = along_one("directional", x, v)
+    if (made := directional_at_once(model, x, v, order)) is not None:
+        return made
+    y, streams = evaluate("directional", model, x, v, Rules(order, 1, summed=False))
+    return y, *(torch.zeros_like(y) if s is None else whole(s, y.shape).squeeze(0) for s in streams)

@@ -3,6 +3,7 @@
 What is kept of a Sequential that was fused, and why that is enough, is told in fusion/kept.py.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -37,6 +38,15 @@ def laplacian_at_once(
 
     Of directions and the second derivative of x as `evaluate` takes them; the axes are meant where there are none.
     """
+    return _at_once(model, lambda found: backends.node.kept_streams(x, directions, second, found))
+
+
+def directional_at_once(model: Any, x: Tensor, v: Tensor, order: int) -> tuple[Tensor, ...] | None:
+    """The value and derivatives along v (1, ..., d) of such a model."""
+    return _at_once(model, lambda found: backends.node.kept_taylor(x, v, order, found))
+
+
+def _at_once(model: Any, run: Callable[[Found], tuple[Tensor, ...] | None]) -> Any:
     if backends.node is None or not backends.CHAINS or is_compiling() or not isinstance(model, nn.Module):
         return None
     if vars(type(model)).get(UNFUSED) is not nn.Sequential:
@@ -45,14 +55,14 @@ def laplacian_at_once(
     kept = held.setdefault(KEPT, Kept())
     found = kept.get(_STREAMS)
     if found is not None and found.place is held["_modules"]:  # else it is of what this was copied from
-        made = backends.node.kept_streams(x, directions, second, found)
+        made = run(found)
         if made is not None:
             return made
     found = _find(model) if may_try(kept) else None
     if found is None:
         return None
     kept[_STREAMS] = found
-    return backends.node.kept_streams(x, directions, second, found)
+    return run(found)
 
 
 def _find(m: nn.Module) -> Found | None:

@@ -11,6 +11,7 @@ from ..ops.op import RULES
 from ..ops.terms import rows, total
 from . import elementwise
 from .functions import Derivative
+from .kinds import ALONG, LAPLACIAN
 from .streamed import Layer, rule_by, streamed
 from .streams import Rules, Streams, whole
 
@@ -118,5 +119,6 @@ def activated(rules: Rules, z: Tensor, streams: Streams, act: str, param: float)
     return act_streams(rules, z, streams, act, param) if made is None else made
 
 
-RULES["chain_streams"] = rule_by(one_by_one)
+RULES["chain_streams"] = rule_by(LAPLACIAN, one_by_one)
+RULES["chain_taylor"] = rule_by(ALONG, one_by_one)
 elementwise.set_rules(act_streams)

@@ -5,6 +5,7 @@ program by reading.py; csrc/cpu/program.h runs it.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +16,9 @@ from .. import backends
 from ..ops import chain_streams  # noqa: F401  # which defines the op
 from ..ops.op import RULES
 from ..routing import streams_are_a_chain
+from .kinds import ALONG, LAPLACIAN, Kind, from_ops, kind_of, to_ops
 from .layers import act_streams, product
-from .streamed import Layer, again, as_given, made_whole
+from .streamed import Layer, again
 from .streams import Rules, Streams, each, whole
 
 MOST_STEPS, MOST_LAYERS = 250, 30  # kMostSteps and kMostLayers of csrc/cpu/kernels.h
@@ -109,9 +111,9 @@ class Program:
 
 def serves(rules: Rules, x: Tensor, streams: Streams) -> bool:
     """Whether programs of such an x are served, whatever they are."""
-    if backends.node is None or is_compiling() or rules.order != 2 or not rules.summed or rules.apart:
+    if backends.node is None or is_compiling() or kind_of(rules, streams) is None:
         return False
-    return streams[0] is not None and streams[0].shape[0] > 0 and streams_are_a_chain(x, streams, (), ())
+    return streams_are_a_chain(x, streams, (), ())
 
 
 def run(rules: Rules, x: Tensor, streams: Streams, of: Program) -> tuple[Tensor, Streams] | None:
@@ -119,23 +121,30 @@ def run(rules: Rules, x: Tensor, streams: Streams, of: Program) -> tuple[Tensor,
     acts = tuple(s.more[0] for s in of.steps if s.kind == "act")
     if not backends.KNOWN.issuperset(acts) or not 0 < len(of.weights) <= 2 * MOST_LAYERS or len(of.steps) > MOST_STEPS:
         return None
-    if not streams_are_a_chain(x, streams, of.weights, ()) or x.numel() == 0 or (given := as_given(x, streams)) is None:
+    kind = kind_of(rules, streams)
+    if kind is None or not streams_are_a_chain(x, streams, of.weights, ()) or x.numel() == 0:
+        return None
+    if (given := to_ops(rules, x, streams)) is None:
         return None
     text = ",".join(s.text for s in of.steps)
-    made = backends.node.program(x, *given, tuple(of.weights), text, of.of_value_alone())
-    return None if made is None else (made[0], made[1:])
+    made = getattr(backends.node, kind.program)(*given, tuple(of.weights), text, of.of_value_alone())
+    return None if made is None else from_ops(rules, made[0], kind.streams(*made[1:]))
 
 
-def _step_by_step(text: str, x: Tensor, t: Tensor, l: Tensor | None, *weights: Any) -> tuple[Tensor, ...]:  # noqa: E741
+def _step_by_step(
+    kind: Kind,
+    text: str,
+    x: Tensor,
+    t: Tensor,
+    l: Tensor | None,  # noqa: E741
+    *weights: Any,
+) -> tuple[Tensor, ...]:
     """The same by functions that have derivatives themselves."""
-    rules = Rules(2, t.shape[0], summed=True)
-    if t.dim() <= x.dim():  # the same for all rows
-        t = t.reshape(t.shape[0], *(1,) * (x.dim() - 1), -1)
-    registers: list[tuple[Tensor, Streams]] = [(x, (t, None if l is None else l.unsqueeze(0)))]
+    registers: list[tuple[Tensor, Streams]] = [(x, kind.given(x, t, l))]
     for step in text.split(","):
-        kind, *read = step.split(" ")
-        registers.append(_one(rules, kind, read, registers, weights))
-    return made_whole(*registers[-1])
+        name, *read = step.split(" ")
+        registers.append(_one(kind.rules(t), name, read, registers, weights))
+    return kind.made(*registers[-1])
 
 
 def _one(
@@ -162,15 +171,16 @@ def _one(
     b, of_b = registers[int(read[1])]
     if kind == "mul":
         return a * b, rules.product(torch.mul, a, of_a, b, of_b)
-    y, *both = zip(made_whole(a, of_a), made_whole(b, of_b), strict=True)
     join: Any = {"add": torch.add, "sub": torch.sub, "cat": lambda p, q: torch.cat([p, q], -1)}[kind]
-    return join(*y), tuple(join(*s) for s in both)
+    of_all = lambda k, s, y: y.new_zeros(rules.directions(k), *y.shape) if s is None else whole(s, y.shape)
+    both = enumerate(zip(of_a, of_b, strict=True), 1)
+    return join(a, b), tuple(join(of_all(k, p, a), of_all(k, q, b)) for k, (p, q) in both)
 
 
-def _rule(ctx: Any, *grads: Tensor | None) -> Sequence[Tensor | None]:
+def _rule(kind: Kind, ctx: Any, *grads: Tensor | None) -> Sequence[Tensor | None]:
     """The rule of the node that C++ made (csrc/autograd/streams.h), in all modes but plain eager mode."""
     _, t, l, x, *weights = ctx.saved_tensors  # noqa: E741
-    return again(lambda *given: _step_by_step(ctx.acts, *given), (x, t, l, *weights), grads, ctx.wanted)
+    return again(lambda *given: _step_by_step(kind, ctx.acts, *given), (x, t, l, *weights), grads, ctx.wanted)
 
 
-RULES["program_streams"] = _rule
+RULES["program_streams"], RULES["program_taylor"] = partial(_rule, LAPLACIAN), partial(_rule, ALONG)

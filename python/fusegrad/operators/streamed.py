@@ -1,4 +1,4 @@
-"""A chain of layers with its streams as one op, on the CPU: where only the sum of second derivatives is asked for."""
+"""A chain of layers with its streams as one op, on the CPU."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,9 +11,9 @@ from ..internals.call import in_plain_eager, requires_grad
 from ..internals.engine import wanted
 from ..internals.function import below_autograd, single_level
 from ..ops.chain import Plan, check_places, places, plan, plan_of
-from ..ops.chain_streams import STREAMS, STREAMS_BACKWARD
 from ..routing import streams_are_a_chain
-from .streams import Rules, Streams, whole
+from .kinds import Kind, from_ops, kind_of, to_ops
+from .streams import Rules, Streams
 
 
 class Layer(NamedTuple):
@@ -32,36 +32,34 @@ def streamed(
     rules: Rules, x: Tensor, streams: Streams, chain: Sequence[Layer], by_layers: ByLayers
 ) -> tuple[Tensor, Streams]:
     """What layers make of x and its streams: by one op if that serves them, or else `by_layers`."""
-    t = streams[0]
-    if t is None or rules.order != 2 or not rules.summed or rules.apart:
-        return by_layers(rules, x, streams, chain)
+    kind = kind_of(rules, streams)
     weights = [tensor for layer in chain for tensor in layer[:2]]
     acts = tuple(layer.act for layer in chain)
-    if t.shape[0] == 0 or not streams_are_a_chain(x, streams, weights, acts):
+    if kind is None or not streams_are_a_chain(x, streams, weights, acts):
         return by_layers(rules, x, streams, chain)
-    if (given := as_given(x, streams)) is None:
+    if (given := to_ops(rules, x, streams)) is None:
         return by_layers(rules, x, streams, chain)
-    t, l = given  # noqa: E741  # as in the formulas
     of = plan(acts, tuple(layer.param for layer in chain), tuple(layer.b is not None for layer in chain))
-    made = None if backends.node is None else backends.node.streams(x, t, l, tuple(weights), of.acts)
+    return from_ops(rules, *_run(kind, of, by_layers, *given, weights))
+
+
+def _run(
+    kind: Kind,
+    of: Plan,
+    by_layers: ByLayers,
+    x: Tensor,
+    t: Tensor,
+    l: Tensor | None,  # noqa: E741
+    weights: list[Tensor | None],
+) -> tuple[Tensor, Streams]:
+    made = None if backends.node is None else getattr(backends.node, kind.chain)(x, t, l, tuple(weights), of.acts)
     if made is not None:
         y, ty, ly = made
     elif requires_grad(x, t, l, *weights):
-        y, ty, ly = _apply(of, by_layers, x, t, l, *weights)
+        y, ty, ly = _apply(kind, of, by_layers, x, t, l, *weights)
     else:
-        y, ty, ly, _ = below_autograd(STREAMS, x, t, l, weights, of.acts, False)
-    return y, (ty, ly)
-
-
-def as_given(x: Tensor, streams: Streams) -> tuple[Tensor, Tensor | None] | None:
-    """Tangents and the last stream of x, as the ops take them; None if they do not."""
-    t, l = streams  # noqa: E741
-    assert t is not None
-    is_alike = l is None and x.dim() > 1 and all(size == 1 for size in t.shape[1:-1])
-    if is_alike and requires_grad(t):  # of which the kernel makes no gradient
-        return None
-    t = whole(t, (*t.shape[1:-1], x.shape[-1])).reshape(t.shape[0], -1) if is_alike else whole(t, x.shape)
-    return t, None if l is None else whole(l, x.shape)[0]
+        y, ty, ly, _ = below_autograd(kind.forward, x, t, l, weights, of.acts, False)
+    return y, kind.streams(ty, ly)
 
 
 class StreamedChain:
@@ -71,9 +69,9 @@ class StreamedChain:
     """
 
     @staticmethod
-    def forward(ctx, of, by_layers, x, t, l, *weights):  # noqa: E741
-        ctx.plan, ctx.by_layers, ctx.at = of, by_layers, places(weights)
-        y, ty, ly, saved = below_autograd(STREAMS, x, t, l, weights, of.acts, True)
+    def forward(ctx, kind, of, by_layers, x, t, l, *weights):  # noqa: E741
+        ctx.kind, ctx.plan, ctx.by_layers, ctx.at = kind, of, by_layers, places(weights)
+        y, ty, ly, saved = below_autograd(kind.forward, x, t, l, weights, of.acts, True)
         ctx.has_l = l is not None
         ctx.save_for_backward(saved, t, l, x, *weights)
         ctx.set_materialize_grads(False)
@@ -83,26 +81,32 @@ class StreamedChain:
     def backward(ctx, *grads):
         saved, t, l, x, *weights = ctx.saved_tensors  # noqa: E741
         inputs = (x, t, l, *weights)
-        count = 2 + len(inputs)
+        count = 3 + len(inputs)
         if all(g is None for g in grads):
             return (None,) * count
-        absent = ctx.plan.shifted(5, 0, 1, *(() if ctx.has_l else (4,)))
-        needed = wanted(ctx, count, absent)[2:]
-        check_places("laplacian", weights, ctx.at)
-        return None, None, *_gradients(ctx.plan, ctx.by_layers, grads, needed, saved, inputs)
+        absent = ctx.plan.shifted(6, 0, 1, 2, *(() if ctx.has_l else (5,)))
+        needed = wanted(ctx, count, absent)[3:]
+        check_places(ctx.kind.asked, weights, ctx.at)
+        return None, None, None, *_gradients(ctx.kind, ctx.plan, ctx.by_layers, grads, needed, saved, inputs)
 
 
 def _gradients(
-    of: Plan, by_layers: ByLayers, grads: Sequence[Any], needed: Sequence[bool], saved: Tensor, inputs: Sequence[Any]
+    kind: Kind,
+    of: Plan,
+    by_layers: ByLayers,
+    grads: Sequence[Any],
+    needed: Sequence[bool],
+    saved: Tensor,
+    inputs: Sequence[Any],
 ) -> list[Tensor | None]:
     """Of x, t, l, w_1, b_1, ..., as the mode asks for them."""
     if torch.is_grad_enabled() or not in_plain_eager(*grads, *inputs):
-        return _again(of, by_layers, inputs, grads, needed)
+        return again(lambda *given: _run_by_layers(kind, of, by_layers, *given), inputs, grads, needed)
     if grads[0] is None:
         needed = [n and not is_constant for n, is_constant in zip(needed, _of_value_alone(of), strict=True)]
     mask = sum(1 << i for i, n in enumerate(needed) if n)
     x, t, l, *weights = inputs  # noqa: E741
-    found = below_autograd(STREAMS_BACKWARD, *grads, x, t, l, weights, saved, of.acts, mask)
+    found = below_autograd(kind.backward, *grads, x, t, l, weights, saved, of.acts, mask)
     return [g if n else None for g, n in zip(found, needed, strict=True)]
 
 
@@ -110,12 +114,6 @@ def _of_value_alone(of: Plan) -> list[bool]:
     """For x, t, l, w_1, b_1, ...: does only the value y depend on it? So do biases that no activation follows."""
     curved = max((i for i, name in enumerate(of.names) if name != "identity"), default=-1)
     return [curved < 0, False, False, *(bias and i > curved for i in range(len(of.names)) for bias in (False, True))]
-
-
-def _again(
-    of: Plan, by_layers: ByLayers, inputs: Sequence[Any], grads: Sequence[Any], needed: Sequence[bool]
-) -> list[Tensor | None]:
-    return again(lambda *given: _run_by_layers(of, by_layers, *given), inputs, grads, needed)
 
 
 def again(
@@ -134,29 +132,27 @@ def again(
     return [next(found) if n else None for n in needed]
 
 
-def _run_by_layers(of: Plan, by_layers: ByLayers, x: Tensor, t: Tensor, l: Tensor | None, *weights: Any):  # noqa: E741
-    rules = Rules(2, t.shape[0], summed=True)
-    if t.dim() <= x.dim():  # the same for all rows
-        t = t.reshape(t.shape[0], *(1,) * (x.dim() - 1), -1)
+def _run_by_layers(
+    kind: Kind,
+    of: Plan,
+    by_layers: ByLayers,
+    x: Tensor,
+    t: Tensor,
+    l: Tensor | None,  # noqa: E741
+    *weights: Any,
+) -> tuple[Tensor, ...]:
     chain = list(map(Layer, weights[::2], weights[1::2], of.names, of.params))
-    return made_whole(*by_layers(rules, x, (t, None if l is None else l.unsqueeze(0)), chain))
+    return kind.made(*by_layers(kind.rules(t), x, kind.given(x, t, l), chain))
 
 
-def made_whole(y: Tensor, streams: Streams) -> tuple[Tensor, Tensor, Tensor]:
-    """A value with its streams, as the ops give them."""
-    ty, ly = streams
-    assert ty is not None  # as t is there
-    return y, whole(ty, y.shape), torch.zeros_like(y).unsqueeze(0) if ly is None else whole(ly, y.shape)
-
-
-def rule_by(by_layers: ByLayers) -> Callable[..., Sequence[Tensor | None]]:
+def rule_by(kind: Kind, by_layers: ByLayers) -> Callable[..., Sequence[Tensor | None]]:
     """The rule of a node that C++ made (csrc/autograd/streams.h), in all modes but plain eager mode."""
 
     def rule(ctx: Any, *grads: Tensor | None) -> Sequence[Tensor | None]:
         """Of x, t, l, w_1, b_1, ..."""
         saved, t, l, x, *weights = ctx.saved_tensors  # noqa: E741
         inputs = x, t, l, *weights
-        return _gradients(plan_of(ctx.acts, weights), by_layers, grads, ctx.wanted, saved, inputs)
+        return _gradients(kind, plan_of(ctx.acts, weights), by_layers, grads, ctx.wanted, saved, inputs)
 
     return rule
 

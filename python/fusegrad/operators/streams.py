@@ -9,9 +9,10 @@ sums of Leibniz and Faà di Bruno below are linear in the highest derivatives, s
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..ops.terms import total
@@ -129,6 +130,19 @@ def lifted(p: Tensor, dim: int) -> Tensor:
 def whole(p: Tensor, shape: tuple[int, ...]) -> Tensor:
     """A stream of a tensor of this shape, with all of its sizes."""
     return p if p.shape[1:] == shape else lifted(p, len(shape)).expand(p.shape[0], *shape)
+
+
+def joined(streams: Sequence[Tensor | None], like: Tensor) -> Tensor:
+    """Streams of a tensor along one direction as one, (k, *shape), with zeros for None."""
+    if not streams:
+        return like.new_empty(0, *like.shape)
+    every = [like.new_zeros(1).expand(1, *like.shape) if s is None else whole(s, like.shape) for s in streams]
+    return every[0] if len(every) == 1 else torch.cat(every)
+
+
+def parted(t: Tensor) -> tuple[Tensor, ...]:
+    """These again, each of which may be written to in place."""
+    return tuple(t.narrow(0, k, 1) for k in range(t.shape[0]))
 
 
 def narrowed(p: Tensor) -> Tensor:

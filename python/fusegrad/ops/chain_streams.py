@@ -11,7 +11,11 @@ from .op import library
 # t (r, k) is the same for all rows of x (..., k), or (r, ..., k); l (..., k) is zero if it is None. y is (..., n), ty
 # (r, ..., n), ly (1, ..., n). Backward: gx, gt, gl, gw_1, gb_1, ...; `needed` has a bit for each, and cotangents are
 # zero if they are None. A program has steps as csrc/cpu/program.cpp reads them; its weights are w and b of layers.
-for _name, _says in (("chain_streams", "acts"), ("program_streams", "steps")):
+#
+# Of those called taylor all are derivatives along one direction: t (K - 1, ...) of orders 1 to K - 1, l of order K,
+# which is 1 to 4.
+for _name in ("chain_streams", "program_streams", "chain_taylor", "program_taylor"):
+    _says = "acts" if _name.startswith("chain") else "steps"
     library.define(
         f"{_name}(Tensor x, Tensor t, Tensor? l, Tensor?[] weights, str {_says}, bool save) "
         "-> (Tensor y, Tensor ty, Tensor ly, Tensor saved)",
@@ -23,9 +27,15 @@ for _name, _says in (("chain_streams", "acts"), ("program_streams", "steps")):
         tags=(torch.Tag.pt2_compliant_tag,),
     )
 STREAMS, STREAMS_BACKWARD = torch.ops.fusegrad.chain_streams.default, torch.ops.fusegrad.chain_streams_backward.default
+TAYLOR, TAYLOR_BACKWARD = torch.ops.fusegrad.chain_taylor.default, torch.ops.fusegrad.chain_taylor_backward.default
 
 PROGRAM = torch.ops.fusegrad.program_streams.default
 PROGRAM_BACKWARD = torch.ops.fusegrad.program_streams_backward.default
 
 for op in (STREAMS, STREAMS_BACKWARD, PROGRAM, PROGRAM_BACKWARD):
     without_derivative(op, "differentiate what fusegrad.laplacian gives")
+PROGRAM_TAYLOR = torch.ops.fusegrad.program_taylor.default
+PROGRAM_TAYLOR_BACKWARD = torch.ops.fusegrad.program_taylor_backward.default
+
+for op in (TAYLOR, TAYLOR_BACKWARD, PROGRAM_TAYLOR, PROGRAM_TAYLOR_BACKWARD):
+    without_derivative(op, "differentiate what fusegrad.directional gives")

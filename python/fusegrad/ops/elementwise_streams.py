@@ -10,16 +10,19 @@ from .chain import without_derivative
 from .op import library
 
 _TAGS = (torch.Tag.pt2_compliant_tag,)
-# z is (...), t (r, ...), l (1, ...), or None for zero; so are y, ty and ly
-library.define(
-    "act_streams(Tensor z, Tensor t, Tensor? l, str act, float param) -> (Tensor, Tensor, Tensor)", tags=_TAGS
-)
-# gz, gt, gl, each if `needed` has its bit. Cotangents are zero if they are None
-library.define(
-    "act_streams_backward(Tensor? gy, Tensor? gty, Tensor? gly, Tensor z, Tensor t, Tensor? l, str act, float param, "
-    "int needed) -> Tensor[]",
-    tags=_TAGS,
-)
+# z is (...), t (r, ...), l (1, ...), or None for zero; so are y, ty and ly. Of act_taylor t are the derivatives along
+# one direction of orders 1 to K - 1, and l is that of order K, 1 to 4.
+#
+# Backward: gz, gt, gl, each if `needed` has its bit. Cotangents are zero if they are None
+for _name in ("act_streams", "act_taylor"):
+    library.define(
+        f"{_name}(Tensor z, Tensor t, Tensor? l, str act, float param) -> (Tensor, Tensor, Tensor)", tags=_TAGS
+    )
+    library.define(
+        f"{_name}_backward(Tensor? gy, Tensor? gty, Tensor? gly, Tensor z, Tensor t, Tensor? l, str act, float param, "
+        "int needed) -> Tensor[]",
+        tags=_TAGS,
+    )
 # of a and b, one of which may have size 1 in the last dimension, and the streams of each
 _OPERANDS = "Tensor a, Tensor? ta, Tensor? la, Tensor b, Tensor? tb, Tensor? lb"
 library.define(f"multiply_streams({_OPERANDS}) -> (Tensor, Tensor, Tensor)", tags=_TAGS)
@@ -30,7 +33,10 @@ library.define(
 
 _fusegrad = torch.ops.fusegrad
 ACT, ACT_BACKWARD = _fusegrad.act_streams.default, _fusegrad.act_streams_backward.default
+TAYLOR, TAYLOR_BACKWARD = _fusegrad.act_taylor.default, _fusegrad.act_taylor_backward.default
 MULTIPLY, MULTIPLY_BACKWARD = _fusegrad.multiply_streams.default, _fusegrad.multiply_streams_backward.default
 
 for op in (ACT, ACT_BACKWARD, MULTIPLY, MULTIPLY_BACKWARD):
     without_derivative(op, "differentiate what fusegrad.laplacian gives")
+for op in (TAYLOR, TAYLOR_BACKWARD):
+    without_derivative(op, "differentiate what fusegrad.directional gives")
