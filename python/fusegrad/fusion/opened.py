@@ -102,7 +102,10 @@ def giving(layer: nn.Module) -> Callable[..., Any] | None:
     function, owner = _function_of(layer)
     if function is None or owner is None:
         return None
-    if function is not (before := method_before_fuse(type(layer), "forward")) and isinstance(before, FunctionType):
+    before = method_before_fuse(type(layer), "forward")
+    if function is not before and isinstance(before, FunctionType):
+        if any(map(is_ours, children(owner).values())):
+            return None  # what was rewritten of it fuses these
         function = before
     code = function.__code__
     if code not in _GIVES:
