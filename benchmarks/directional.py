@@ -86,13 +86,20 @@ def by_hand(model: nn.Sequential, act: str, v: Tensor, order: int, x: Tensor) ->
     layers = [m for m in model if isinstance(m, nn.Linear)]
     of = torch.stack([x, v.expand_as(x), *(torch.zeros_like(x) for _ in range(order - 1))])
     for i, layer in enumerate(layers):
-        z, *dz = (of.reshape(-1, of.shape[-1]) @ layer.weight.T).reshape(order + 1, x.shape[0], -1)
-        z = z + layer.bias
-        of = torch.stack([z, *dz])
-        if i < len(layers) - 1:
-            f = derivatives(act, z, order)
-            terms = lambda k, f=f, dz=dz: (c * f[j] * math.prod(dz[a - 1] for a in of_z) for j, c, of_z in BELL[k])
-            of = torch.stack([f[0], *(sum(terms(k)) for k in range(1, order + 1))])
+        of = (of.reshape(-1, of.shape[-1]) @ layer.weight.T).reshape(order + 1, x.shape[0], -1)
+        if i < len(layers) - 1:  # of the last no derivative depends on the bias
+            z, *dz = of
+            f = derivatives(act, z + layer.bias, order)
+            made = [f[0]]
+            for k in range(1, order + 1):
+                total = torch.zeros_like(z)
+                for j, c, parts in BELL[k]:
+                    term = c * f[j]
+                    for part in parts:
+                        term = term * dz[part - 1]
+                    total = total + term
+                made.append(total)
+            of = torch.stack(made)
     return residual(of[-1].squeeze(-1), x)
 
 
@@ -113,7 +120,7 @@ def _build(
         model = fg.fuse(model)
         loss = lambda x: residual(fg.directional(model, x, v, order=order)[order].squeeze(-1), x)
     elif provider == BY_HAND:
-        loss = torch.compile(partial(by_hand, model, act, v, order), dynamic=False)
+        loss = torch.compile(partial(by_hand, model, act, v, order), fullgraph=True, dynamic=False)
     else:
         loss = partial(nested, model, v, order)
         x.requires_grad_()

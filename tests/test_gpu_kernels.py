@@ -69,7 +69,7 @@ def test_resources(compiled, arch):
     assert len({tuple(row[key] for key in offline.SORTED_BY) for row in rows}) == len(rows)
 
 
-@pytest.mark.parametrize("arch", ("sm_80", "sm_90"))
+@pytest.mark.parametrize("arch", (pytest.param("sm_80", marks=pytest.mark.slow), "sm_90"))
 def test_resources_of_chains(compiled, arch):
     """The widest in 16 bits, odd ones in float32, with tf32 and without, and float64, of activations that take most."""
     tasks = offline.tasks([arch], ["gelu"], [torch.bfloat16, torch.float32, torch.float64])
