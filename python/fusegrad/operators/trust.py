@@ -40,8 +40,8 @@ def compare(key: Any, of: Program, x: Tensor, made: Made, truth: Made) -> bool:
         return False
     largest = 0.0
     for a, b in zip(of_made, of_truth, strict=True):
-        known = b.isfinite()
         a, b = torch.broadcast_tensors(a, b)  # zeros have no directions
+        known = b.isfinite()
         if not bool((known == a.isfinite()).all()):
             return False
         a, b = a[known], b[known]
