@@ -18,8 +18,8 @@ from torch.autograd import grad
 import fusegrad as fg
 
 from . import in_jax
-from .harness import Case, Step, gradients
-from .laplacian import BY_HAND, verdict, with_autograd_traced
+from .harness import Case, Step
+from .laplacian import BY_HAND, training, verdict, with_autograd_traced
 from .providers import network, normal
 
 __all__ = ["PROVIDERS", "SECONDS", "cases", "verdict"]
@@ -126,15 +126,7 @@ def _build(
         x.requires_grad_()
     if provider == "compile":
         loss = with_autograd_traced(torch.compile(loss, fullgraph=True, dynamic=False))
-
-    def step() -> tuple[Tensor, ...]:
-        for p in (x, *parameters):
-            p.grad = None
-        value = loss(x)
-        value.backward()
-        return value.detach(), *gradients(parameters)
-
-    return Step(step, (x, *parameters))
+    return training(loss, x, parameters)
 
 
 def _of_jax(provider: str, parameters: Sequence[Tensor], net: Any, v: Tensor, order: int, x: Tensor) -> Step:

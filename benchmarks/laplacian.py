@@ -166,6 +166,11 @@ def step_of(
         x.requires_grad_()
     if provider == "compile":
         loss = with_autograd_traced(torch.compile(loss, fullgraph=True, dynamic=False))
+    return training(loss, x, parameters)
+
+
+def training(loss: Callable[[Tensor], Tensor], x: Tensor, parameters: Sequence[Tensor]) -> Step:
+    """A step that gives the loss and its gradients in the parameters."""
 
     def step() -> tuple[Tensor, ...]:
         for p in (x, *parameters):

@@ -198,3 +198,19 @@ def test_few_rows_are_left_as_written(monkeypatch, scaled):
     for _ in range(20):  # it is then called where it stands
         torch.testing.assert_close(fused(x, s), stock(x, s))
     assert not scaled
+
+
+def test_in_float16_the_result_is_multiplied(scaled):
+    """s x would overflow, or lose digits, where the result does not."""
+    torch.manual_seed(0)
+    stock = as_wide().half()
+    stock.wide = nn.Linear(3, 24).half()
+    ours, x = fg.fuse(copy.deepcopy(stock)), 1000 * torch.rand(30, 3).half()
+    s = torch.full((30,), 100.0).half()
+    with torch.no_grad():
+        for model in (stock, ours):
+            model.wide.weight.fill_(1e-2), model.wide.bias.zero_()
+        assert ours(x, s).isfinite().all() and not scaled
+        torch.testing.assert_close(ours(x, s), stock(x, s))
+        ours.float()(x.float(), s.float())
+        assert scaled

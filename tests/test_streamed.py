@@ -4,6 +4,7 @@ from itertools import pairwise, permutations
 
 import pytest
 import torch
+from served_streams import calls_of
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,20 +26,7 @@ pytestmark = pytest.mark.skipif(not backends.CHAINS or DEVICE != "cpu", reason="
 
 @pytest.fixture(params=("C++", "Python"))
 def served(request, monkeypatch):
-    """How many calls were one op, whose node C++ or Python makes."""
-    calls = []
-    if request.param == "Python":
-        monkeypatch.setattr(backends, "node", None)
-        run = streamed.below_autograd
-        note = lambda op, *args: calls.append(op) if op is STREAMS else None
-        monkeypatch.setattr(streamed, "below_autograd", lambda *args: note(*args) or run(*args))
-    elif backends.node is None:
-        pytest.skip("no C++ nodes")
-    else:
-        run_in_cpp = backends.node.streams
-        note_made = lambda made: calls.append(STREAMS) if made is not None else None
-        monkeypatch.setattr(backends.node, "streams", lambda *args: note_made(made := run_in_cpp(*args)) or made)
-    return calls
+    return calls_of(STREAMS, "streams", request.param, monkeypatch)
 
 
 def network(widths, act="tanh", dtype=torch.float64, bias=True, ends=False):

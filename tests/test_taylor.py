@@ -7,6 +7,7 @@ import nested
 import pytest
 import torch
 from program_models import MODELS
+from served_streams import calls_of
 from test_streamed import network
 from torch import nn
 from torch.testing import assert_close
@@ -28,20 +29,7 @@ orders = pytest.mark.parametrize("order", (1, 2, 3, 4))
 
 @pytest.fixture(params=("C++", "Python"))
 def served(request, monkeypatch):
-    """How many calls were one op, whose node C++ or Python makes."""
-    calls = []
-    if request.param == "Python":
-        monkeypatch.setattr(backends, "node", None)
-        run = streamed.below_autograd
-        note = lambda op, *args: calls.append(op) if op is TAYLOR else None
-        monkeypatch.setattr(streamed, "below_autograd", lambda *args: note(*args) or run(*args))
-    elif backends.node is None:
-        pytest.skip("no C++ nodes")
-    else:
-        run_in_cpp = backends.node.taylor
-        note_made = lambda made: calls.append(TAYLOR) if made is not None else None
-        monkeypatch.setattr(backends.node, "taylor", lambda *args: note_made(made := run_in_cpp(*args)) or made)
-    return calls
+    return calls_of(TAYLOR, "taylor", request.param, monkeypatch)
 
 
 # whose derivatives torch does not take so often, or not rightly

@@ -38,6 +38,27 @@ def test_a_model_is_compared_once(cls, dtype, runs):
     assert len(runs) == 1
 
 
+class Straight(Base):
+    """Of which second derivatives are zero, and have no directions."""
+
+    def forward(self, x):
+        h = torch.relu(self.a(x))
+        return self.last(h + torch.relu(self.b(h)))
+
+
+@pytest.mark.parametrize("order", (2, 3, 4))
+def test_what_is_zero_is_compared_too(order, runs):
+    model, x, v = Straight().double(), points(), points()
+    for _ in range(2):
+        assert not fg.directional(model, x, v, order=order)[order].any()
+    assert len(runs) == 1
+    for call in (fg.laplacian, fg.hessian_diagonal):
+        model = Straight().double()
+        for _ in range(2):
+            found = call(model, x)
+            assert not (found.laplacian if call is fg.laplacian else found).any()
+
+
 class Another(Base):
     def forward(self, x):
         h = torch.tanh(self.weight * self.a(x))
