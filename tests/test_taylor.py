@@ -252,3 +252,16 @@ def test_transforms():
     compiled = torch.compile(run, fullgraph=True)(x)
     assert_close(compiled, truth[4])
     assert_close(torch.autograd.grad(compiled.sum(), [net[0].weight]), (g,))
+
+
+@pytest.mark.parametrize(("width", "d"), ((128, 5), (129, 5), (256, 3), (257, 3)))
+def test_diagonals_of_wide_layers_go_layer_by_layer(width, d, served):
+    """Which takes fewer products; the numbers are the same."""
+    net = nn.Sequential(
+        nn.Linear(d, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1)
+    ).double()
+    x = torch.rand(4, d, dtype=torch.float64)
+    h = fg.hessian_diagonal(net, x)
+    assert bool(served) is (width in (128, 256))
+    _, _, hessian = nested.hessians(net, x.requires_grad_())
+    assert_close(h, hessian.diagonal(dim1=-2, dim2=-1))

@@ -26,7 +26,6 @@ struct OfProgram {
                               *kForward = "fusegrad::program_streams",
                               *kBackward = "fusegrad::program_streams_backward", *kAsked = "laplacian";
 };
-
 struct OfTaylorProgram {
   static constexpr const char *kOp = "program_taylor", *kNode = "TaylorProgramBackward",
                               *kForward = "fusegrad::program_taylor", *kBackward = "fusegrad::program_taylor_backward",
@@ -200,8 +199,7 @@ inline variable_list read_kept(PyObject* x, PyObject* found) {
 }
 
 // kept_streams(x, directions or None, second derivative of x or None, what was found): y (..., n), its first
-// derivatives
-// (..., n, r) and its Laplacian (..., n).
+// derivatives (..., n, r) and its Laplacian (..., n).
 inline PyObject* kept_streams(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 4, "kept_streams: not its arguments");

@@ -16,7 +16,7 @@ from .. import backends
 from ..ops import chain_streams  # noqa: F401  # which defines the op
 from ..ops.op import RULES
 from ..routing import streams_are_a_chain
-from .kinds import ALONG, LAPLACIAN, Kind, from_ops, kind_of, to_ops
+from .kinds import ALONG, LAPLACIAN, Kind, from_ops, kind_of, pays, to_ops
 from .layers import act_streams, product
 from .streamed import Layer, again
 from .streams import Rules, Streams, each, whole
@@ -122,7 +122,9 @@ def run(rules: Rules, x: Tensor, streams: Streams, of: Program) -> tuple[Tensor,
     if not backends.KNOWN.issuperset(acts) or not 0 < len(of.weights) <= 2 * MOST_LAYERS or len(of.steps) > MOST_STEPS:
         return None
     kind = kind_of(rules, streams)
-    if kind is None or not streams_are_a_chain(x, streams, of.weights, ()) or x.numel() == 0:
+    if kind is None or not pays(rules, of.weights) or x.numel() == 0:
+        return None
+    if not streams_are_a_chain(x, streams, of.weights, ()):
         return None
     if (given := to_ops(rules, x, streams)) is None:
         return None

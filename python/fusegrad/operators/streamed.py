@@ -12,7 +12,7 @@ from ..internals.engine import wanted
 from ..internals.function import below_autograd, single_level
 from ..ops.chain import Plan, check_places, places, plan, plan_of
 from ..routing import streams_are_a_chain
-from .kinds import Kind, from_ops, kind_of, to_ops
+from .kinds import Kind, from_ops, kind_of, pays, to_ops
 from .streams import Rules, Streams
 
 
@@ -35,7 +35,7 @@ def streamed(
     kind = kind_of(rules, streams)
     weights = [tensor for layer in chain for tensor in layer[:2]]
     acts = tuple(layer.act for layer in chain)
-    if kind is None or not streams_are_a_chain(x, streams, weights, acts):
+    if kind is None or not pays(rules, weights) or not streams_are_a_chain(x, streams, weights, acts):
         return by_layers(rules, x, streams, chain)
     if (given := to_ops(rules, x, streams)) is None:
         return by_layers(rules, x, streams, chain)
