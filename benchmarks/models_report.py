@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from .machine import sentence
+from .markdown import put, row
 from .models import WORST, Ratio, Row, read
-from .report import put, row
 from .table import duration
 
 COUNTS, TIMES, SHARES = ("Linears", "followed", "fused"), ("training", "inference", "A/A"), ("products", "allowed")
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("file", nargs="?", type=Path, help="where to put the table, between its marks")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/models.csv"), help="the csv")
     args = parser.parse_args(argv)
-    return put(lambda: markdown(args.results), args.file)
+    return put(args.file, benchmark=lambda: markdown(args.results))
 
 
 if __name__ == "__main__":

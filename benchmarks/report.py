@@ -1,25 +1,23 @@
-"""The results as one Markdown table: `python -m fusegrad.benchmarks.report [README.md]`.
+"""The tables of README.md, of what a user gains and of all results: `python -m fusegrad.benchmarks.report [README.md]`.
 
-With a file, the table replaces what stands there between the two marks; without, it is printed.
+With a file, each replaces what stands there between its two marks; without, they are printed.
 """
 
 import argparse
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+from . import gains
 from .harness import Result
 from .machine import sentence
+from .markdown import NONE, put, row
 from .plot import plot, question
 from .record import read
 from .run import NAMES
 from .table import duration
 
-BEGIN = "<!-- benchmark table: begin -->"
-END = "<!-- benchmark table: end -->"
 HEAD = ("case", "stock", "fusegrad", "ratio", "best rival", "error", "bytes kept")
-NONE = "–"
 
 
 def markdown(folder: Path | str) -> str:
@@ -73,34 +71,10 @@ def _over(ours: float, stock: float) -> str:
     return f"{ours / stock:.2f}" if stock > 0 and not math.isnan(ours) else NONE
 
 
-def row(cells: tuple[str, ...] | list[str]) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
-
-
-def replace(file: Path, table: str) -> None:
-    """Put a table into a file, between its marks."""
-    text = file.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"report: {file} needs the line {BEGIN} once and the line {END} once after it")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    file.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
-
-
-def put(table: Callable[[], str], file: Path | None) -> int:
-    """Print a table, or put it into a file, and return the exit code."""
-    try:
-        print(table()) if file is None else replace(file, table())
-    except (OSError, ValueError) as e:
-        print(e, file=sys.stderr)
-        return 1
-    return 0
-
-
 def main(argv: list[str]) -> int:
-    """Print the table, or put it into a file, and return the exit code."""
+    """Print the tables, or put them into a file, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fusegrad.benchmarks.report", description=__doc__)
-    parser.add_argument("file", nargs="?", type=Path, help="where to put the table, between its marks")
+    parser.add_argument("file", nargs="?", type=Path, help="where to put the tables, between their marks")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder with the csv files")
     parser.add_argument("--plots", action="store_true", help="make the plot of each csv too")
     args = parser.parse_args(argv)
@@ -111,7 +85,7 @@ def main(argv: list[str]) -> int:
                 plot(path, question(path.stem.rpartition("_")[0]))
         return markdown(args.results)
 
-    return put(table, args.file)
+    return put(args.file, gains=lambda: gains.markdown(args.results), benchmark=table)
 
 
 if __name__ == "__main__":

@@ -174,12 +174,25 @@ def test_a_way_is_taken_where_it_wins_by_a_margin():
     assert fastest(results(stock=1.0, cublas=nan, triton=nan)) == "stock"
 
 
-def test_readme_table_is_that_of_the_csv(tmp_path):
-    from fusegrad.benchmarks.report import markdown
+def test_tables_in_documents_are_those_of_the_csv():
+    from fusegrad.benchmarks import gains, models_report, report
+    from fusegrad.benchmarks.markdown import between
 
-    text = (ROOT / "README.md").read_text()
-    shown = text.split("<!-- benchmark table: begin -->")[1].split("<!-- benchmark table: end -->")[0]
-    assert shown.strip() == markdown(ROOT / "benchmarks" / "results").strip()
+    results, readme = ROOT / "benchmarks" / "results", (ROOT / "README.md").read_text()
+    assert between(readme, "gains")[1] == gains.markdown(results)
+    assert between(readme, "benchmark")[1] == report.markdown(results)
+    models = (ROOT / "docs" / "models.md").read_text()
+    assert between(models, "benchmark")[1] == models_report.markdown(results / "models.csv")
+
+
+def test_a_table_has_its_place(tmp_path):
+    """A document without the marks stays as it is, and the reason is said."""
+    (tmp_path / "a.md").write_text("<!-- gains table: begin -->\n")
+    run = python(
+        "-m", "fusegrad.benchmarks.report", str(tmp_path / "a.md"), "--results", str(ROOT / "benchmarks/results")
+    )
+    assert run.returncode == 1 and "the line <!-- gains table: end -->" in run.stderr
+    assert (tmp_path / "a.md").read_text() == "<!-- gains table: begin -->\n"
 
 
 def test_plots_are_those_of_benchmarks(tmp_path):
@@ -188,13 +201,5 @@ def test_plots_are_those_of_benchmarks(tmp_path):
     for name in ("call_overhead_cpu.csv", "models.csv"):
         shutil.copy(ROOT / "benchmarks" / "results" / name, tmp_path)
     run = python("-m", "fusegrad.benchmarks.report", "--results", str(tmp_path), "--plots")
-    assert run.returncode == 0 and run.stdout.startswith("| case |"), run.stderr
+    assert run.returncode == 0 and "\n| case |" in run.stdout, run.stderr
     assert [path.name for path in tmp_path.glob("*.png")] == ["call_overhead_cpu.png"]
-
-
-def test_table_of_models_is_that_of_the_csv():
-    from fusegrad.benchmarks.models_report import markdown
-
-    text = (ROOT / "docs" / "models.md").read_text()
-    shown = text.split("<!-- benchmark table: begin -->")[1].split("<!-- benchmark table: end -->")[0]
-    assert shown.strip() == markdown(ROOT / "benchmarks" / "results" / "models.csv").strip()

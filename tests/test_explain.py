@@ -303,3 +303,14 @@ def test_a_run_is_the_models_own():
     with pytest.raises(TypeError, match="unexpected keyword"):
         fg.explain(model, x, size=3)
     torch.testing.assert_close(model(x), fg.unfuse(model)(x))
+
+
+def test_chains_are_numbered():
+    """Layers that are one op have one number; there is no such column where there is no chain."""
+    layers = lambda: [nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3)]
+    model = fg.fuse(nn.Sequential(nn.Sequential(*layers()), fg.MLP(3, 8, 3), nn.LayerNorm(3), nn.Sequential(*layers())))
+    assert [row.chain for row in fg.explain(model)] == ([1, 1, 2, 2, 3, 3] if backends.CHAINS else [0] * 6)
+    assert ("chain" in str(fg.explain(model))) == backends.CHAINS
+    model[0][0].register_forward_hook(lambda *_: None)
+    assert [row.chain for row in fg.explain(model)][:2] == [0, 0]
+    assert "chain" not in str(fg.explain(nn.Sequential(*layers())))

@@ -316,13 +316,17 @@ def turns(x: Any, over: Any) -> Any:
     return Turns(x) if type(over) in _CALM and isinstance(x, Tensor) and not is_compiling() else x
 
 
-def in_chains(modules: Sequence[nn.Module]) -> set[nn.Module]:
-    """The layers of a Sequential that are part of a chain, for inputs that may be one's."""
-    found: set[nn.Module] = set()
+def in_chains(modules: Sequence[nn.Module]) -> dict[nn.Module, tuple[nn.Module, ...]]:
+    """The layers of a Sequential that are part of a chain, for inputs that may be one's, each with all of it."""
+    found: dict[nn.Module, tuple[nn.Module, ...]] = {}
     at = 0
     while at < len(modules):
         layers, _, _, end = chain_from(modules, at)
         if len(layers) > 1:
-            found.update(layers)
+            found |= by_layer(layers)
         at = max(end, at + 1)
     return found
+
+
+def by_layer(layers: Sequence[nn.Module]) -> dict[nn.Module, tuple[nn.Module, ...]]:
+    return dict.fromkeys(layers, tuple(layers))

@@ -44,7 +44,7 @@ class Call:
     key: Key | None = None  # where in the source, None in a Sequential
     _: KW_ONLY
     acts: frozenset[str] = frozenset()  # what it may be fused with, but for gates
-    in_chain: bool = False  # of several layers as one op
+    chain: tuple[nn.Module, ...] = ()  # the layers that are one op with it, and itself
     multiplied: bool = False  # nothing is computed after it, but the product can be an op
     alone: bool = False  # nothing is to be told of it: the layer is called, whatever reads it
     by_rows: bool = False  # its input is multiplied by a number a row, in the place of its result
@@ -99,7 +99,8 @@ def _in_ours(m: Any, ours: type, names: tuple[str, ...]) -> Iterator[Call]:
             rows = routing.SMALL_TENSOR_IN_TRAINING // n if ours is MLP else routing.SMALL_GATED // (k * n)
             narrow = all(isinstance(each, Linear) and each.out_features <= routing.CHAIN_WIDTH for each in layers)
             with_ = "" if why else f"{_name(m._act or 'identity', m._param)} (its {ours.__name__})"
-            yield Call(layer, with_, why, in_chain=ours is MLP and not why and narrow, one_by_one=rows)
+            chain = tuple(layers) if ours is MLP and not why and narrow else ()
+            yield Call(layer, with_, why, chain=chain, one_by_one=rows)
     last = children(m).get("down_proj") if ours is GatedMLP else None
     if isinstance(last, Linear):
         yield Call(last, "", why_alone(last) or "the last of its GatedMLP")
@@ -132,19 +133,19 @@ def methods(cls: type) -> Iterator[tuple[str, FunctionType]]:
 
 def _in_sequential(m: nn.Module, path: str) -> Iterator[Call]:
     items = list(children(m).items())
-    chained = chains.in_chains([*filter(None, children(m).values())]) if fused_class_of(m) is not None else set()
+    chained = chains.in_chains([*filter(None, children(m).values())]) if fused_class_of(m) is not None else {}
     for k, (_, child) in enumerate(items):
         after = next((item for item in items[k + 1 :] if type(item[1]) is not nn.Identity), (*items, None)[k + 1])
         if isinstance(child, nn.Module) and opened.is_layer(child):
             call = Call(child, "", "the last of its Sequential")
             if after is not None:
                 call = _call(child, {join(path, after[0]): after[1]}, type(after[1]).__name__)
-            yield replace(call, in_chain=child in chained)
+            yield replace(call, chain=chained.get(child, ()))
 
 
 def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[Call]:
     in_gates: set[Any] = set()  # activations that are told of with their gate
-    chained: set[nn.Module] = set()
+    chained: dict[nn.Module, tuple[nn.Module, ...]] = {}
     for k, site in enumerate(method.sites):
         if site.product:
             if LEFT_OUT not in vars(m):
@@ -161,7 +162,7 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
         if site.longer and any(_is_identity(m, act) for act in site.longer.identities):
             k, site = longer(k), site.longer
         if site.after_loop is not None and (name, k) in vars(fused_class_of(m) or nn.Module).get(SITES, ()):
-            chained |= _in_loop(m, site, site.after_loop)
+            chained |= chains.by_layer(_in_loop(m, site, site.after_loop))
         plain = all(find(m, paths) for paths in site.passed if paths)
         for act in site.reads:
             if isinstance(act, Gate):
@@ -177,10 +178,10 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
                 for linear in _held(m, layer.paths):
                     args, kwargs = _arguments(m, act)
                     call = _call(linear, acts, act.text, join(path, act.text), (name, k), args, kwargs)
-                    yield replace(call, in_chain=linear in chained)
+                    yield replace(call, chain=chained.get(linear, ()))
     for paths, why in method.alone:
         for linear in _held(m, paths):
-            yield Call(linear, "", why, in_chain=linear in chained)
+            yield Call(linear, "", why, chain=chained.get(linear, ()))
 
 
 def _by_rows(m: nn.Module, layer: Layer, row: Row, passed: Passed, key: Key) -> Iterator[Call]:
@@ -200,7 +201,7 @@ def _is_reached(m: nn.Module, act: Act) -> bool:
     return act.through is None or (_is_identity(m, act.through) and _is_reached(m, act.through))
 
 
-def _in_loop(m: nn.Module, site: Site, after: tuple[Path, ...]) -> set[nn.Module]:
+def _in_loop(m: nn.Module, site: Site, after: tuple[Path, ...]) -> list[nn.Module]:
     """The layers that a loop goes through, and the one after it, which are part of a chain."""
     reads = [read for read in site.reads if isinstance(read, Act)]
     turns = {linear: act for act in reads for each in layers(act) for linear in _held(m, each.paths)}
@@ -213,7 +214,7 @@ def _in_loop(m: nn.Module, site: Site, after: tuple[Path, ...]) -> set[nn.Module
     begun = [*takewhile(may_turn, turns)]
     if len(begun) == len(turns):
         begun += filter(chains.may_turn, _held(m, after) if after else ())
-    return {*begun} if len(begun) > 1 else set()
+    return begun if len(begun) > 1 else []
 
 
 def _held(m: nn.Module, paths: tuple[Path, ...]) -> Iterator[nn.Module]:

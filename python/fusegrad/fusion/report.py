@@ -30,6 +30,7 @@ class Row:
     backend: str  # what serves it, or "torch"
     why: str  # why it is not fused, or ""
     stock_rows: int = 0  # rows of input up to which stock torch computes it, where a gradient is needed
+    chain: int = 0  # in plain eager mode on a CPU, layers of the same number are one op; 0: it is none with others
     ran: Ran | None = None  # what ran of it, where explain was given inputs
 
 
@@ -47,17 +48,26 @@ class Explanation(list[Row]):
         from rich.table import Table
 
         table = Table(box=None, header_style="bold")
-        headings = ["layer", "in -> out", "fused with", "backend", "stock up to", "why not"]
-        if ran := any(r.ran for r in self):
-            headings[4:5] = ["ran fused", "ran alone", "ms"]
-        for heading in headings:
-            table.add_column(heading)
-        for r in self:
-            cells = [f"{r.stock_rows} rows" if r.stock_rows else ""]
-            if ran:
-                n = r.ran or Ran()
-                cells = [str(n.fused or ""), str(n.alone or ""), f"{n.seconds * 1e3:.3f}"]
-            table.add_row(r.layer, r.shape, r.fused_with, r.backend, *cells, r.why)
+        columns: dict[str, list[str]] = {
+            "layer": [r.layer for r in self],
+            "in -> out": [r.shape for r in self],
+            "fused with": [r.fused_with for r in self],
+            "backend": [r.backend for r in self],
+            "chain": [str(r.chain or "") for r in self],
+        }
+        if any(r.ran for r in self):
+            ran = [r.ran or Ran() for r in self]
+            columns["ran fused"] = [str(n.fused or "") for n in ran]
+            columns["ran alone"] = [str(n.alone or "") for n in ran]
+            columns["ms"] = [f"{n.seconds * 1e3:.3f}" for n in ran]
+        else:
+            columns["stock up to"] = [f"{r.stock_rows} rows" if r.stock_rows else "" for r in self]
+        columns["why not"] = [r.why for r in self]
+        columns = {name: cells for name, cells in columns.items() if any(cells) or name not in ("chain", "stock up to")}
+        for name in columns:
+            table.add_column(name)
+        for cells in zip(*columns.values(), strict=True):
+            table.add_row(*cells)
         console = Console(width=140, color_system=None, markup=False, emoji=False)
         with console.capture() as text:
             console.print(table)
@@ -71,10 +81,11 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
     """For every linear layer of a model: the activation it is fused with and the backend that serves it, or why not.
 
     A call in a branch counts, whether or not it is taken. Where the activation depends on a computed index, all
-    that it may be are listed. With inputs the model is run once on them, without gradients and in the mode that it is
-    in, and the table also says how often each layer ran fused or alone in this run, and its time in milliseconds; of
-    two layers of a gate, the first has the time of both. If `laplacian` and its like have taken derivatives of the
-    model before, and had no rule for all that it calls, a line under the table says for what.
+    that it may be are listed. Layers of one number under `chain` are one op, in plain eager mode on a CPU. With inputs
+    the model is run once on them, without gradients and in the mode that it is in, and the table also says how often
+    each layer ran fused or alone in this run, and its time in milliseconds; of a gate's two layers, and of a chain, the
+    first has the time of all. If `laplacian` and its like have taken derivatives of the model before, and had no rule
+    for all that it calls, a line under the table says for what.
 
     Args:
         model: any module. Without inputs nothing of it is run.
@@ -112,8 +123,13 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
     if inputs or named_inputs:
         with torch.no_grad():
             ran = watch([*layers], lambda: model(*inputs, **named_inputs))
-    rows = (_row(path, m, found.get(m, []), m in alone) for m, path in layers.items())
-    table = Explanation(replace(row, ran=ran.get(m)) for m, row in zip(layers, rows, strict=True))
+    numbers: dict[nn.Module, int] = {}  # of chains, by layer
+    table = Explanation()
+    for m, path in layers.items():
+        chain = _chain(m, found.get(m, []))
+        number = numbers.setdefault(m, 1 + max(numbers.values(), default=0)) if chain else 0
+        numbers |= dict.fromkeys(chain, number)
+        table.append(replace(_row(path, m, found.get(m, []), m in alone), chain=number, ran=ran.get(m)))
     table.by_nested = tuple(BY_NESTED.get(model, ()))
     return table
 
@@ -126,10 +142,17 @@ def _row(path: str, m: nn.Module, found: list[Call], alone: bool) -> Row:
         return Row(path or "(root)", _shape(m), with_, "torch", why)
     backend = backends.serving("linear_act" if with_ else "linear", weight.device.type)
     limits = [call.one_by_one for call in found if call.one_by_one is not None]
-    if any(call.in_chain for call in found) and backends.CHAINS and weight.device.type == "cpu":
+    if _chain(m, found):
         limits.append(0)
     rows = routing.stock_rows(weight, with_.partition(" ")[0] or "identity")
     return Row(path or "(root)", _shape(m), with_, backend, why, min((rows, *limits)))
+
+
+def _chain(m: nn.Module, found: list[Call]) -> tuple[nn.Module, ...]:
+    """The layers that are one op with this one, on its device."""
+    weight = next(m.parameters(), None)
+    served = backends.CHAINS and weight is not None and weight.device.type == "cpu"
+    return next((call.chain for call in found if call.chain), ()) if served else ()
 
 
 def _shape(m: nn.Module) -> str:
