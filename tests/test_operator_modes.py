@@ -6,8 +6,7 @@ import nested
 import pytest
 import torch
 import torch.nn.functional as F
-from operator_models import MODELS, model, network, points
-from torch import nn
+from operator_models import MODELS, Sine, model, network, points
 from torch.autograd import forward_ad
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
@@ -63,17 +62,6 @@ def test_one_function_nested_under_torch_func():
     f = lambda x: torch.special.i0e(x).sum(-1)
     r = fg.laplacian(f, x)
     assert_close(torch.func.vmap(lambda p: fg.laplacian(f, p).laplacian)(x), r.laplacian)
-
-
-class Sine(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx, g):
-        return g * ctx.saved_tensors[0].cos()
 
 
 def energy_gradient(x):
@@ -222,25 +210,6 @@ def test_autocast(fused):
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
-
-MIXES = {
-    "batch norm": lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double(),
-    "mean": lambda: lambda x: x.sin() - x.mean(0),
-    "attention": lambda: lambda x: torch.softmax(x @ x.T, -1) @ x,
-    "one row": lambda: lambda x: x[:1] * x,
-    "sum of rows before": lambda: lambda x: x.cumsum(0),
-    "Function": lambda: lambda x: Sine.apply(x) * x.mean(0),
-}
-
-
-@pytest.mark.parametrize("name", MIXES)
-@pytest.mark.parametrize("rows", (2, 7))
-@pytest.mark.filterwarnings("ignore:.*nested derivatives")
-def test_models_that_mix_rows_are_refused(name, rows):
-    f = MIXES[name]()
-    for _ in range(2):
-        with pytest.raises(ValueError, match=r"other rows|statistics of all rows"):
-            fg.laplacian(f, points(rows, 3))
 
 
 def test_errors():

@@ -47,6 +47,13 @@ def named(name: str) -> Iterator[Any]:
             yield found
 
 
+_ARITHMETIC = "add sub subtract rsub mul multiply div divide true_divide pow maximum minimum where lerp addcmul addcdiv"
+_OPERATORS = "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv pow rpow lt le gt ge eq ne"
+# where an integer is one that is computed with, and no dimension or index
+ARITHMETIC = {f for name in _ARITHMETIC.split() for f in named(name)}
+ARITHMETIC |= {f for name in _OPERATORS.split() for f in named(f"__{name}__")}
+
+
 class Names:
     """Where torch has functions that have rules, to tell when somebody replaces one. Rules compute by these names too:
     what a replaced function does, before or after it calls the original, they would do once more."""

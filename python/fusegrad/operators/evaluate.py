@@ -96,30 +96,43 @@ def _evaluate(op: str, model: Model, x: Tensor, seed: Streams, rules: Rules) -> 
 
 
 def _run_once(op: str, model: Model, x: Tensor, seed: Streams, rules: Rules) -> tuple[Tensor, Streams]:
-    """By the rules. In its first run a model is watched, and another run around it asks whether rows are apart."""
-    if not rows.is_first(model, x):
-        return _run(op, model, x, seed, rules)
+    """By the rules. In its first run, and where it goes another way than before, a model is watched, and another run
+    around it asks whether rows are apart.
+    """
+    if rows.is_first(model, x):
+        return _run_first(op, model, x, seed, rules)
+    state = nested.random_state(x)
+    y, streams, path = _run(op, model, x, seed, rules)
+    if not rows.is_new(model, x, path):
+        return y, streams
+    nested.set_random_state(state)
+    return _run_first(op, model, x, seed, rules, path)
+
+
+def _run_first(op: str, model: Model, x: Tensor, seed: Streams, rules: Rules, *paths: int) -> tuple[Tensor, Streams]:
+    """A run that is watched. `paths`: of one before, unwatched."""
     watched = not is_dispatch_mode_on()  # but where there is another one
     if not rows.several(x):
-        found = _run(op, model, x, seed, rules, watched)
+        y, streams, path = _run(op, model, x, seed, rules, watched)
         if watched:
-            rows.passed(model, x)
-        return found
+            rows.passed(model, x, path)
+        return y, streams
     around = Run(rows.RULES, torch.is_grad_enabled())
     with grad_mode(True):
         z = around.start(x, (rows.directions(x),))
         with around:
-            y, streams = _run(op, model, z, seed, rules, watched)
+            y, streams, path = _run(op, model, z, seed, rules, watched)
     y = around.value(y)
     _check_rows(x, y, around.streams(y)[0])
     if watched:
-        rows.passed(model, x)
+        rows.passed(model, x, path, *paths)
     return (y, streams) if around.records else (y.detach(), tuple(None if s is None else s.detach() for s in streams))
 
 
 def _run(
     op: str, model: Model, x: Tensor, seed: Streams, rules: Rules, watched: bool = False
-) -> tuple[Tensor, Streams]:
+) -> tuple[Tensor, Streams, int]:
+    """The value, its streams, and what the model called."""
     run = Run(rules, torch.is_grad_enabled(), watched)
     z = run.start(x, seed)
     escapes = Escapes(run) if watched else None
@@ -130,7 +143,7 @@ def _run(
     _note(model, run.nested)
     y = run.value(y)
     check_value(op, x, y)
-    return y if run.records else y.detach(), run.streams(y)
+    return y if run.records else y.detach(), run.streams(y), run.path
 
 
 def _check_rows(x: Tensor, y: Tensor, along: Tensor | None) -> None:
@@ -152,12 +165,11 @@ def _run_nested(op: str, model: Model, x: Tensor, seed: Streams, rules: Rules, w
             y = model(moved)
         check_value(op, x, y)
         f = lambda z: (model(z),)
-        first = rows.is_first(model, x)
-        if first and rows.several(x):
+        if rows.may_ask(x) and rows.several(x):  # each time, as no mode sees what the model calls
             (found,) = nested.derivatives(f, [x], [(rows.directions(x),)], rows.RULES, state)
             _check_rows(x, y, found[0])
-        if first:
-            rows.passed(model, x, why)
+        if rows.is_first(model, x):
+            rows.passed(model, x, why=why)
         (streams,) = nested.derivatives(f, [x], [seed], rules, state)
     except Refused as refused:
         raise ValueError(f"{op}: {refused}") from None

@@ -1,8 +1,10 @@
-"""Does each row of a result depend on its own row of x alone? Asked once of each model, by a run around its first."""
+"""Does each row of a result depend on its own row of x alone? Asked of each model by a run around its first, and around
+each that calls something else than those before.
+"""
 
 import types
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,18 @@ from ..internals.call import is_ops_mode_on, transforms
 from .streams import Rules
 
 RULES = Rules(order=1, count=2, summed=False, apart=True)
-_SEEN: dict[tuple[int, ...], tuple[tuple[weakref.ref, ...], str]] = {}
+PATHS = 1000  # of a model; one that takes more is asked again
+
+
+class Known(NamedTuple):
+    """What is known of a model, for several rows or for one."""
+
+    parts: tuple[weakref.ref, ...]
+    why: str  # the rules cannot follow it; or nothing
+    paths: set[int]  # what it called in runs in which rows were apart
+
+
+_SEEN: dict[tuple[int, ...], Known] = {}
 
 
 def several(x: Tensor) -> bool:
@@ -19,34 +32,46 @@ def several(x: Tensor) -> bool:
     return x.dim() > 1 and x.numel() > x.shape[-1]
 
 
+def may_ask(x: Tensor) -> bool:
+    """Whether it can be found out here, of such points."""
+    return x.numel() > 0 and transforms() == (0, 0) and not is_ops_mode_on() and type(x) in (Tensor, nn.Parameter)
+
+
 def is_first(model: Any, x: Tensor) -> bool:
     """Whether nothing is known of the model yet, for such points, and it can be found out here."""
-    if x.numel() == 0 or transforms() != (0, 0) or is_ops_mode_on():
-        return False
-    if type(x) not in (Tensor, nn.Parameter):
-        return False
-    return _known(model, x) is None
+    return may_ask(x) and _known(model, x) is None
 
 
 def why_nested(model: Any, x: Tensor) -> str:
     """Why the rules cannot follow a model, as is known of it; or nothing."""
-    return _known(model, x) or ""
+    return "" if (known := _known(model, x)) is None else known.why
 
 
-def _known(model: Any, x: Tensor) -> str | None:
+def is_new(model: Any, x: Tensor, path: int) -> bool:
+    """Whether rows may be mixed by a run that is over: a known model called what it had not called before."""
+    return several(x) and may_ask(x) and (known := _known(model, x)) is not None and path not in known.paths
+
+
+def _known(model: Any, x: Tensor) -> Known | None:
     parts = _parts(model)
-    refs, why = _SEEN.get((several(x), *map(id, parts)), ((None,) * len(parts), None))
-    return why if all(ref is not None and ref() is part for ref, part in zip(refs, parts, strict=True)) else None
+    known = _SEEN.get((several(x), *map(id, parts)))
+    found = known is not None and all(ref() is part for ref, part in zip(known.parts, parts, strict=True))
+    return known if found else None
 
 
-def passed(model: Any, x: Tensor, why: str = "") -> None:
-    """Note that the rows of a model are apart, and why the rules cannot follow it, if they cannot."""
+def passed(model: Any, x: Tensor, *paths: int, why: str = "") -> None:
+    """Note that the rows of a model are apart on these paths, and why the rules cannot follow it, if they cannot."""
+    known = _known(model, x)
+    if known is not None and known.why == why and len(known.paths) < PATHS:
+        known.paths.update(paths)
+        return
     parts = _parts(model)
     key = several(x), *map(id, parts)
     try:
-        _SEEN[key] = tuple(weakref.ref(part, lambda _: _SEEN.pop(key, None)) for part in parts), why
+        refs = tuple(weakref.ref(part, lambda _: _SEEN.pop(key, None)) for part in parts)
     except TypeError:  # what cannot be known again is asked each time
-        pass
+        return
+    _SEEN[key] = Known(refs, why, {*paths})
 
 
 def _parts(model: Any) -> tuple[Any, ...]:

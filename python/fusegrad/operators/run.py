@@ -25,7 +25,7 @@ from ..internals.call import (
 )
 from ..internals.dispatcher import without_dispatch_modes
 from . import nested
-from .calls import CONSTANT, METADATA, OUTSIDE, RULES, mapped, name_of, storage, tensors
+from .calls import ARITHMETIC, CONSTANT, METADATA, OUTSIDE, RULES, mapped, name_of, storage, tensors
 from .in_place import out_of_place, without_inplace, written
 from .streams import Rules, Streams
 
@@ -57,6 +57,8 @@ class Run(OpsMode):
         self.held: dict[int, Entry] = {}
         self.shared: dict[int, list[weakref.ref]] = {}  # tensors, by the memory that they share with others
         self.nested: dict[str, None] = {}  # functions that had no rule
+        self.path = 0  # what the model has called so far
+        self.sizes: dict[int, str] = {}  # those of the points, which may be others in the next run
 
     # --- what tensors carry ---------------------------------------------------------------------------------------
 
@@ -129,6 +131,8 @@ class Run(OpsMode):
             return func(*self.value(args), **kwargs)
         if func in OUTSIDE:
             raise ByNested(OUTSIDE[func])
+        said = () if func in ARITHMETIC else (*map(self._said, args), *map(self._said, kwargs.items()))
+        self.path = hash((self.path, func, *said))
         self._check_transforms()
         self._check_grad_mode()
         if not args and "input" in kwargs:
@@ -160,9 +164,20 @@ class Run(OpsMode):
 
     def start(self, x: Tensor, streams: Streams) -> Tensor:
         """x as the model is given it."""
+        self.sizes = {x.numel() // max(1, x.shape[-1]): "rows", **{n: "some rows" for n in x.shape[:-1]}}
         given = self.keep(x.view_as(x), streams)
         self.constant(x)  # where the model has it from elsewhere
         return given
+
+    def _said(self, argument: Any) -> Any:
+        """What tells of a call which dimensions and elements it is about: all but the numbers of tensors."""
+        if isinstance(argument, (int, str)):
+            return self.sizes.get(argument, argument) if type(argument) is int else argument
+        if isinstance(argument, (tuple, list)):
+            return tuple(map(self._said, argument))
+        if isinstance(argument, slice):
+            return tuple(map(self._said, (argument.start, argument.stop, argument.step)))
+        return type(argument)
 
     def _check_grad_mode(self) -> None:
         """A Function has it off inside, which no mode sees."""
