@@ -8,7 +8,6 @@ from torch.testing import assert_close
 
 import fusegrad as fg
 
-
 MIXES = {
     "batch norm": lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double(),
     "mean": lambda: lambda x: x.sin() - x.mean(0),
