@@ -192,6 +192,31 @@ def test_under_transforms_and_autocast(cls, scaled):
     torch.testing.assert_close(*values)
 
 
+@pytest.mark.parametrize("trained", (("weight", "bias"), ("weight",), ("bias",), ()), ids=lambda names: "+".join(names))
+@pytest.mark.parametrize("of_s", (True, False), ids=("s", "s alone is not"))
+def test_writing_to_the_input_before_backward(trained, of_s, scaled):
+    """Where stock saves the input, to train the weight, that raises; ours may."""
+    stock, fused, x, s = of(subscript)
+    results = []
+    for model in (stock, fused):
+        for name, p in model.filter.named_parameters():
+            p.requires_grad_(name in trained)
+        a, t = x.clone().requires_grad_(), s.clone().requires_grad_(of_s)
+        on = [a, *model.filter.parameters(), *model.net.parameters(), *[t] * of_s]
+        given = a * 1
+        y = model(given, t)
+        given.add_(1)
+        try:
+            results.append(torch.autograd.grad(y.square().sum(), [p for p in on if p.requires_grad]))
+        except RuntimeError as error:
+            assert "modified by an inplace operation" in str(error)
+            results.append(None)
+    assert len(scaled) == 1
+    assert (results[0] is None) == ("weight" in trained)
+    if results[0] is not None:
+        torch.testing.assert_close(*results)
+
+
 def test_few_rows_are_left_as_written(monkeypatch, scaled):
     monkeypatch.setattr(rows, "LEAST", 30 * 24 + 1)
     stock, fused, x, s = of(subscript)

@@ -92,6 +92,8 @@ def scaled_by_rows(product: Product, s: Any) -> Tensor | None:
         return None
     if not _saves(w, b is not None) or s.numel() * w.shape[0] < LEAST or s.numel() < w.shape[1]:
         return None
+    if s.requires_grad and not w.requires_grad and torch.is_grad_enabled():
+        x = x.clone()  # x s saves it for the gradient of s; stock does not, so its owner may write to it
     x = x * s
     if b is not None:
         x, w, b = torch.cat((x, s), -1), torch.cat((w, b.unsqueeze(1)), 1), None
