@@ -22,9 +22,10 @@ namespace FUSEGRAD_ISA {
 template <class... Ts> struct List {
   static constexpr int kSize = sizeof...(Ts);
 };
-using Activations = List<Identity, Relu, Relu6, LeakyRelu, Hardtanh, Hardsigmoid, Hardswish, ReluSquared, Elu, Selu,
-                         Celu, Gelu, GeluTanh, QuickGelu, Silu, Swish, Mish, Softplus, ShiftedSoftplus, Squareplus,
-                         Softsign, Sigmoid, Logsigmoid, Tanh, Tanhshrink, Sin, Snake, Morlet, Gaussian, Exp, Square>;
+using Activations =
+    List<Identity, Relu, Relu6, LeakyRelu, LeakyReluInPlace, Hardtanh, Hardsigmoid, Hardswish, ReluSquared, Elu, Selu,
+         Celu, Gelu, GeluTanh, QuickGelu, Silu, Swish, Mish, Softplus, ShiftedSoftplus, Squareplus, Softsign, Sigmoid,
+         Logsigmoid, Tanh, Tanhshrink, Sin, Snake, Morlet, Gaussian, Exp, Square>;
 
 }  // namespace FUSEGRAD_ISA
 }  // namespace fusegrad

@@ -30,9 +30,9 @@ struct Relu {
 
 struct Relu6 {
   static constexpr const char* kName = "relu6";
-  static constexpr bool kSavesInput = false;
+  static constexpr bool kSavesInput = true;
   template <class V> static V value(V z, P<V>) { return clamp(z, 0, 6); }
-  template <class V> static V first(V g, V y, P<V>) { return (y <= 0) | (y >= 6) ? V{} : g; }
+  template <class V> static V first(V g, V z, P<V>) { return (z <= 0) | (z >= 6) ? V{} : g; }
   template <class V> static V second(V, P<V>) { return V{}; }
   template <class V> static V third(V, P<V>) { return V{}; }
   template <class V> static V fourth(V, P<V>) { return V{}; }
@@ -41,6 +41,17 @@ struct Relu6 {
 
 struct LeakyRelu {
   static constexpr const char* kName = "leaky_relu";
+  static constexpr bool kSavesInput = true;
+  template <class V> static V value(V z, P<V> negative_slope) { return z > 0 ? z : negative_slope * z; }
+  template <class V> static V first(V g, V z, P<V> negative_slope) { return z > 0 ? g : g * negative_slope; }
+  template <class V> static V second(V, P<V>) { return V{}; }
+  template <class V> static V third(V, P<V>) { return V{}; }
+  template <class V> static V fourth(V, P<V>) { return V{}; }
+  template <class V> static V fifth(V, P<V>) { return V{}; }
+};
+
+struct LeakyReluInPlace {
+  static constexpr const char* kName = "leaky_relu_in_place";
   static constexpr bool kSavesInput = false;
   template <class V> static V value(V z, P<V> negative_slope) { return z > 0 ? z : negative_slope * z; }
   template <class V> static V first(V g, V y, P<V> negative_slope) { return y > 0 ? g : g * negative_slope; }
@@ -52,9 +63,9 @@ struct LeakyRelu {
 
 struct Hardtanh {
   static constexpr const char* kName = "hardtanh";
-  static constexpr bool kSavesInput = false;
+  static constexpr bool kSavesInput = true;
   template <class V> static V value(V z, P<V>) { return clamp(z, -1, 1); }
-  template <class V> static V first(V g, V y, P<V>) { return (y <= -1) | (y >= 1) ? V{} : g; }
+  template <class V> static V first(V g, V z, P<V>) { return (z <= -1) | (z >= 1) ? V{} : g; }
   template <class V> static V second(V, P<V>) { return V{}; }
   template <class V> static V third(V, P<V>) { return V{}; }
   template <class V> static V fourth(V, P<V>) { return V{}; }

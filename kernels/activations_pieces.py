@@ -31,8 +31,8 @@ def relu6_value(z, p):
 
 
 @jit
-def relu6_first(g, y, p):
-    return tl.where((y <= 0) | (y >= 6), 0.0, g)
+def relu6_first(g, z, p):
+    return tl.where((z <= 0) | (z >= 6), 0.0, g)
 
 
 @jit
@@ -41,7 +41,17 @@ def leaky_relu_value(z, negative_slope):
 
 
 @jit
-def leaky_relu_first(g, y, negative_slope):
+def leaky_relu_first(g, z, negative_slope):
+    return tl.where(z > 0, g, g * negative_slope)
+
+
+@jit
+def leaky_relu_in_place_value(z, negative_slope):
+    return tl.where(z > 0, z, negative_slope * z)
+
+
+@jit
+def leaky_relu_in_place_first(g, y, negative_slope):
     return tl.where(y > 0, g, g * negative_slope)
 
 
@@ -51,8 +61,8 @@ def hardtanh_value(z, p):
 
 
 @jit
-def hardtanh_first(g, y, p):
-    return tl.where((y <= -1) | (y >= 1), 0.0, g)
+def hardtanh_first(g, z, p):
+    return tl.where((z <= -1) | (z >= 1), 0.0, g)
 
 
 @jit

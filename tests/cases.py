@@ -20,6 +20,7 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # what a user of stock torch writes, of those that are no function of torch's
 WRITTEN: dict[str, Callable[[Tensor, float], Tensor]] = {
     "identity": lambda z, _: z,
+    "leaky_relu_in_place": F.leaky_relu,
     "relu_squared": lambda z, _: F.relu(z).square(),
     "quick_gelu": lambda z, _: z * torch.sigmoid(1.702 * z),
     "swish": lambda z, beta: z * torch.sigmoid(beta * z),
@@ -48,6 +49,7 @@ def _stock(name: str) -> Callable[[Tensor, float], Tensor]:
 STOCK = {name: _stock(name) for name in REGISTRY}
 OTHER_PARAMS = {
     "leaky_relu": (0.3, 0.0),
+    "leaky_relu_in_place": (0.3, 0.0),
     "elu": (0.5,),
     "celu": (2.0,),
     "softplus": (100.0, 0.5),

@@ -14,6 +14,7 @@ from cases import CASES, DEVICE, DTYPES, Case
 
 PARAMETERS = {
     "leaky_relu": st.floats(0, 2, allow_subnormal=False),
+    "leaky_relu_in_place": st.floats(0, 2, allow_subnormal=False),
     "elu": st.floats(0, 4, allow_subnormal=False),
     "celu": st.floats(0.25, 4),
     "softplus": st.floats(0.25, 100),

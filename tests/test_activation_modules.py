@@ -77,7 +77,8 @@ def test_compiles_once_and_exports(name):
         torch.testing.assert_close(compiled(x), y)
     assert calls.frame_count == 1
     exported = torch.export.export(module, (x,)).graph_module.code
-    assert ("aten.relu" if name == "relu" else "fusegrad.act") in exported  # torch's own is as good
+    torchs = {"relu": "aten.relu", "tanhshrink": "aten.tanh"}  # which is as good, or saves less
+    assert torchs.get(name, "fusegrad.act") in exported
 
 
 CHANGES = {
@@ -194,13 +195,9 @@ def test_writing_in_place_works_as_in_torch(name, target):
             return None
 
     stock, fused = gradient(lambda m: m), gradient(fg.fuse)
+    assert type(fg.fuse(Writes(make(name), target)).act) is not type(make(name))
     if stock is not None:
         torch.testing.assert_close(fused, stock)
-
-
-def test_a_block_that_was_fused_before_the_model_that_writes():
-    model = Writes(fg.fuse(nn.LeakyReLU()), "output")
-    assert type(fg.fuse(model).act) is nn.LeakyReLU
 
 
 def test_explain_is_about_linear_layers():

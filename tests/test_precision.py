@@ -43,7 +43,7 @@ FORMULAS = {
 # act'(z) as a function of the output z that these save
 FIRST = {"sigmoid": "z*(1 - z)", "tanh": "1 - z**2", "exp": "z"}
 # made of polynomials, with kinks between them
-PIECES = {"identity", "relu", "relu6", "leaky_relu", "hardswish", "hardsigmoid", "hardtanh"}
+PIECES = {"identity", "relu", "relu6", "leaky_relu", "leaky_relu_in_place", "hardswish", "hardsigmoid", "hardtanh"}
 # Klambauer et al., arXiv:1706.02515; Hendrycks & Gimpel, arXiv:1606.08415
 DIGITS = {"A": "1.6732632423543772848170429916717", "S": "1.0507009873554804934193349852946", "K": "1.702"}
 CONSTANTS = {name: sympy.Float(digits, 40) for name, digits in DIGITS.items()}

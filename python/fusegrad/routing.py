@@ -41,7 +41,8 @@ SMALL_IN_INFERENCE, LARGE_WEIGHT = 2**22, 2**18
 FEW_ROWS = 64  # which the kernels multiply faster
 _AS_FAST = float32, float64
 _PLAIN = Tensor, torch.nn.Parameter
-PIECEWISE = frozenset({"identity", "relu", "relu6", "leaky_relu", "hardtanh"})  # which count for none
+# which count for none
+PIECEWISE = frozenset({"identity", "relu", "relu6", "leaky_relu", "leaky_relu_in_place", "hardtanh"})
 AS_FAST_IN_STOCK = PIECEWISE | {"hardswish", "silu", "sigmoid", "exp", "square"}
 SMALL_GATED = 2**20  # multiplications of each of its two layers
 SMALL_TENSOR, SMALL_TENSOR_IN_TRAINING = 2**13, 2**16  # elements

@@ -85,6 +85,7 @@ FORMULAS = {
     "relu": {},
     "relu6": {},
     "leaky_relu": {},
+    "leaky_relu_in_place": {},
     "hardtanh": {},
     "hardsigmoid": {"first": hardsigmoid_first},
     "hardswish": {"second": hardswish_second},

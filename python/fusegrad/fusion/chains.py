@@ -126,7 +126,7 @@ def keep_met(act: Any, layer: Any, key: Any, args: tuple = (), kwargs: dict[str,
     """Keep that an activation is called after a layer, where torch.func is at work; whether that was not kept yet."""
     if is_compiling() or kept.is_found(layer, key) or not may_be_met(layer):
         return False
-    spec = match(layer, act, args, kwargs)
+    spec = match(act, args, kwargs)
     if not isinstance(spec, tuple) or spec[0] == "identity":
         return False
     kept.keep_activated(layer, act, key, spec[0], _parameter(*spec))
@@ -147,7 +147,7 @@ def alone(f: Any, x: Any) -> Any:
 
 def keep_gated(act: Any, gate: Any, up: Any, x: Any) -> None:
     """The same of a gate: what comes of the one is multiplied with another layer of x."""
-    if may_be_layers(x) and _are_links(gate, up) and isinstance(spec := match(gate, act), tuple):
+    if may_be_layers(x) and _are_links(gate, up) and isinstance(spec := match(act), tuple):
         kept.keep_gated(gate, up, act, spec[0], _parameter(*spec))
 
 
@@ -208,7 +208,7 @@ def chain_from(
         at += 1
         name, param = held.get("_fusegrad_act"), held.get("_fusegrad_param")
         if name is None and at < count:
-            spec = match(layer, modules[at])
+            spec = match(modules[at])
             if isinstance(spec, tuple):
                 name, param = spec
                 at += 1
@@ -230,7 +230,7 @@ def _spec_of_turn(layer: Any, act: Any) -> tuple[str | None, float | None] | Non
     """The activation of a turn that may be one of a chain, (None, None) where there is none; else None."""
     if not may_turn(layer):
         return None
-    spec = (None, None) if act is None else match(layer, act)
+    spec = (None, None) if act is None else match(act)
     return spec if isinstance(spec, tuple) else None
 
 

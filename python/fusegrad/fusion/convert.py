@@ -15,18 +15,18 @@ from torch import nn
 from ..internals.module import children, stored
 from ..nn import Linear, why_called, why_unfit
 from ..routing import AS_FAST_IN_STOCK
-from . import rewrite, writes
+from . import rewrite
 from .classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
 from .find import Call, activation_of, calls
 from .fused import fused_class_of
 from .kept import KEPT
-from .match import FAST, IN_PLACE, adopts
+from .match import FAST, adopts
 from .opened import LEFT_OUT, is_layer
 from .recognise import ADOPTED, STOCK, AdoptedAct
 
 Filter = Callable[[nn.Module, str], bool]  # (Linear or activation, its path) -> whether it may be fused
 
-_MARKS = CONVERTED, LEFT_OUT, IN_PLACE, FAST, KEPT  # attributes that fuse sets
+_MARKS = CONVERTED, LEFT_OUT, FAST, KEPT  # attributes that fuse sets
 
 
 def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
@@ -61,13 +61,12 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     """
     check_model("fuse", model)
     with _all_or_nothing(model):
-        in_place = writes.writes_in_place(model)
         acts: dict[nn.Module, frozenset[str]] = defaultdict(frozenset)  # that layers are fused with
         for path, m in list(model.named_modules()):
-            for mark in (LEFT_OUT, IN_PLACE, FAST):
+            for mark in (LEFT_OUT, FAST):
                 vars(m).pop(mark, None)
             if is_linear(m) or is_activation(m):
-                _convert(m, filter_fn is not None and not filter_fn(m, path), in_place)
+                _convert(m, filter_fn is not None and not filter_fn(m, path))
         # another library may have made a class of its own from ours
         found = {m: [*calls(m)] for m in model.modules() if fused_class_of(m) in (None, type(m))}
         ours = {m: [call for call in of if _runs_ours(m, call)] for m, of in found.items()}
@@ -91,18 +90,16 @@ def _runs_ours(m: nn.Module, call: Call) -> bool:
     return call.one_by_one is None and bool(call.fused_with or call.by_rows or (call.multiplied and call.linear is m))
 
 
-def _convert(m: nn.Module, left_out: bool, in_place: str | None) -> None:
-    """Give a Linear or an activation module the class that it is to have. In place: what may write so, if anything."""
+def _convert(m: nn.Module, left_out: bool) -> None:
+    """Give a Linear or an activation module the class that it is to have."""
     if left_out:
         vars(m)[LEFT_OUT] = True
     if not left_out and type(m) is nn.Linear and why_not(m) is None:
         vars(m)[CONVERTED] = True
         set_class(m, Linear)
-    if in_place and (type(m) is Linear or is_linear(m)):
-        vars(m)[IN_PLACE] = in_place
     stock: type[nn.Module] = vars(type(m)).get(STOCK, type(m))
     if stock in ADOPTED:
-        set_class(m, ADOPTED[stock] if adopts(m, in_place is not None) else stock)
+        set_class(m, ADOPTED[stock] if adopts(m) else stock)
 
 
 @contextmanager
@@ -125,7 +122,6 @@ def _all_or_nothing(model: nn.Module) -> Iterator[None]:
 def forget_functions() -> None:
     """What was read of functions is kept no longer than a call of ours: a function may hold a model."""
     rewrite.METHODS.clear()
-    writes.read.cache_clear()
 
 
 def unfuse(model: nn.Module) -> nn.Module:
@@ -155,7 +151,7 @@ def is_linear(m: nn.Module) -> bool:
 
 def is_activation(m: nn.Module) -> bool:
     """Whether a module is an activation: one of torch's, of a known formula, or one that applies such a one first."""
-    return isinstance(activation_of(m, m), tuple)
+    return isinstance(activation_of(m), tuple)
 
 
 def why_not(m: nn.Linear) -> str | None:

@@ -19,7 +19,6 @@ from ..internals.stock import CALLED_AS_WRITTEN, definitions
 from ..nn import Linear
 from . import formula
 from .code import Unreadable, parse
-from .match import IN_PLACE
 from .mentioned import MISSING, Unknown, name_of, read_name
 from .opened import LEFT_OUT
 from .recognise import METHOD, of_call, options_of
@@ -36,7 +35,7 @@ def of_layer(layer: nn.Module) -> Facts | None:
     """Those of a layer, what it holds first; None if more may count."""
     held, cls = layer.__dict__, type(layer)
     facts = [held, "_parameters", held["_parameters"], *_not_hooked(held)]
-    facts += [part for name in (IN_PLACE, *OTHERWISE) for part in (held, name, held.get(name, MISSING))]
+    facts += [part for name in OTHERWISE for part in (held, name, held.get(name, MISSING))]
     if cls is Linear:
         facts += layer, None, cls
         return _known(facts + [part for name in _ACT for part in (held, name, held.get(name, MISSING))])

@@ -209,7 +209,7 @@ def _in_loop(m: nn.Module, site: Site, after: tuple[Path, ...]) -> list[nn.Modul
 
     def may_turn(linear: nn.Module) -> bool:
         found, arguments = acts[turns[linear]]
-        return chains.may_turn(linear) and all(isinstance(match(linear, act, *arguments), tuple) for act in found)
+        return chains.may_turn(linear) and all(isinstance(match(act, *arguments), tuple) for act in found)
 
     begun = [*takewhile(may_turn, turns)]
     if len(begun) == len(turns):
@@ -246,7 +246,7 @@ def _in_gate(m: nn.Module, path: str, gate: Gate, plain: bool, key: Key) -> Iter
     """The calls of the two layers of a gate, or of the one that is halved."""
     sides = gate.left, gate.right
     act = next(act for side in sides if (act := _act_of(side)))
-    matched = {at: match(m, a, *_arguments(m, act)) for at, a in _acts(m, path, act).items()}
+    matched = {at: match(a, *_arguments(m, act)) for at, a in _acts(m, path, act).items()}
     found = {at: spec for at, spec in matched.items() if isinstance(spec, tuple)}
     if not plain or not found or act.method:
         return  # another site is that of the activation
@@ -295,7 +295,7 @@ def _call(
 ) -> Call:
     if why := _why_alone(linear):
         return Call(linear, "", why, key)
-    found = {at: activation_of(linear, act, args, kwargs) for at, act in acts.items()}
+    found = {at: activation_of(act, args, kwargs) for at, act in acts.items()}
     specs = {at: spec for at, spec in found.items() if isinstance(spec, tuple)}
     if not specs:
         whys = dict.fromkeys(why or why_unknown(acts[at], text) for at, why in found.items())
@@ -315,11 +315,9 @@ def _why_alone(linear: nn.Module) -> str | None:
     return why or (why_unfit(linear) if is_stored else None)
 
 
-def activation_of(
-    linear: nn.Module, act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-) -> Spec | str | None:
+def activation_of(act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | str | None:
     """As `match`, and of an activation that is gone into: what it applies first."""
-    spec = match(linear, act, args, kwargs)
+    spec = match(act, args, kwargs)
     if spec is None and recognise.of_glu(act, args, kwargs or {}) is not None:
         return "glu", None
     if spec is not None or args or kwargs or opened.taking(act) is None:
@@ -330,7 +328,7 @@ def activation_of(
         assert a is not None
         held = [*find(owner, a.paths).values()] if isinstance(owner, nn.Module) and any(a.paths) else [a.target]
         for first in held:
-            if (spec := activation_of(linear, first, *_arguments(owner, a))) is not None:
+            if (spec := activation_of(first, *_arguments(owner, a))) is not None:
                 return spec if a is begun or isinstance(spec, str) else (f"{_name(*spec)}, the gate", None)
     return None
 

@@ -6,23 +6,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..activations import REGISTRY
 from ..nn import why_called
 from . import formula, recognise
 from .opened import LEFT_OUT
 from .reasons import why_cut_is_alone
 from .recognise import Spec, is_activation
 
-IN_PLACE = "_fusegrad_in_place"  # set on the layers of a model that may write in place: what does so
 FAST = "_fusegrad_fast"  # set on the layers whose activation, when fuse found it, is one that stock computes as fast
-# torch saves the output of these for backward too, so that writing to it fails with and without fuse
-_STOCK_SAVES_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "exp"})
-_STOCK_KEEPS = frozenset({"leaky_relu"})  # the same of these, where they write in place
-# torch saves neither input nor output of z - tanh z, but tanh z
-_STOCK_SAVES_NEITHER = frozenset({"tanhshrink"})
+IN_PLACE = {"leaky_relu": "leaky_relu_in_place"}  # of which torch saves the output where they write in place
 
 
-def match(layer: Any, act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | str | None:
+def match(act: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Spec | str | None:
     """The activation that a call of `act` is, if it can be fused with the layer; else why not; None if it is none."""
     if isinstance(act, nn.Module):
         spec = None if args or kwargs else recognise.of_unchanged(act)
@@ -37,11 +31,7 @@ def match(layer: Any, act: Any, args: tuple = (), kwargs: dict[str, Any] | None 
         spec = recognise.of_call(act, args, kwargs) or formula.of(act, args, kwargs)
     if spec is None:
         return None
-    saves_more = _only_ours_saves_output(spec[0]) and not (spec[0] in _STOCK_KEEPS and _is_in_place(act, kwargs))
-    if saves_more and (layer is None or IN_PLACE in vars(layer)):
-        writes = "the model may write in place" if layer is None else vars(layer)[IN_PLACE]
-        return f"{writes}, and {spec[0]} saves its output for backward"
-    return spec
+    return (IN_PLACE[spec[0]], spec[1]) if spec[0] in IN_PLACE and _is_in_place(act, kwargs) else spec
 
 
 def why_unknown(act: Any, text: str) -> str:
@@ -78,13 +68,7 @@ def _is_in_place(act: Any, kwargs: dict[str, Any] | None) -> bool:
     return bool((kwargs or {}).get("inplace")) or (isinstance(act, BuiltinFunctionType) and act.__name__.endswith("_"))
 
 
-def _only_ours_saves_output(name: str) -> bool:
-    return not REGISTRY[name].saves_input and name not in _STOCK_SAVES_OUTPUT
-
-
-def adopts(act: nn.Module, in_place: bool) -> bool:
-    """Whether an activation module becomes ours, in a model that writes in place or does not."""
-    spec = recognise.of_module(act)
-    if spec is None or LEFT_OUT in vars(act) or why_called(act) or vars(act).get("inplace"):
-        return False
-    return not in_place or not (_only_ours_saves_output(spec[0]) or spec[0] in _STOCK_SAVES_NEITHER)
+def adopts(act: nn.Module) -> bool:
+    """Whether an activation module becomes ours."""
+    held = vars(act)
+    return recognise.of_module(act) is not None and not (LEFT_OUT in held or why_called(act) or held.get("inplace"))

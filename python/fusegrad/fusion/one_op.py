@@ -48,7 +48,7 @@ def activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
         flat, *shape = layer.args
         if flat.product is None or any(isinstance(size, torch.dtype) for size in shape):
             return None
-        if not isinstance(match(flat.layer, act, args, kwargs), tuple):
+        if not isinstance(match(act, args, kwargs), tuple):
             return None
         y = activated(act, given_by(z.layer or flat.layer, flat), args, kwargs)
         return None if y is None else getattr(y, layer.f)(*shape)
@@ -56,7 +56,7 @@ def activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
         return None
     if opened.was_gone_into(act) and (taking := _taking(act, args, kwargs)):
         return taking(z)
-    spec = match(layer.layer, act, args, kwargs)
+    spec = match(act, args, kwargs)
     if not isinstance(spec, tuple):
         if spec is None and (taking := _taking(act, args, kwargs)):
             opened.note_gone_into(act)

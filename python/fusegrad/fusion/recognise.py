@@ -232,8 +232,9 @@ _UP_TO = {cls: "SMALL_TENSOR_PIECEWISE" if _NAME[cls] in PIECEWISE else "SMALL_T
 _UP_TO[nn.Tanh] = "TINY_TENSOR"
 
 
-# where torch's forward is as fast at all sizes, saves the same, and can be differentiated as often: that
-_AS_OURS: dict[type, tuple[str, ...]] = {nn.ReLU: ("forward",)}
+# Where torch's forward is as fast at all sizes, saves the same, and can be differentiated as often: that. And of z -
+# tanh z, of which torch saves only tanh z, so that z may be written to in place
+_AS_OURS: dict[type, tuple[str, ...]] = {nn.ReLU: ("forward",), nn.Tanhshrink: ("forward",)}
 
 
 class AdoptedAct(Act):

@@ -156,7 +156,7 @@ def _later_of_later(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         return Later(f, args, kwargs)
     z = args[0]
     halves_of = z.args[0].args[0] if z.f is first or z.f is second else z
-    spec = match(halves_of.layer, f, args[1:], kwargs)
+    spec = match(f, args[1:], kwargs)
     if not isinstance(spec, tuple) and halves_of is z:
         return _apply(f, z, args[1:], kwargs)
     return Later(f, args, kwargs, None, None, spec if isinstance(spec, tuple) else None)

@@ -9,6 +9,7 @@ from .. import functional, ops
 from ..activations import REGISTRY, Activation
 from ..ops.op import RULES
 from ..ops.terms import rows, total
+from ..routing import PIECEWISE
 from . import elementwise
 from .functions import Derivative
 from .kinds import ALONG, LAPLACIAN
@@ -110,7 +111,7 @@ def derivatives(a: Activation, D: Callable[[int], Tensor]) -> Derivative:
     return of
 
 
-_LINEAR = frozenset({"identity", "relu", "relu6", "leaky_relu", "hardtanh", "hardsigmoid"})  # piecewise
+_LINEAR = PIECEWISE | {"hardsigmoid"}
 
 
 def activated(rules: Rules, z: Tensor, streams: Streams, act: str, param: float) -> tuple[Tensor, Streams]:
