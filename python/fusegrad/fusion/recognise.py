@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from .. import functional, routing
 from ..activations import REGISTRY, Activation
@@ -112,9 +113,9 @@ def of_adopted(module: nn.Module) -> Spec | None:
     if cls in _ONLY:
         return _ONLY[cls]
     names = _OPTIONS_OF.get(cls)
-    if names is None:
-        return None
     held = module.__dict__
+    if names is None or is_compiling():  # which would compile again where more is known
+        return None if names is None else _of_options(cls, held)
     values = [held.get(name) for name in names]
     for value in values:
         if type(value) not in _PLAIN_OPTIONS:
