@@ -9,6 +9,7 @@ import torch
 import fusegrad as fg
 from fusegrad.benchmarks import zoo
 from fusegrad.benchmarks.harness import OUR_ERROR, error
+from fusegrad.fusion import sums
 from fusegrad.fusion.convert import is_linear
 from fusegrad.fusion.watch import watch
 
@@ -133,6 +134,22 @@ def test_numbers_are_stocks_and_as_many_layers_run_fused_as_are_listed(case):
     assert sum(r.fused for r in ran.values()) == FUSED[str(case)] <= case.followed
     for mine, y, y64 in zip(fast, single, truth, strict=True):
         assert len(mine) == len(y) and error(mine, y64) <= OUR_ERROR * error(y, y64) + torch.finfo(torch.float32).eps
+
+
+@pytest.mark.models
+def test_messages_between_atoms_are_one_op(monkeypatch):
+    zoo.prepare()
+    pytest.importorskip("schnetpack")
+    case = next(case for case in zoo.MODELS if str(case) == "schnetpack PaiNN, forces")
+    monkeypatch.setattr(sums, "LEAST", 0)
+    monkeypatch.setattr(sums, "SHORTEST", 0)
+    count, sum_of_products = [], sums.sum_of_products
+    monkeypatch.setattr(sums, "sum_of_products", lambda *f: count.append(f) or sum_of_products(*f))
+    truth, *_ = steps(case, torch.float64, lambda model: model)
+    assert not count
+    for mine, y64 in zip(steps(case, torch.float64, fg.fuse)[0], truth, strict=True):
+        assert error(mine, y64) <= case.float64_error
+    assert count
 
 
 @pytest.mark.parametrize("case", SOME, indirect=True)

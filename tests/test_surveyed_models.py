@@ -213,6 +213,8 @@ def made(
 
 PYG = "torch_geometric.nn"
 made(PYG, "GIN", 2, 1, lambda g: g.GIN(8, 16, 2, out_channels=3), graph, "F.dropout")
+for act in ("leaky_relu", "relu6", "hardtanh"):
+    made(PYG, f"GIN, {act}", 2, 1, lambda g, act=act: g.GIN(8, 16, 2, act=act, out_channels=3), graph, "F.dropout")
 made(PYG, "GIN, act first", 2, 1, lambda g: g.GIN(8, 16, 2, act="elu", act_first=True, norm="layer_norm"), graph)
 made(PYG, "GIN, batch norm", 0, 0, lambda g: g.GIN(8, 16, 2, norm="batch_norm"), graph)
 made(PYG, "EdgeCNN", 2, 0, lambda g: g.EdgeCNN(8, 16, 2), graph)

@@ -4,7 +4,7 @@ import ast
 import copy
 
 from .code import HELPERS
-from .rows import Row
+from .rows import Row, row_of
 from .terms import Act, Gate, Halves, Layer, Product, Scaled, Term, Viewed, calls_of
 
 
@@ -83,8 +83,20 @@ def run_rows(e: ast.BinOp, layer: Layer, row: Row) -> ast.expr:
     """A layer that is multiplied by what may be a number a row."""
     if e.left is row.node:
         return call_of("rows_times", e, [row.node, put_off(layer)])
-    args = [helper("ALL") if isinstance(a, ast.Slice) else a for a in row.args]
-    return call_of("times_rows", e, [put_off(layer), row.of, ast.Constant(row.how), *args])
+    return call_of("times_rows", e, [put_off(layer), row.of, ast.Constant(row.how), *_keys(row)])
+
+
+def run_sum(e: ast.expr, factors: tuple[ast.expr, ...]) -> ast.expr:
+    """A sum of two products of variables, or of views of these."""
+    made = []
+    for factor in factors:
+        row = row_of(factor)
+        made.append(factor if row is None else call_of("view", factor, [row.of, ast.Constant(row.how), *_keys(row)]))
+    return call_of("sum_of_two", e, made)
+
+
+def _keys(row: Row) -> list[ast.expr]:
+    return [helper("ALL") if isinstance(a, ast.Slice) else a for a in row.args]
 
 
 def run_variable(name: str, at: ast.AST) -> ast.expr:

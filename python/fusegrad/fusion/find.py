@@ -47,6 +47,7 @@ class Call:
     chain: tuple[nn.Module, ...] = ()  # the layers that are one op with it, and itself
     multiplied: bool = False  # nothing is computed after it, but the product can be an op
     alone: bool = False  # nothing is to be told of it: the layer is called, whatever reads it
+    sums: bool = False  # the same: the module adds two products
     by_rows: bool = False  # its input is multiplied by a number a row, in the place of its result
     one_by_one: int | None = None  # in a module of ours, which fuse leaves as it is: up to how many rows are two calls
 
@@ -151,7 +152,9 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
             if LEFT_OUT not in vars(m):
                 yield Call(m, "", "", (name, k), alone=True)
             continue
-        if site.alone:
+        if site.sums:
+            yield Call(m, "", "", (name, k), alone=True, sums=True)
+        elif site.alone:
             held = [*find(m, site.alone).values()]
             if all(map(is_one_call, held)):
                 yield from (Call(layer, "", "", (name, k), alone=True) for layer in held)

@@ -25,12 +25,13 @@ from typing import Any
 import torch
 
 from .code import Definition, reads_of
-from .emit import keep, put_off, run_act, run_alone, run_gate, run_passed, run_product, run_rows, run_variable
+from .emit import keep, put_off, run_act, run_alone, run_gate, run_passed, run_product, run_rows, run_sum, run_variable
 from .gates import Swaps, gate_in
 from .loops import loop_in
 from .paths import Path
 from .reasons import blocks, text_of, why_cut_is_alone, why_stored_is_alone
 from .rows import Row, row_of
+from .sums import name_of, products_of
 from .terms import Act, Gate, Layer, Product, Term, Terms, Variable, Variables, layers
 
 _SEE_LOCALS = {"locals", "vars", "dir", "eval", "exec", "breakpoint"}
@@ -52,6 +53,7 @@ class Site:
     alone: tuple[Path, ...] = ()  # where a layer may be held that is called, whatever reads it
     product: bool = False  # the same of a call of torch's function
     rows: "tuple[Layer, Row] | None" = None  # a layer that is multiplied by what may be a number a row
+    sums: bool = False  # a sum of two products of what may be tensors
 
 
 class Reader:
@@ -74,7 +76,9 @@ class Reader:
         loops = [*self._loops()]
         in_loops = {read.node for site in loops for read in site.reads}
         nested = [site for site in self._nested() if in_loops.isdisjoint(site.swaps)]
-        return [*self._gates(), *loops, *nested, *self._in_statements(), *self._calls(), *self._rows()]
+        of_layers = [*self._gates(), *loops, *nested, *self._in_statements(), *self._calls(), *self._rows()]
+        taken = {node for site in of_layers for each in (site, site.longer) if each for node in each.swaps}
+        return [*of_layers, *self._sums(taken)]
 
     def alone(self) -> Iterator[tuple[tuple[Path, ...], str]]:
         parents = {child: parent for parent in self.everything for child in ast.iter_child_nodes(parent)}
@@ -159,6 +163,13 @@ class Reader:
                         if factor is e.left or self.terms.calm(row.of):
                             swaps: Swaps = {e: functools.partial(run_rows, e, layer, row)}
                             yield replace(self._site((), swaps), rows=(layer, row))
+
+    def _sums(self, taken: set[ast.AST]) -> Iterator[Site]:
+        for e in self.everything:
+            if isinstance(e, ast.expr) and (factors := products_of(e)) and taken.isdisjoint(ast.walk(e)):
+                names = [name_of(f) for f in factors]
+                if all(name is not None and self.may_hold(name[0]) for name in names):
+                    yield Site((), (), {e: functools.partial(run_sum, e, factors)}, sums=True)
 
     # --- in statements
 
