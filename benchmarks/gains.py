@@ -30,6 +30,7 @@ GAINS = (
     Gain("PINN of DeepXDE, with its own derivatives", FUSE, "models", "deepxde", "FNN, tanh"),
     Gain("MLP trained on forces, 256 wide", FUSE, "second_order", "force training 96→256→256→256→1 silu, batch 4096"),
     Gain("SchNet of SchNetPack, trained on forces", FUSE, "models", "schnetpack", "SchNet, forces"),
+    Gain("PaiNN of SchNetPack, trained on forces", FUSE, "models", "schnetpack", "PaiNN, forces"),
     Gain("SDF with weight_norm, eikonal loss", FUSE, "models", "torch", "SDF, weight_norm"),
     Gain(
         "policy, 64 wide: update of PPO; next action",
