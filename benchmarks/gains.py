@@ -10,6 +10,8 @@ from .markdown import NONE, row
 HEAD = ("your model", "you write", "training", "inference", "best rival in training")
 FUSE, LAPLACIAN, DIRECTIONAL = "`fg.fuse(model)`", "`fg.laplacian(model, x)`", "`fg.directional(model, x, v, 4)`"
 NAMES = {"compile": "`torch.compile`", "jax": "JAX", "folx": "JAX with folx"}
+SDF = "eikonal SDF 3→512→512→512→512→512→512→512→512→1 softplus 100, batch 1024"
+CRITIC = "WGAN-GP critic 784→256→256→1 leaky_relu 0.2, batch 256"
 
 
 class Gain(NamedTuple):
@@ -31,7 +33,9 @@ GAINS = (
     Gain("MLP trained on forces, 256 wide", FUSE, "second_order", "force training 96→256→256→256→1 silu, batch 4096"),
     Gain("SchNet of SchNetPack, trained on forces", FUSE, "models", "schnetpack", "SchNet, forces"),
     Gain("PaiNN of SchNetPack, trained on forces", FUSE, "models", "schnetpack", "PaiNN, forces"),
-    Gain("SDF with weight_norm, eikonal loss", FUSE, "models", "torch", "SDF, weight_norm"),
+    Gain("SDF with weight_norm, eikonal loss, 4 layers", FUSE, "models", "torch", "SDF, weight_norm"),
+    Gain("SDF, eikonal loss, 8 × 512 wide", FUSE, "second_order", SDF),
+    Gain("critic of WGAN-GP, 256 wide", FUSE, "second_order", CRITIC),
     Gain(
         "policy, 64 wide: update of PPO; next action",
         FUSE,

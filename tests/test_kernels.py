@@ -70,7 +70,11 @@ def test_an_instruction_set_that_is_not_there_is_told():
     assert others == [f"FUSEGRAD_CPU is {name!r}; this processor has no {name}, {says}" for name in LACKING]
 
 
-@pytest.mark.parametrize("isa", NARROWER)
+# avx512 is avx512_bf16 without the instructions for bfloat16
+ANOTHER = [pytest.param(isa, marks=[pytest.mark.slow] if isa == "avx512" else []) for isa in NARROWER]
+
+
+@pytest.mark.parametrize("isa", ANOTHER)
 def test_narrower_instruction_sets(isa):
     """The numbers of the kernels, as here, forced to another instruction set."""
     names = ("elementary", "layouts", "activations", "precision")
