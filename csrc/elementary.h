@@ -186,29 +186,37 @@ template <class V> struct Logistic {
   }
 };
 
-// e^{-x / 4} for x >= 0, where it is a normal number: 2^n 2^r, |r| <= 1/2.
-template <bool kNarrow, class V> inline V exp_of_minus_quarter(V x) {
+// e^{x kQuarters / 4} 2^kUp, where it is a normal number, of n with kUp in it: 2^n 2^r, |r| <= 1/2, p = 2^r - 1.
+// kNarrow: to 17 bits, which are then rounded to those of a 16-bit number.
+template <class V, int kQuarters, bool kNarrow, int kUp = 0> struct Power {
   using T = Traits<V>;
   using I = IntOf<V>;
   using C = Coefficients<ScalarOf<V>>;
-  constexpr double kLog2e4 = -0.25 * 1.4426950408889634, kLost = -5.088818435232758e-18;  // -log2(e) / 4, in two parts
-  [[maybe_unused]] constexpr ScalarOf<V> kTurns = kLog2e4, kRest = (kLog2e4 - double(kTurns)) + kLost;
-  const V shifted = x * kTurns + T::kRound, whole = shifted - T::kRound;
+  V shifted, p;
+
+  inline explicit Power(V x) {
+    constexpr double kPart = 0.25 * kQuarters, kLog2e = 1.4426950408889634, kLost = 2.0355273740931033e-17;
+    [[maybe_unused]] constexpr ScalarOf<V> kTurns = kPart * kLog2e,
+                                           kRest = (kPart * kLog2e - double(kTurns)) + kPart * kLost;
+    constexpr ScalarOf<V> kRound = T::kRound + kUp;
+    shifted = x * kTurns + kRound;
+    const V whole = shifted - kRound;
 #if defined(FUSEGRAD_FMA)
-  V r = x * kTurns - whole;  // rounded once
-  if constexpr (!kNarrow) r += x * kRest;
+    V r = x * kTurns - whole;  // rounded once
+    if constexpr (!kNarrow) r += x * kRest;
 #else
-  const V r = ((c<V>(-0.25) * x - whole * T::kLn2High) - whole * T::kLn2Low) * c<V>(1.4426950408889634);
+    const V r = ((c<V>(kPart) * x - whole * T::kLn2High) - whole * T::kLn2Low) * c<V>(kLog2e);
 #endif
-  V p;
-  if constexpr (kNarrow) p = 1 + r * polynomial(r, C::narrow_exp2);
-  if constexpr (!kNarrow) p = 1 + r * polynomial(r, C::exp2);
-  return bits<V>(bits<I>(p) + (bits<I>(shifted) << T::kMantissa));
-}
+    if constexpr (kNarrow) p = r * polynomial(r, C::narrow_exp2);
+    if constexpr (!kNarrow) p = r * polynomial(r, C::exp2);
+  }
+  inline V times(V y) const { return bits<V>(bits<I>(y) + (bits<I>(shifted) << T::kMantissa)); }  // 2^n y
+  inline V value() const { return times(1 + p); }
+};
 
 // The normal distribution at x: e = root^2 = e^{-x^2 / 2}, its density e kDensityAt0, and below x is step + tail e;
 // step is 1 from 0 on, else 0; ratio is |tail|, size |x|, up to where e is 0. Multiplied by the root twice, results are
-// right where e alone is no normal number. kNarrow: to 17 bits, which are then rounded to 8.
+// right where e alone is no normal number.
 constexpr double kDensityAt0 = 0.39894228040143268;  // 1 / sqrt(2 pi)
 constexpr double kInvSqrtPi = 0.56418958354775629;   // 1 / sqrt(pi)
 template <class V, bool kNarrow = false> struct Normal {
@@ -216,7 +224,7 @@ template <class V, bool kNarrow = false> struct Normal {
   inline explicit Normal(V x) : size(smaller(all<V>(Traits<V>::kNormalEnd), abs(x))) {
     using C = Coefficients<ScalarOf<V>>;
     const V t = 1 / (1 + size * c<V>((kNarrow ? 0.31 : 0.32) * 0.70710678118654752));  // sqrt(1/2)
-    root = exp_of_minus_quarter<kNarrow>(size * size);
+    root = Power<V, -1, kNarrow>(size * size).value();
     if constexpr (kNarrow) ratio = t * polynomial(t, C::narrow_erfcx);
     if constexpr (!kNarrow) ratio = t * polynomial(sizeof(ScalarOf<V>) == 8 ? t - c<V>(0.5625) : t, C::erfcx);
     step = is_negative(x) ? V{} : all<V>(1);

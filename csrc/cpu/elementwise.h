@@ -2,6 +2,7 @@
 // numbers pass through float32 by blocks that stay in L1.
 #pragma once
 
+#include "alone.h"
 #include "convert.h"
 #include "forms.h"
 #include "taylor.h"
@@ -11,8 +12,7 @@ namespace FUSEGRAD_ISA {
 
 constexpr int64_t kBlock = 1024;  // elements: two blocks of float32 are 8 KiB
 
-template <class A, int kOrder, bool kNarrow = false, class V> inline V apply(V s, V g, ScalarOf<V> param) {
-  if constexpr (kOrder == 0) return Alone<A>::template value<kNarrow>(s, param);
+template <class A, int kOrder, class V> inline V apply(V s, V g, ScalarOf<V> param) {
   if constexpr (kOrder == 1) return A::first(g, s, param);
   if constexpr (kOrder == 2) return g * A::second(s, param);
   if constexpr (kOrder == 3) return g * A::third(s, param);
@@ -54,7 +54,12 @@ template <bool kHalves, class T> inline void write(T* to, VectorFor<T> v) {
   if constexpr (sizeof(T) > 2 && !kHalves) store<VectorFor<T>>(to, v);
 }
 
-template <class T> constexpr bool kIsShort = __is_same(T, BFloat16);
+// The same of a number of type T, where nothing else is computed of s.
+template <class T, class A, int kOrder, class V> inline V apply_alone(V s, V g, ScalarOf<V> param) {
+  if constexpr (kOrder == 0) return Alone<A>::template value<__is_same(T, BFloat16)>(s, param);
+  if constexpr (kOrder == 1) return Alone<A>::template first < sizeof(T) == 2 > (g, s, param);
+  if constexpr (kOrder > 1) return apply<A, kOrder>(s, g, param);
+}
 
 // All is inlined (flatten): with so many functions GCC leaves calls in the loops of those that cost most, where gelu
 // takes a fifth longer, and the derivative of silu a third (Zen 4, 2026-11-27).
@@ -71,7 +76,7 @@ __attribute__((flatten)) void elementwise(const ElementwiseArgs& args, double pa
     int64_t i = 0;
     for (; i + kLanes<V> <= by.n; i += kLanes<V>)
       write<kHalves>(out + i,
-                     apply<A, kOrder, kIsShort<T>>(read<kHalves>(s + i), by.g ? read<kHalves>(g + i) : one, param));
+                     apply_alone<T, A, kOrder>(read<kHalves>(s + i), by.g ? read<kHalves>(g + i) : one, param));
     if (i < by.n) rest_of_row(elementwise<A, kOrder, T>, s + i, by.g ? g + i : nullptr, out + i, by.n - i, param_);
   }
 }

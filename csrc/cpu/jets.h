@@ -12,19 +12,6 @@ template <class V> struct Jet {
   V y, first, second, third;  // act(z), act'(z), act''(z), act'''(z)
 };
 
-// act(z), where nothing else is computed of z. kNarrow: where it is then rounded to 8 bits.
-template <class A> struct Alone {
-  template <bool kNarrow, class V> static V value(V z, P<V> param) { return A::value(z, param); }
-};
-// max(z, 0) - |z| times what is beyond |z|: without a choice by the sign, which costs as much as a multiplication. The
-// first as (z + |z|) / 2, which is NaN at -infinity, as torch's value.
-template <> struct Alone<Gelu> {
-  template <bool kNarrow, class V> static V value(V z, P<V>) {
-    const Normal<V, kNarrow> normal(z);
-    return (c<V>(0.5) * z + c<V>(0.5) * abs(z)) - normal.size * normal.ratio * normal.root * normal.root;
-  }
-};
-
 // act(z), by what the derivatives compute too: the compiler finds it there.
 template <class A> struct Shared {
   template <class V> static V value(V z, P<V> param) { return A::value(z, param); }
