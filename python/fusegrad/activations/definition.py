@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 def as_float(number: object) -> float | None:
     """A real number, NumPy's included, as the float that an op takes; None for all else."""
+    if type(number) is float:
+        return number  # to ask whether it is a real number takes longer than the kernel of 1000 numbers
     real = isinstance(number, (numbers.Real, torch.SymInt, torch.SymFloat)) and not isinstance(number, bool)
     return float(number) if real else None  # type: ignore[arg-type]  # it is real
 
