@@ -15,22 +15,32 @@ namespace fusegrad {
 
 using torch::autograd::variable_list;
 
-// Whether this is plain eager mode, but for torch.compile: no transform, autocast, tracer, forward mode or mode of
-// functions or ops is on. Where this says no, Python asks again, and more finely.
-inline bool is_plain_eager() {
+// Whether this is plain eager mode, but for torch.compile: no transform, tracer, forward mode or mode of functions or
+// ops is on, nor autocast, unless it is among those allowed. Where this says no, Python asks again, and more finely.
+inline bool is_plain_eager(c10::DispatchKeySet allowed = {}) {
   const c10::impl::LocalDispatchKeySet keys = c10::impl::tls_local_dispatch_key_set();
-  return keys.included_ == c10::default_included_set && keys.excluded_ == c10::default_excluded_set &&
+  return keys.included_ == c10::default_included_set && (keys.excluded_ | allowed) == c10::default_excluded_set &&
          !at::impl::torch_function_mode_enabled() && !torch::autograd::ForwardADLevel::try_get_by_idx(0);
 }
 
-// Whether torch.func is at work, and nothing else that is no plain eager mode.
+// The same, or autocast is on: that of the CPU casts what products are made of (autocast.h), all others do nothing
+// here.
+inline bool is_eager() {
+  static const bool casts_activations = c10::Dispatcher::singleton()
+                                            .findSchemaOrThrow("aten::softplus", "")
+                                            .hasKernelForDispatchKey(c10::DispatchKey::AutocastCPU);
+  return is_plain_eager(casts_activations ? c10::DispatchKeySet() : c10::autocast_dispatch_keyset);
+}
+
+// Whether torch.func is at work, and nothing else that is no plain eager mode but autocast.
 inline bool is_only_torch_func() {
   using c10::DispatchKey;
   constexpr c10::DispatchKeySet levels{DispatchKey::FuncTorchDynamicLayerFrontMode,
                                        DispatchKey::FuncTorchDynamicLayerBackMode};
   const c10::impl::LocalDispatchKeySet keys = c10::impl::tls_local_dispatch_key_set();
   return keys.included_.has(DispatchKey::FuncTorchDynamicLayerFrontMode) &&
-         keys.included_ - levels == c10::default_included_set && keys.excluded_ == c10::default_excluded_set &&
+         keys.included_ - levels == c10::default_included_set &&
+         (keys.excluded_ | c10::autocast_dispatch_keyset) == c10::default_excluded_set &&
          !at::impl::torch_function_mode_enabled();
 }
 

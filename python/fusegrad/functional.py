@@ -68,7 +68,7 @@ def linear_act(
 
 def activated(route: Route, x: Tensor, w: Tensor, b: Tensor | None, a: Activation, param: float) -> Tensor:
     """What `linear_act` computes, by the route of the layer, with a parameter that is legal."""
-    if route in ("function", "kernel") and (y := layer_at_once(x, w, b, a, param)) is not None:
+    if route not in ("stock", "written") and (y := layer_at_once(x, w, b, a, param)) is not None:
         return y
     if route == "function":
         route = route_with(a.name, route, x, w)
@@ -123,7 +123,7 @@ def linear(
 
 def by_route(route: Route, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """What `linear` computes, by its route."""
-    if route in ("function", "kernel") and (y := layer_at_once(x, w, b, _IDENTITY, 0.0)) is not None:
+    if route not in ("stock", "written") and (y := layer_at_once(x, w, b, _IDENTITY, 0.0)) is not None:
         return y
     if route == "function":
         route = route_with("identity", route, x, w)

@@ -18,6 +18,7 @@ from . import backends
 from .internals.call import (
     autocasts,
     calls_torch,
+    dtype_in_product,
     holds_its_numbers,
     in_plain_eager,
     in_torch_func,
@@ -101,23 +102,25 @@ def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Route:
 
 
 def in_small_transform(x: Any, *weights: Any) -> bool:
-    """Whether torch.func is at work, on a CPU, and stock torch is best for layers of x, or what reads x.
+    """Whether torch.func or autocast is at work, on a CPU, and stock torch is best for layers of x, or what reads x.
 
     They may be anything. A compiler makes loops of its own of what a transform leaves of torch's functions: gradients
     of each of 32 to 64 samples, of 64 to 784 wide, take 0.2 to 0.5 of the time that they take of ops (Zen 4,
     2026-11-27).
     """
-    if not in_torch_func() or autocasts():
-        return False
     if is_compiling():
-        return SMALL_IN_TRANSFORMS > 0 and isinstance(x, Tensor) and x.is_cpu
-    for t in (x, *weights):
-        if not isinstance(t, Tensor) or not t.is_cpu or t.dtype not in (*_AS_FAST, bfloat16) or t.dtype is not x.dtype:
-            return False
+        return SMALL_IN_TRANSFORMS > 0 and in_torch_func() and not autocasts() and isinstance(x, Tensor) and x.is_cpu
+    if not (in_torch_func() or autocasts()):
+        return False
+    if not all(isinstance(t, Tensor) and t.is_cpu for t in (x, *weights)):
+        return False
     if not weights:
-        return x.dtype is not bfloat16 and x.numel() <= SMALL_TENSOR_IN_TRANSFORMS
+        return (x.dtype in _AS_FAST or not in_torch_func()) and x.numel() <= SMALL_TENSOR_IN_TRANSFORMS
+    dtype, *others = map(dtype_in_product, (x, *weights))
+    if dtype not in (*_AS_FAST, bfloat16) or any(other is not dtype for other in others):
+        return False
     rows = x.numel() // (x.shape[-1] or 1) if x.dim() > 0 else 1
-    most = SMALL_IN_TRANSFORMS_IN_BFLOAT16 if x.dtype is bfloat16 else SMALL_IN_TRANSFORMS
+    most = SMALL_IN_TRANSFORMS_IN_BFLOAT16 if dtype is bfloat16 else SMALL_IN_TRANSFORMS
     return rows * max(w.numel() for w in weights) <= most
 
 
