@@ -30,12 +30,13 @@ from .internals.call import (
 from .ops.chain import MOST_LAYERS
 from .ops.operands import DTYPES
 
+_SET = "avx2" if backends.extension is None else backends.extension.capability()
 # Up to where stock's forward and backward are as fast as the ops', whose derivatives are called through Python: on one
-# core of a Zen 3, Python 3.11 (2026-11-26). In plain eager mode only: a compiler sees the same ops at all sizes. With
-# AVX-512, and in 16 bits, stock multiplies at less of the peak.
-SMALL_IN_16_BITS = 2**18
-# multiplications, with those that a fused activation counts for, for each number of the result
-SMALL_LAYER = 2**24 if backends.extension is None or backends.extension.capability() == "avx2" else SMALL_IN_16_BITS
+# core, Python 3.11, of a Zen 3 (2026-11-26), and with AVX-512 of a Zen 4 (2026-11-27). In plain eager mode only: a
+# compiler sees the same ops at all sizes. In 16 bits stock multiplies at less of the peak.
+# Multiplications, with those that a fused activation counts for, for each number of the result.
+SMALL_LAYER = 2**24 if _SET == "avx2" else 2**22
+SMALL_IN_16_BITS = -1 if _SET == "avx512_bf16" else 2**18
 _ACTIVATION = 256
 # the same where no gradient is needed, of layers that fuse has put off: a row, or rows by a weight that is no larger
 SMALL_IN_INFERENCE, LARGE_WEIGHT = 2**22, 2**18
@@ -52,7 +53,7 @@ TINY_TENSOR = 2**8  # of a tanh, of which a call of torch's own costs a third le
 # saves: 64 rows of 768 x 3072 take as ops 0.80 of torch's time forward, 8 rows of 768 x 1024 1.3 (Zen 4, 2026-11-27)
 SMALL_IN_TRANSFORMS, SMALL_TENSOR_IN_TRANSFORMS = 2**27, 2**18
 SMALL_IN_TRANSFORMS_IN_BFLOAT16 = -1  # where torch has no instructions for it either
-if backends.extension is not None and backends.extension.capability() == "avx512_bf16":
+if _SET == "avx512_bf16":
     SMALL_IN_TRANSFORMS_IN_BFLOAT16 = SMALL_IN_TRANSFORMS
 LIMITS = (
     *("SMALL_IN_TRANSFORMS", "SMALL_IN_TRANSFORMS_IN_BFLOAT16", "SMALL_TENSOR_IN_TRANSFORMS"),
@@ -143,6 +144,11 @@ def stock_serves(x: Any, w: Any, b: Tensor | None, alone: bool = False, fast: bo
         return True
     few = size == k or n * k < LARGE_WEIGHT
     return few and known and size * n * (k + _ACTIVATION) <= SMALL_IN_INFERENCE * k
+
+
+def is_stocks(x: Any, w: Any, b: Any) -> bool:
+    """The same of what ops take too, with an activation."""
+    return (b is None or isinstance(b, Tensor)) and stock_serves(x, w, b) and fits_layer(x, w, b)
 
 
 def _is_small(x: Tensor, w: Tensor, activation: int) -> bool:
