@@ -19,8 +19,13 @@ using torch::autograd::variable_list;
 // ops is on, nor autocast, unless it is among those allowed. Where this says no, Python asks again, and more finely.
 inline bool is_plain_eager(c10::DispatchKeySet allowed = {}) {
   const c10::impl::LocalDispatchKeySet keys = c10::impl::tls_local_dispatch_key_set();
-  return keys.included_ == c10::default_included_set && (keys.excluded_ | allowed) == c10::default_excluded_set &&
-         !at::impl::torch_function_mode_enabled() && !torch::autograd::ForwardADLevel::try_get_by_idx(0);
+  const bool infers = c10::InferenceMode::is_enabled();
+  const c10::DispatchKeySet on =
+      infers ? c10::default_included_set.remove(c10::DispatchKey::ADInplaceOrView) : c10::default_included_set;
+  const c10::DispatchKeySet off =
+      infers ? c10::default_excluded_set | c10::autograd_dispatch_keyset : c10::default_excluded_set;
+  return keys.included_ == on && (keys.excluded_ | allowed) == off && !at::impl::torch_function_mode_enabled() &&
+         !torch::autograd::ForwardADLevel::try_get_by_idx(0);
 }
 
 // The same, or autocast is on: that of the CPU casts what products are made of (autocast.h), all others do nothing
@@ -45,10 +50,14 @@ inline bool is_only_torch_func() {
 }
 
 // Whether this is a dense tensor of the CPU, and no more: no subclass, nothing of torch.func, not one whose numbers are
-// to be negated.
+// to be negated. One that was made by inference is so while that goes on.
 inline bool is_plain(const at::Tensor& t) {
-  static const c10::DispatchKeySet keys = at::detail::empty_cpu({0}, at::kFloat, false, std::nullopt).key_set();
-  return t.key_set() == keys;
+  const auto keys_where = [](bool infers) {
+    const c10::InferenceMode mode(infers);
+    return at::detail::empty_cpu({0}, at::kFloat, false, std::nullopt).key_set();
+  };
+  static const c10::DispatchKeySet keys = keys_where(false), by_inference = keys_where(true);
+  return t.key_set() == keys || (t.key_set() == by_inference && c10::InferenceMode::is_enabled());
 }
 
 inline bool is_wide(at::ScalarType type) { return type == at::kFloat || type == at::kDouble; }
