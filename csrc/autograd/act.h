@@ -19,6 +19,7 @@
 #include <charconv>
 #include <unordered_map>
 
+#include "autocast.h"
 #include "direct.h"
 #include "rule.h"
 
@@ -200,12 +201,12 @@ inline Stock torchs(const std::string& name) {
   return found == known.end() ? stock_of(name) : found->second;
 }
 
-// is_short(z, most): whether this is plain eager mode, and z a plain tensor, in 32 or 64 bits, of up to so many
-// elements.
+// is_short(z, most): whether this is plain eager mode or autocast, and z a plain tensor, in 32 or 64 bits, of up to so
+// many elements.
 inline PyObject* is_short(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 2, "is_short: not its arguments");
-  if (!is_plain_eager() || !is_plain(args[0])) Py_RETURN_FALSE;
+  if (!is_eager() || !is_plain(args[0])) Py_RETURN_FALSE;
   const at::Tensor& z = THPVariable_Unpack(args[0]);
   return to_bool(is_wide(z.scalar_type()) && z.numel() <= PyLong_AsLongLong(args[1]));
   END_HANDLE_TH_ERRORS
@@ -218,7 +219,7 @@ inline PyObject* activations = nullptr;  // by name: default parameter, whether 
 inline PyObject* act_of(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 6, "act: not its arguments");
-  if (!is_plain_eager() || !is_plain(args[0]) || !PyUnicode_CheckExact(args[1])) Py_RETURN_NONE;
+  if (!is_eager() || !is_plain(args[0]) || !PyUnicode_CheckExact(args[1])) Py_RETURN_NONE;
   PyObject* known = PyDict_GetItemWithError(activations, args[1]);
   const at::Tensor& z = THPVariable_Unpack(args[0]);
   if (known == nullptr || !is_served(z.scalar_type())) Py_RETURN_NONE;
@@ -227,7 +228,10 @@ inline PyObject* act_of(PyObject*, PyObject* const* args, Py_ssize_t count) {
   const long which = is_wide(z.scalar_type()) ? PyLong_AsLong(PyTuple_GET_ITEM(known, 2)) : 0;
   const bool is_short = z.numel() <= PyLong_AsLongLong(args[3 + which]);
   const Stock stock = is_short && (which > 0 || is_differentiable(z)) ? stock_of(a.name) : nullptr;
-  return without_gil([&] { return stock ? stock(z, a.param) : act(z, {}, a, 0, saves_output); });
+  return without_gil([&] {
+    const WithoutAutocast off;
+    return stock ? stock(z, a.param) : act(z, {}, a, 0, saves_output);
+  });
   END_HANDLE_TH_ERRORS
 }
 

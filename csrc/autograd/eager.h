@@ -15,30 +15,49 @@ namespace fusegrad {
 
 using torch::autograd::variable_list;
 
-// Whether this is plain eager mode, but for torch.compile: no transform, autocast, tracer, forward mode or mode of
-// functions or ops is on. Where this says no, Python asks again, and more finely.
-inline bool is_plain_eager() {
+// Whether this is plain eager mode, but for torch.compile: no transform, tracer, forward mode or mode of functions or
+// ops is on, nor autocast, unless it is among those allowed. Where this says no, Python asks again, and more finely.
+inline bool is_plain_eager(c10::DispatchKeySet allowed = {}) {
   const c10::impl::LocalDispatchKeySet keys = c10::impl::tls_local_dispatch_key_set();
-  return keys.included_ == c10::default_included_set && keys.excluded_ == c10::default_excluded_set &&
-         !at::impl::torch_function_mode_enabled() && !torch::autograd::ForwardADLevel::try_get_by_idx(0);
+  const bool infers = c10::InferenceMode::is_enabled();
+  const c10::DispatchKeySet on =
+      infers ? c10::default_included_set.remove(c10::DispatchKey::ADInplaceOrView) : c10::default_included_set;
+  const c10::DispatchKeySet off =
+      infers ? c10::default_excluded_set | c10::autograd_dispatch_keyset : c10::default_excluded_set;
+  return keys.included_ == on && (keys.excluded_ | allowed) == off && !at::impl::torch_function_mode_enabled() &&
+         !torch::autograd::ForwardADLevel::try_get_by_idx(0);
 }
 
-// Whether torch.func is at work, and nothing else that is no plain eager mode.
+// The same, or autocast is on: that of the CPU casts what products are made of (autocast.h), all others do nothing
+// here.
+inline bool is_eager() {
+  static const bool casts_activations = c10::Dispatcher::singleton()
+                                            .findSchemaOrThrow("aten::softplus", "")
+                                            .hasKernelForDispatchKey(c10::DispatchKey::AutocastCPU);
+  return is_plain_eager(casts_activations ? c10::DispatchKeySet() : c10::autocast_dispatch_keyset);
+}
+
+// Whether torch.func is at work, and nothing else that is no plain eager mode but autocast.
 inline bool is_only_torch_func() {
   using c10::DispatchKey;
   constexpr c10::DispatchKeySet levels{DispatchKey::FuncTorchDynamicLayerFrontMode,
                                        DispatchKey::FuncTorchDynamicLayerBackMode};
   const c10::impl::LocalDispatchKeySet keys = c10::impl::tls_local_dispatch_key_set();
   return keys.included_.has(DispatchKey::FuncTorchDynamicLayerFrontMode) &&
-         keys.included_ - levels == c10::default_included_set && keys.excluded_ == c10::default_excluded_set &&
+         keys.included_ - levels == c10::default_included_set &&
+         (keys.excluded_ | c10::autocast_dispatch_keyset) == c10::default_excluded_set &&
          !at::impl::torch_function_mode_enabled();
 }
 
 // Whether this is a dense tensor of the CPU, and no more: no subclass, nothing of torch.func, not one whose numbers are
-// to be negated.
+// to be negated. One that was made by inference is so while that goes on.
 inline bool is_plain(const at::Tensor& t) {
-  static const c10::DispatchKeySet keys = at::detail::empty_cpu({0}, at::kFloat, false, std::nullopt).key_set();
-  return t.key_set() == keys;
+  const auto keys_where = [](bool infers) {
+    const c10::InferenceMode mode(infers);
+    return at::detail::empty_cpu({0}, at::kFloat, false, std::nullopt).key_set();
+  };
+  static const c10::DispatchKeySet keys = keys_where(false), by_inference = keys_where(true);
+  return t.key_set() == keys || (t.key_set() == by_inference && c10::InferenceMode::is_enabled());
 }
 
 inline bool is_wide(at::ScalarType type) { return type == at::kFloat || type == at::kDouble; }

@@ -46,13 +46,17 @@ inline at::Tensor run_gated(const variable_list& given, const Activation& a) {
 inline PyObject* gated(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 7, "gated: not its arguments");
-  if (!is_plain_eager()) Py_RETURN_NONE;
+  if (!is_eager()) Py_RETURN_NONE;
   variable_list given(5);
   for (size_t i = 0; i < 5; i++) {
     if (!unpack(args[i], given[i]) || (i < 3 && !given[i].defined())) Py_RETURN_NONE;
   }
   const Activation a(args[5], args[6]);
-  return without_gil([&] { return run_gated(given, a); });
+  return without_gil([&] {
+    const WithoutAutocast off;
+    off.cast(given);
+    return run_gated(given, a);
+  });
   END_HANDLE_TH_ERRORS
 }
 

@@ -19,16 +19,17 @@ inline PyObject* are_as_found(PyObject*, PyObject* layers) {
   return PyErr_Occurred() ? nullptr : to_bool(same);
 }
 
-// route(x, w, b): of a layer that C++ runs at once, "function" or "kernel" (python/fusegrad/routing.py); None of
-// others.
+// route(x, w, b): of a layer that C++ runs at once, "function" or "kernel" (python/fusegrad/routing.py), or under
+// autocast "op"; None of others.
 inline PyObject* route(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  static PyObject *const function = PyUnicode_InternFromString("function"), *const kernel =
-                                                                                PyUnicode_InternFromString("kernel");
+  static PyObject *const function = PyUnicode_InternFromString("function"),
+                         *const kernel = PyUnicode_InternFromString("kernel"),
+                         *const op = PyUnicode_InternFromString("op");
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 3, "route: not its arguments");
   Given given;
   if (!given.read(args[0], 2, [&](Py_ssize_t i) { return args[1 + i]; }, {})) Py_RETURN_NONE;
-  return Py_NewRef(given.differentiable ? function : kernel);
+  return Py_NewRef(autocast_type() ? op : given.differentiable ? function : kernel);
   END_HANDLE_TH_ERRORS
 }
 
@@ -56,7 +57,10 @@ inline PyObject* kept_chain(PyObject*, PyObject* const* args, Py_ssize_t count) 
   if (!as_one && part(6) != Py_True) Py_RETURN_FALSE;
   const std::string acts = text_of(part(4));
   const int64_t saves_input = PyLong_AsLongLong(part(5));
-  return without_gil([&] { return as_one ? given.run_chain(acts, saves_input) : given.run_layers(acts, saves_input); });
+  return without_gil([&] {
+    const WithoutAutocast off;
+    return as_one ? given.run_chain(acts, saves_input, off) : given.run_layers(acts, saves_input, off);
+  });
   END_HANDLE_TH_ERRORS
 }
 
@@ -81,8 +85,12 @@ inline PyObject* kept_layer(PyObject*, PyObject* const* args, Py_ssize_t count) 
     return y ? THPVariable_Wrap(*y) : Py_NewRef(Py_None);
   }
   const bool saves_input = part(5) == Py_True;
-  const variable_list& of = given.saved;
-  return without_gil([&] { return linear_act(of[kX], of[kWeights], of[kWeights + 1], a, saves_input).first; });
+  variable_list& of = given.saved;
+  return without_gil([&] {
+    const WithoutAutocast off;
+    off.cast(of);
+    return linear_act(of[kX], of[kWeights], of[kWeights + 1], a, saves_input).first;
+  });
   END_HANDLE_TH_ERRORS
 }
 
@@ -101,11 +109,15 @@ inline PyObject* kept_gated(PyObject*, PyObject* const* args, Py_ssize_t count) 
   const auto of_gate = [&](Py_ssize_t i) { return parameter(part(3), i); };
   const auto of_up = [&](Py_ssize_t i) { return parameter(part(4), i); };
   if (!gate.read(args[0], 2, of_gate, {}) || !up.read(args[0], 2, of_up, {})) Py_RETURN_NONE;
-  const variable_list given{gate.saved[kX], gate.saved[kWeights], up.saved[kWeights], gate.saved[kWeights + 1],
-                            up.saved[kWeights + 1]};
+  variable_list given{gate.saved[kX], gate.saved[kWeights], up.saved[kWeights], gate.saved[kWeights + 1],
+                      up.saved[kWeights + 1]};
   if (given[1].size(0) != given[2].size(0)) Py_RETURN_NONE;
   const Activation a(part(5), part(6));
-  return without_gil([&] { return run_gated(given, a); });
+  return without_gil([&] {
+    const WithoutAutocast off;
+    off.cast(given);
+    return run_gated(given, a);
+  });
   END_HANDLE_TH_ERRORS
 }
 

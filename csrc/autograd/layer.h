@@ -43,6 +43,13 @@ inline at::Tensor mm(const at::Tensor& a, const at::Tensor& b, bool trans_a, boo
   return y;
 }
 
+// What a node keeps of a weight: that, or, of one that was computed, the sizes alone, where nothing is asked along x.
+// So copies that autocast made go as early as torch's. What lies otherwise has a gradient that lies so too.
+inline at::Tensor to_keep(const at::Tensor& w, const at::Tensor& x) {
+  if (w.is_leaf() || x.requires_grad() || !w.is_contiguous() || x.numel() == 0) return w;
+  return x.detach().as_strided(w.sizes(), {0, 0});
+}
+
 struct LinearRule {
   static constexpr const char *kOp = "linear", *kNode = "LinearBackward";
   static size_t inputs(const Facts&) { return 3; }
@@ -64,7 +71,7 @@ inline at::Tensor linear_forward(const at::Tensor& x, const at::Tensor& w, const
 
 inline at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b) {
   at::Tensor z = linear_forward(x, w, b);
-  if (is_differentiable(x, w, b)) set_history<LinearRule>({z}, {x, w, b}, {x, w}, {});
+  if (is_differentiable(x, w, b)) set_history<LinearRule>({z}, {x, w, b}, {x, to_keep(w, x)}, {});
   return z;
 }
 
@@ -119,7 +126,7 @@ inline std::pair<at::Tensor, at::Tensor> linear_act(const at::Tensor& x, const a
   auto [y, z] = linear_act_forward(x, w, b, a, differentiable || save);
   if (!saves_input) z = at::Tensor();
   if (differentiable) {
-    set_history<LinearActRule>({y, z}, {x, w, b}, {x, w, {}, saves_input ? z : y},
+    set_history<LinearActRule>({y, z}, {x, w, b}, {x, to_keep(w, x), {}, saves_input ? z : y},
                                {{"act", a.name}, {"param", a.param}});
   }
   return {y, saves_input ? z : y};
@@ -176,11 +183,17 @@ inline Three layer_backward(const std::array<bool, 3>& needed, const at::Tensor&
 inline PyObject* layer(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 6, "layer: not its arguments");
-  at::Tensor x, w, b;
-  if (!is_plain_eager() || !unpack(args[0], x) || !unpack(args[1], w) || !unpack(args[2], b)) Py_RETURN_NONE;
-  if (!x.defined() || !w.defined()) Py_RETURN_NONE;
+  variable_list given(3);
+  if (!is_eager()) Py_RETURN_NONE;
+  for (size_t i = 0; i < 3; i++) {
+    if (!unpack(args[i], given[i]) || (i < 2 && !given[i].defined())) Py_RETURN_NONE;
+  }
   const Activation a(args[3], args[4]);
-  return without_gil([&] { return linear_act(x, w, b, a, args[5] == Py_True).first; });
+  return without_gil([&] {
+    const WithoutAutocast off;
+    off.cast(given);
+    return linear_act(given[0], given[1], given[2], a, args[5] == Py_True).first;
+  });
   END_HANDLE_TH_ERRORS
 }
 

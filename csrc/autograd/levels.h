@@ -46,12 +46,14 @@ TORCH_LIBRARY_IMPL(fusegrad, Autograd, m) { m.impl("level_linear", level_linear)
 TORCH_LIBRARY_IMPL(fusegrad, FuncTorchBatched, m) { m.impl("level_linear", at::linear); }
 TORCH_LIBRARY_IMPL(fusegrad, CompositeExplicitAutograd, m) { m.impl("level_linear", at::linear); }
 
-// A linear layer by that op, where a level differentiates what it is given, else by torch's function.
+// A linear layer by that op, where a level differentiates what it is given, else by torch's function, which autocast
+// casts for.
 inline at::Tensor torchs_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b) {
   const auto is_differentiated = [](const at::Tensor& t) {
     return t.defined() && t.key_set().has(c10::DispatchKey::FuncTorchGradWrapper);
   };
-  if (!is_differentiated(x) && !is_differentiated(w) && !is_differentiated(b)) return at::linear(x, w, if_any(b));
+  const bool differentiated = is_differentiated(x) || is_differentiated(w) || is_differentiated(b);
+  if (!differentiated || autocast_type()) return at::linear(x, w, if_any(b));
   using Kernel = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&);
   static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("fusegrad::level_linear", "").typed<Kernel>();
   return op.call(x, w, if_any(b));
@@ -86,7 +88,8 @@ template <class Weight> std::optional<at::Tensor> by_torch(PyObject* given, Weig
                                                            const std::vector<Activation>& acts, LevelLimits limits) {
   if (given == nullptr || !THPVariable_CheckExact(given)) return std::nullopt;
   at::Tensor x = THPVariable_Unpack(given);
-  const at::ScalarType type = x.scalar_type();
+  const std::optional<at::ScalarType> autocast = autocast_type();
+  const at::ScalarType type = type_in_product(x, autocast);
   if (!x.is_cpu() || x.layout() != at::kStrided || x.dim() == 0) return std::nullopt;
   const int64_t most = is_wide(type) ? limits.wide : type == at::kBFloat16 ? limits.bfloat16 : -1;
   variable_list of(2 * acts.size());
@@ -99,7 +102,7 @@ template <class Weight> std::optional<at::Tensor> by_torch(PyObject* given, Weig
     if (is_bias && object == Py_None) continue;
     if (object == nullptr || !THPVariable_CheckExact(object)) return std::nullopt;
     const at::Tensor& t = of[i] = THPVariable_Unpack(object);
-    if (!t.is_cpu() || t.layout() != at::kStrided || t.scalar_type() != type) return std::nullopt;
+    if (!t.is_cpu() || t.layout() != at::kStrided || type_in_product(t, autocast) != type) return std::nullopt;
     if (t.dim() != (is_bias ? 1 : 2) || t.size(-1) != k) return std::nullopt;
     if (is_bias) continue;
     if (rows * double(t.numel()) > double(most)) return std::nullopt;

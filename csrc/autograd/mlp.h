@@ -60,11 +60,15 @@ inline PyObject* mlp(PyObject*, PyObject* const* args, Py_ssize_t count) {
   const bool saves_input = args[4] == Py_True;
   const int64_t small = PyLong_AsLongLong(args[5 + Limits::kCount]);
   return without_gil([&] {
-    const variable_list inputs(given.saved.begin() + kX, given.saved.end());
-    const at::Tensor &x = inputs[0], &w1 = inputs[1];
-    if (given.fits_chain) return given.run_chain(a.text() + ",identity 0.0", saves_input);
-    if (given.differentiable && x.numel() / w1.size(1) * w1.size(0) > small) return run_mlp(inputs, a, saves_input);
-    return linear(linear_act(x, w1, inputs[2], a, saves_input).first, inputs[3], inputs[4]);
+    const WithoutAutocast off;
+    const std::string acts = a.text() + ",identity 0.0";
+    if (given.fits_chain) return given.run_chain(acts, saves_input, off);
+    const at::Tensor &x = given.saved[kX], &w1 = given.saved[kWeights];
+    if (!given.differentiable || x.numel() / w1.size(1) * w1.size(0) <= small) {
+      return given.run_layers(acts, saves_input, off);
+    }
+    off.cast(given.saved);
+    return run_mlp({given.saved.begin() + kX, given.saved.end()}, a, saves_input);
   });
   END_HANDLE_TH_ERRORS
 }

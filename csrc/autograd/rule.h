@@ -5,7 +5,7 @@
 // `backward`. In all other modes the rule of the op in Python serves (python/fusegrad/ops), of what the node keeps.
 #pragma once
 
-#include "eager.h"
+#include "autocast.h"
 
 namespace fusegrad {
 
@@ -50,7 +50,7 @@ template <class Rule> struct Function : torch::autograd::Function<Function<Rule>
   static variable_list backward(torch::autograd::AutogradContext* ctx, variable_list grads) {
     const variable_list saved = ctx->get_saved_variables();
     Needed needed(Rule::inputs(ctx->saved_data));
-    bool given = false, plain = is_plain_eager();
+    bool given = false, plain = is_eager();
     for (const variable_list* list : std::initializer_list<const variable_list*>{&grads, &saved}) {
       for (const at::Tensor& t : *list) {
         given |= list == &grads && t.defined();
@@ -59,7 +59,11 @@ template <class Rule> struct Function : torch::autograd::Function<Function<Rule>
     }
     if (!given) return variable_list(needed.size());
     for (size_t i = 0; i < needed.size(); i++) needed[i] = ctx->needs_input_grad(i);
-    if (plain || kInAllModes<Rule>) return Rule::backward(ctx->saved_data, needed, grads, saved);
+    if (plain) {  // of one dtype, as the engine gives each node gradients of its results' dtypes
+      const WithoutAutocast off;
+      return Rule::backward(ctx->saved_data, needed, grads, saved);
+    }
+    if (kInAllModes<Rule>) return Rule::backward(ctx->saved_data, needed, grads, saved);
     return by_rule<Rule>(ctx->saved_data, needed, grads, saved);
   }
 };

@@ -191,7 +191,7 @@ inline variable_list read_kept(PyObject* x, PyObject* found) {
   const auto weight = [&](Py_ssize_t i) { return parameter(PyTuple_GET_ITEM(parameters, i / 2), i % 2); };
   Given given;
   if (!given.read(x, 2 * PyTuple_GET_SIZE(parameters), weight, {})) return {};
-  if (!is_wide(given.saved[kX].scalar_type())) return {};
+  if (given.autocasts || !is_wide(given.saved[kX].scalar_type())) return {};
   variable_list saved(kWeightsOfStreams);
   saved[kXOfStreams] = given.saved[kX];
   saved.insert(saved.end(), given.saved.begin() + kWeights, given.saved.end());

@@ -14,7 +14,7 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 
 from . import backends, routing
 from .activations import REGISTRY, Activation
-from .internals.call import in_plain_eager, in_torch_func, linear_is_replaced
+from .internals.call import in_eager, in_torch_func, linear_is_replaced
 from .internals.module import GETATTR
 from .ops.chain import Plan
 from .ops.operands import DTYPES
@@ -54,7 +54,7 @@ def may_be_layers(x: Any) -> bool:
         backends.node is not None
         and backends.CHAINS
         and type(x) in _PLAIN
-        and in_plain_eager(x)  # first: a mode sees the other questions
+        and in_eager(x)  # first: a mode sees the other questions
         and x.dtype in DTYPES
         and x.is_cpu
     )
@@ -130,7 +130,7 @@ def mlp_at_once(x: Any, w1: Any, b1: Any, w2: Any, b2: Any, a: Activation, param
     return backends.node.mlp(x, (w1, b1, w2, b2), a.name, param, a.saves_input, *limits)
 
 
-def route_at_once(x: Any, w: Any, b: Any) -> Literal["function", "kernel"] | None:
+def route_at_once(x: Any, w: Any, b: Any) -> Literal["function", "kernel", "op"] | None:
     """That of a layer which C++ runs at once, with its activation, if that is what comes next; None for all others."""
     if backends.node is None or not backends.CHAINS or is_compiling() or linear_is_replaced():
         return None

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import ops
+from . import backends, ops
 from .activations import Activation, as_float, lookup
 from .at_once import act_at_once, layer_at_once, layer_in_one_call, linear_by_torch, mlp_at_once
 from .chained import run_layers, run_recomputed
 from .internals.call import calls_torch, saves_for_backward
 from .ops.arguments import check_alike, check_linear, check_second, check_tensor, is_nested, is_strided, sizes
-from .routing import Route, route_of_layer, route_of_mlp, route_of_tensor, route_with, runs_as_written
+from .routing import Route, is_stocks, route_of_layer, route_of_mlp, route_of_tensor, route_with, runs_as_written
 
 _IDENTITY = lookup("linear", "identity")
 
@@ -58,6 +58,8 @@ def linear_act(
     a = lookup("linear_act", act)
     value = a.default if param is None else a.check("linear_act", param)
     try:
+        if backends.node is None and a.stock_derives_twice and is_stocks(x, w, b):
+            return a.value(F.linear(x, w, b), value)
         y = layer_at_once(x, w, b, a, value)
         return activated(route_of_layer(x, w, b), x, w, b, a, value) if y is None else y
     except RuntimeError:
@@ -68,7 +70,7 @@ def linear_act(
 
 def activated(route: Route, x: Tensor, w: Tensor, b: Tensor | None, a: Activation, param: float) -> Tensor:
     """What `linear_act` computes, by the route of the layer, with a parameter that is legal."""
-    if route in ("function", "kernel") and (y := layer_at_once(x, w, b, a, param)) is not None:
+    if route not in ("stock", "written") and (y := layer_at_once(x, w, b, a, param)) is not None:
         return y
     if route == "function":
         route = route_with(a.name, route, x, w)
@@ -123,7 +125,7 @@ def linear(
 
 def by_route(route: Route, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """What `linear` computes, by its route."""
-    if route in ("function", "kernel") and (y := layer_at_once(x, w, b, _IDENTITY, 0.0)) is not None:
+    if route not in ("stock", "written") and (y := layer_at_once(x, w, b, _IDENTITY, 0.0)) is not None:
         return y
     if route == "function":
         route = route_with("identity", route, x, w)

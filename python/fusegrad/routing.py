@@ -18,6 +18,7 @@ from . import backends
 from .internals.call import (
     autocasts,
     calls_torch,
+    dtype_in_product,
     holds_its_numbers,
     in_plain_eager,
     in_torch_func,
@@ -29,12 +30,13 @@ from .internals.call import (
 from .ops.chain import MOST_LAYERS
 from .ops.operands import DTYPES
 
+_SET = "avx2" if backends.extension is None else backends.extension.capability()
 # Up to where stock's forward and backward are as fast as the ops', whose derivatives are called through Python: on one
-# core of a Zen 3, Python 3.11 (2026-11-26). In plain eager mode only: a compiler sees the same ops at all sizes. With
-# AVX-512, and in 16 bits, stock multiplies at less of the peak.
-SMALL_IN_16_BITS = 2**18
-# multiplications, with those that a fused activation counts for, for each number of the result
-SMALL_LAYER = 2**24 if backends.extension is None or backends.extension.capability() == "avx2" else SMALL_IN_16_BITS
+# core, Python 3.11, of a Zen 3 (2026-11-26), and with AVX-512 of a Zen 4 (2026-11-27). In plain eager mode only: a
+# compiler sees the same ops at all sizes. In 16 bits stock multiplies at less of the peak.
+# Multiplications, with those that a fused activation counts for, for each number of the result.
+SMALL_LAYER = 2**24 if _SET == "avx2" else 2**22
+SMALL_IN_16_BITS = -1 if _SET == "avx512_bf16" else 2**18
 _ACTIVATION = 256
 # the same where no gradient is needed, of layers that fuse has put off: a row, or rows by a weight that is no larger
 SMALL_IN_INFERENCE, LARGE_WEIGHT = 2**22, 2**18
@@ -52,7 +54,7 @@ TINY_TENSOR = 2**8  # of a tanh, of which a call of torch's own costs a third le
 # saves: 64 rows of 768 x 3072 take as ops 0.80 of torch's time forward, 8 rows of 768 x 1024 1.3 (Zen 4, 2026-11-27)
 SMALL_IN_TRANSFORMS, SMALL_TENSOR_IN_TRANSFORMS = 2**27, 2**18
 SMALL_IN_TRANSFORMS_IN_BFLOAT16 = -1  # where torch has no instructions for it either
-if backends.extension is not None and backends.extension.capability() == "avx512_bf16":
+if _SET == "avx512_bf16":
     SMALL_IN_TRANSFORMS_IN_BFLOAT16 = SMALL_IN_TRANSFORMS
 LIMITS = (
     *("SMALL_IN_TRANSFORMS", "SMALL_IN_TRANSFORMS_IN_BFLOAT16", "SMALL_TENSOR_IN_TRANSFORMS"),
@@ -102,23 +104,25 @@ def route_of_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Route:
 
 
 def in_small_transform(x: Any, *weights: Any) -> bool:
-    """Whether torch.func is at work, on a CPU, and stock torch is best for layers of x, or what reads x.
+    """Whether torch.func or autocast is at work, on a CPU, and stock torch is best for layers of x, or what reads x.
 
     They may be anything. A compiler makes loops of its own of what a transform leaves of torch's functions: gradients
     of each of 32 to 64 samples, of 64 to 784 wide, take 0.2 to 0.5 of the time that they take of ops (Zen 4,
     2026-11-27).
     """
-    if not in_torch_func() or autocasts():
-        return False
     if is_compiling():
-        return SMALL_IN_TRANSFORMS > 0 and isinstance(x, Tensor) and x.is_cpu
-    for t in (x, *weights):
-        if not isinstance(t, Tensor) or not t.is_cpu or t.dtype not in (*_AS_FAST, bfloat16) or t.dtype is not x.dtype:
-            return False
+        return SMALL_IN_TRANSFORMS > 0 and in_torch_func() and not autocasts() and isinstance(x, Tensor) and x.is_cpu
+    if not (in_torch_func() or autocasts()):
+        return False
+    if not all(isinstance(t, Tensor) and t.is_cpu for t in (x, *weights)):
+        return False
     if not weights:
-        return x.dtype is not bfloat16 and x.numel() <= SMALL_TENSOR_IN_TRANSFORMS
+        return (x.dtype in _AS_FAST or not in_torch_func()) and x.numel() <= SMALL_TENSOR_IN_TRANSFORMS
+    dtype, *others = map(dtype_in_product, (x, *weights))
+    if dtype not in (*_AS_FAST, bfloat16) or any(other is not dtype for other in others):
+        return False
     rows = x.numel() // (x.shape[-1] or 1) if x.dim() > 0 else 1
-    most = SMALL_IN_TRANSFORMS_IN_BFLOAT16 if x.dtype is bfloat16 else SMALL_IN_TRANSFORMS
+    most = SMALL_IN_TRANSFORMS_IN_BFLOAT16 if dtype is bfloat16 else SMALL_IN_TRANSFORMS
     return rows * max(w.numel() for w in weights) <= most
 
 
@@ -141,6 +145,11 @@ def stock_serves(x: Any, w: Any, b: Tensor | None, alone: bool = False, fast: bo
         return True
     few = size == k or n * k < LARGE_WEIGHT
     return few and known and size * n * (k + _ACTIVATION) <= SMALL_IN_INFERENCE * k
+
+
+def is_stocks(x: Any, w: Any, b: Any) -> bool:
+    """The same of what ops take too, with an activation."""
+    return (b is None or isinstance(b, Tensor)) and stock_serves(x, w, b) and fits_layer(x, w, b)
 
 
 def _is_small(x: Tensor, w: Tensor, activation: int) -> bool:

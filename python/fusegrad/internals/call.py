@@ -55,9 +55,13 @@ def in_plain_eager(*tensors: Tensor | None) -> bool:
 
     A dispatch mode sees what would run without it.
     """
+    return not _is_any_autocast_enabled() and in_eager(*tensors)
+
+
+def in_eager(*tensors: Tensor | None) -> bool:
+    """The same, or autocast is on."""
     return (
         outside_transforms(*tensors)
-        and not _is_any_autocast_enabled()
         and not _is_tracing()
         and not (_is_torch_function_mode_enabled() and _mode_sees_functions())
         and not (_len_torch_dispatch_stack() > 0 and _in_selective_checkpoint())
@@ -92,6 +96,14 @@ def traces() -> bool:
 
 def autocasts() -> bool:
     return _is_any_autocast_enabled()
+
+
+def dtype_in_product(t: Tensor) -> torch.dtype:
+    """The dtype of a tensor where a matrix product reads it: autocast casts it there."""
+    dtype, device = t.dtype, t.device.type
+    if not torch.is_autocast_enabled(device) or not dtype.is_floating_point or dtype is torch.float64:
+        return dtype
+    return torch.get_autocast_dtype(device)
 
 
 def in_torch_func() -> bool:

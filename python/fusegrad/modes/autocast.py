@@ -2,6 +2,7 @@
 
 Matrix products run in the autocast dtype, as torch's do. An activation keeps the dtype it is given, but for those that
 autocast runs in float32 on every device but a CPU (exp, pow, softplus: docs.pytorch.org/docs/stable/amp.html).
+What C++ runs at once on a CPU (at_once.py) does not come here: csrc/autograd/autocast.h casts that.
 """
 
 from collections.abc import Callable
