@@ -16,9 +16,10 @@ import fusegrad as fg
 
 from .elsewhere import KEPT, with_memory_kept
 from .harness import Case, Step, gradients
-from .providers import compiled, normal
+from .providers import COMPILE_MODES, compiled, normal
 
-PROVIDERS = ("stock", "compile", "stock, memory kept", "fusegrad")
+PROVIDERS = ("stock", *COMPILE_MODES, "stock, memory kept", "fusegrad")
+COMPILE_SECONDS = {"max-autotune": 60.0}
 # observations, actions: of a cart-pole, a lander, a cheetah, a humanoid
 PPO, DQN, SAC = [(4, 2), (17, 6), (376, 17)], [(4, 2), (8, 4)], [(17, 6), (376, 17)]
 CLIP, NORM, DISCOUNT = 0.2, 0.5, 0.99
@@ -52,7 +53,7 @@ def _build(kind, rows: int, observed: int, acts: int, device: str, provider: str
         net.to(device, dtype)
         if provider == "fusegrad":
             fg.fuse(net)
-        elif provider == "compile":
+        elif provider in COMPILE_MODES:
             net.forward = compiled(net.forward, provider)
     parameters = [p for net in networks for p in net.parameters() if p.requires_grad]
     if kind is action:

@@ -14,7 +14,7 @@ from . import in_jax
 from .elsewhere import KEPT, with_memory_kept
 from .harness import Case, Step
 from .mlp_training import training
-from .providers import network, normal
+from .providers import COMPILE_MODES, network, normal
 
 # rows, widths, activation: of PINNs, force fields, policies, classifiers
 NETWORKS: list[tuple[int, tuple[int, ...], str]] = [
@@ -31,7 +31,8 @@ NETWORKS: list[tuple[int, tuple[int, ...], str]] = [
     (1024, (20, 256, 256, 256, 1), "silu"),
     (300, (440, 440, 440, 440), "tanh"),
 ]
-PROVIDERS = ("stock", "compile", "stock, memory kept", "jax", "fusegrad")
+PROVIDERS = ("stock", *COMPILE_MODES, "stock, memory kept", "jax", "fusegrad")
+COMPILE_SECONDS = {"max-autotune": 60.0}
 # as wide as one kernel of a GPU serves, in 16 bits: radiance fields, policies, collocation points by the thousand
 ON_GPU: list[tuple[int, tuple[int, ...], str]] = [
     (4096, (32, 64, 64, 16), "relu"),
