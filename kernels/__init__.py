@@ -4,6 +4,7 @@ elementary, coefficients    exp, tanh, ... of blocks
 activations                 every activation, orders 0 to 3 (made by fusegrad.activations.generate)
 own                         adds those that a user defined
 act                         elementwise passes; launch: over tensors of any layout, on their device
+act_streams                 an activation of all streams of a Laplacian, and its backward
 passes                      what follows a matrix product, and what comes before its derivatives
 gemm, gemm_gated            matrix products with an epilogue
 chain, chain_kernels        a network of narrow layers, in one kernel

@@ -24,7 +24,16 @@ from triton.runtime import JITFunction, driver
 from fusegrad.activations import REGISTRY
 from fusegrad.ops.chain_by_layers import Plan, plan
 
-from . import act, chain, gated, gemm, gemm_gated, own, passes  # noqa: F401  (own adds the user's activations)
+from . import (  # noqa: F401  (own adds the user's activations)
+    act,
+    act_streams,
+    chain,
+    gated,
+    gemm,
+    gemm_gated,
+    own,
+    passes,
+)
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -39,6 +48,7 @@ GEMMS = ("linear_act", "mm_dact", "gated")
 CHAINED = ("chain", "chain_backward")
 SORTED_BY = ("kernel", "function", "dtype", "config")
 M, K, N = 8192, 2048, 4096  # large, and multiples of 16
+DIRECTIONS = 3
 # of chains: a first layer, one between, and a last; as wide as there is a tile for, and odd
 CHAINS = ((32,) * 4, (64,) * 4, (128,) * 4, (2, 20, 20, 1), (3, 100, 100, 1))
 
@@ -65,6 +75,9 @@ def launches(act_name: str, dtype: torch.dtype) -> Iterator[Callable[[], object]
             yield functools.partial(act.act_vjp, s, s, s, act_name, 1.0, order, True, *others)
         for need_y in (False, True):
             yield functools.partial(act.act_jvp, s, s, s, s, act_name, 1.0, order, need_y)
+    t, l = empty(DIRECTIONS, M, N), empty(1, M, N)  # noqa: E741  # as in the formulas
+    yield functools.partial(act_streams.act_streams, s, t, l, act_name, 1.0)
+    yield functools.partial(act_streams.act_streams_backward, s, t, l, s, t, l, act_name, 1.0, 7)
     yield functools.partial(act.mul_constant, s, 1.0)
     yield functools.partial(passes.bias_act, s, empty(N), act_name, 1.0)
     for need_sum in (False, True):
@@ -173,7 +186,8 @@ def _describe(kernel: JITFunction, made: Any, task: Task) -> dict[str, Any]:
     constants = {kernel.arg_names[path[0]]: value for path, value in made.src.constants.items() if len(path) == 1}
     function = constants.pop("D", None) or constants.pop("FIRSTS", None)
     function = function[0] if isinstance(function, tuple) else function  # of a chain, those of its first layer
-    for other in ("NEXT", "VALUE", "VALUES", "SOURCES", "PADDED", "STARTS", "KEEPS", "WIDEST", "LOWEST"):
+    others = "FIRST SECOND THIRD NEXT VALUE VALUES SOURCES PADDED STARTS KEEPS WIDEST LOWEST"
+    for other in others.split():
         constants.pop(other, None)
     # rows of some chains are no multiple of 16 bytes
     odd = any(n % 8 for n in constants.get("WIDTHS", ())) or constants.get("SIZE", 0) % 8 > 0

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from fusegrad import backends, ops
+from fusegrad.activations import REGISTRY
 from fusegrad.benchmarks.harness import error
-from fusegrad.kernels import act, chain, choice, gated, gemm, interpreter, linear_act
+from fusegrad.kernels import act, act_streams, chain, choice, gated, gemm, interpreter, linear_act
 from fusegrad.ops.chain_by_layers import plan
 
 # the largest error, of the largest number
@@ -54,6 +55,7 @@ def checks(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: s
             lambda order=order: act.act_jvp(gy, s, columns, gy, name, 1.0, order, True),
             lambda order=order: ops.act_jvp.reference(*wide(gy, s, columns, gy), name, 1.0, order, True),
         )
+    yield from of_streams(s, fresh, name)
     yield "mul_constant", lambda: [act.mul_constant(s, 0.5)], lambda: [s.double() * 0.5]
     for algorithm, (save, bias) in itertools.product(choice.ALGORITHMS[1:], ((False, b), (True, b), (True, None))):
         yield (
@@ -97,6 +99,30 @@ def checks(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: s
 
     if dtype != torch.float64:
         yield "mm_dact", lambda: gemm.mm_dact(gz, b_kn, s, name, 1.0), mm_dact_reference
+
+
+def of_streams(z: Tensor, fresh: Callable[..., Tensor], name: str) -> Iterator[Check]:
+    """An activation with three tangents and a second-order part, and its gradients: by nested autograd."""
+    given, cotangents = ([fresh(*shape, *z.shape) for shape in ((3,), (1,))] for _ in range(2))
+    given, cotangents = [z, *given], [fresh(*z.shape), *cotangents]
+
+    def truth() -> list[Tensor]:
+        leaves = [s.double().requires_grad_() for s in given]
+        a, (z, t, l) = REGISTRY[name], leaves  # noqa: E741  # as in the formulas
+        y = a.value(z, 1.0)
+        (first,) = torch.autograd.grad(y.sum(), z, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), z, create_graph=True)
+        made = y, first * t, first * l + second * t.square().sum(0, keepdim=True)
+        return [*made, *torch.autograd.grad(made, leaves, [c.double() for c in cotangents])]
+
+    yield (
+        "act_streams and its backward",
+        lambda: [
+            *act_streams.act_streams(*given, name, 1.0),
+            *act_streams.act_streams_backward(*cotangents, *given, name, 1.0, 7),
+        ],
+        truth,
+    )
 
 
 def of_chains(dtype: torch.dtype, sizes: tuple[int, int, int], name: str, device: str) -> Iterator[Check]:

@@ -93,6 +93,31 @@ def act_jvp(order, need_y):
     return run
 
 
+def streams(dtype, seed):
+    """A value, its tangents, and its second-order part."""
+    shapes = (M, N), (3, M, N), (1, M, N)
+    return tuple(fresh(*shape, dtype=dtype, seed=seed + i) for i, shape in enumerate(shapes))
+
+
+def act_streams(act):
+    from fusegrad.kernels import act_streams
+
+    return lambda s, g, gy, b: ((of := streams(s.dtype, 5)), act_streams.act_streams(*of, act, 1.0))
+
+
+def act_streams_backward(act):
+    """A piecewise linear activation needs no more than z for the slopes."""
+    from fusegrad.kernels import act_streams
+
+    def run(s, g, gy, b):
+        z, *others = streams(s.dtype, 5)
+        cotangents = streams(s.dtype, 8)
+        operands = (*cotangents, z) if act == "relu" else (*cotangents, z, *others)
+        return operands, act_streams.act_streams_backward(*cotangents, z, *others, act, 1.0, 7)
+
+    return run
+
+
 def mul_constant():
     from fusegrad.kernels import act
 
@@ -135,6 +160,8 @@ PASSES = {
         for needed in ((True, True, True), (True, False, False), (False, True, False), (False, False, True))
     },
     **{f"act_jvp{', y' * y}": (act_jvp, 1, y) for y in (False, True)},
+    **{f"act_streams {act}": (act_streams, act) for act in ("gelu", "relu")},
+    **{f"act_streams_backward {act}": (act_streams_backward, act) for act in ("gelu", "relu")},
     "mul_constant": (mul_constant,),
     "bias_act": (bias_act,),
     "gz": (gz_and_sum, "gelu", False),
@@ -148,7 +175,7 @@ PASSES = {
 
 # tiles are as wide as a dtype allows; in the second a few of the passes stand for all
 CASES = [(name, torch.bfloat16) for name in PASSES]
-CASES += [(name, torch.float64) for name in ("act 1 of g", "act_jvp, y", "bias_act", "gz and sum")]
+CASES += [(name, torch.float64) for name in ("act 1 of g", "act_jvp, y", "act_streams gelu", "bias_act", "gz and sum")]
 
 
 @pytest.mark.parametrize("name, dtype", CASES, ids=str)

@@ -22,7 +22,7 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
-from fusegrad.kernels import act, gemm, offline
+from fusegrad.kernels import act, act_streams, gemm, offline
 
 # of a program, in KiB
 SHARED_MEMORY = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64, "gfx950": 160}
@@ -61,12 +61,19 @@ def test_resources(compiled, arch):
     """Of activations that cost much: the product of gelu in 16 bits that takes most registers; and of each maker's
     compiler the other products, and some of all passes."""
     tasks = offline.tasks([arch], ["gelu"], [torch.bfloat16])[-1:]
+    tasks += [of_streams(arch, "mish", torch.bfloat16)]
     if arch in ("sm_90", "gfx942"):
         tasks += offline.tasks([arch], ["gelu"], [torch.bfloat16])[-2::-2]
         tasks += offline.tasks([arch], ["tanh", "sin"], [torch.float32])[::8]
         tasks += offline.tasks([arch], ["mish", "gelu_tanh"], [torch.float64])[::6]
     rows = compiled(tasks)
     assert len({tuple(row[key] for key in offline.SORTED_BY) for row in rows}) == len(rows)
+
+
+def of_streams(arch, name, dtype):
+    """The backward pass of an activation with its streams."""
+    backward = act_streams.act_streams_backward
+    return offline.Task(arch, name, dtype, [launch.func for launch in offline.launches(name, dtype)].index(backward))
 
 
 @pytest.mark.parametrize("arch", (pytest.param("sm_80", marks=pytest.mark.slow), "sm_90"))
@@ -96,7 +103,7 @@ def takes_most(launch, dtype):
         _, product, *args = launch.args
         saves_y = product is gemm.linear_act and not REGISTRY[args[3]].saves_input  # which it writes anyway
         return product is gemm.mm_dact or saves_y or args[-1]
-    passes = {act.act_vjp: (True, True, True), act.act_jvp: (True,)}
+    passes = {act.act_vjp: (True, True, True), act.act_jvp: (True,), act_streams.act_streams_backward: (7,)}
     needed = passes.get(launch.func)
     return dtype.itemsize > 2 and needed is not None and launch.args[-len(needed) :] == needed
 
@@ -148,7 +155,7 @@ def test_grids_fit_any_number_of_rows(monkeypatch):
     """CUDA has 2^31 programs along the first axis, and 2^16 along the others."""
     from triton.runtime import JITFunction
 
-    from fusegrad.kernels import act, chain, launch, passes
+    from fusegrad.kernels import act, act_streams, chain, launch, passes
     from fusegrad.ops.chain_by_layers import plan
 
     monkeypatch.setattr(launch, "driver", SimpleNamespace(active=offline._Driver("sm_90")))
@@ -158,10 +165,12 @@ def test_grids_fit_any_number_of_rows(monkeypatch):
         gy = torch.empty(m, n, device="meta")
         passes.gz_and_sum(gy, gy, "tanh", 0.0, True)
         act.act(gy, None, "tanh", 0.0, 0)
+        y, ty, _ = act_streams.act_streams(gy, gy[None], None, "tanh", 0.0)
+        act_streams.act_streams_backward(y, ty, None, gy, gy[None], None, "tanh", 0.0, 3)
         if n < 2**30:  # in registers there are at most so many columns
             of = plan(("tanh",), (1.0,), (False,))
             x, w = torch.empty(m, min(n, 128), device="meta"), torch.empty(16, min(n, 128), device="meta")
             y, saved = chain.forward(x, [w, None], of, True)
             chain.backward(y, x, [w, None], y, saved, of, (True, True, False))
-    assert len(grids) == 12 + 2 * 3
+    assert len(grids) == 4 * 5 + 2 * 3
     assert all(grid[0] < 2**31 and len(grid) == 1 for grid in grids)

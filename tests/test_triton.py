@@ -23,7 +23,7 @@ TESTS = Path(__file__).parent
 # what fuse does are the same on every backend; what a rule may hand to a kernel, test_layouts.py draws. A launch takes
 # some 10 ms there.
 INTERPRETED = {
-    "chains": {"triton_chain": ""},
+    "chains": {"triton_chain": "", "triton_streams": ""},
     "products": {"triton": "not registry and not torch.float16", "bytes_moved": ""},
     "calls": {
         "activations": "not numerically and not below and not torch.float16",

@@ -20,7 +20,7 @@ import torch
 from . import ops
 from .internals.dispatcher import has_kernel
 from .kernels import SERVED
-from .ops import chain
+from .ops import chain, elementwise_streams
 from .ops.chain_by_layers import backward_by_layers, forward_by_layers
 from .ops.op import by_rule, library
 
@@ -123,7 +123,7 @@ def _chain_by_triton(x, weights, acts, save):
     of = chain.plan_of(acts, weights)
     chain.check_layers(x, weights, of)
     if suits_triton(x, weights, of.names):
-        return _chain_kernels().chain(x, weights, of, save)
+        return _kernels_of("chain").chain(x, weights, of, save)
     with torch.no_grad():
         return forward_by_layers(x, weights, of, save)
 
@@ -133,32 +133,59 @@ def _chain_backward_by_triton(gy, x, weights, y, saved, acts, needed):
     chain.check_layers(x, weights, of)
     wanted = [bool(needed >> i & 1) for i in range(1 + len(weights))]
     if suits_triton(x, weights, of.names):
-        found = _chain_kernels().chain_backward(gy, x, weights, y, saved, of, wanted)
+        found = _kernels_of("chain").chain_backward(gy, x, weights, y, saved, of, wanted)
     else:
         with torch.no_grad():
             found = backward_by_layers(gy, x, weights, of, wanted)
     return [x.new_empty(0) if g is None else g for g in found]
 
 
+def _act_streams_by_triton(z, t, l, act, param):  # noqa: E741  # as in the formulas
+    """The op act_streams on a GPU."""
+    elementwise_streams.check_streams("act_streams", z, t, l)
+    if not has_triton(act):
+        raise ValueError(f"act_streams: no kernel of act {act!r}")
+    return _kernels_of("act_streams").act_streams(z, t, l, act, param)
+
+
+def _act_streams_backward_by_triton(gy, gty, gly, z, t, l, act, param, needed):  # noqa: E741
+    elementwise_streams.check_streams("act_streams_backward", z, t, l, gly)
+    elementwise_streams.check_streams("act_streams_backward", z, gty, None if gy is None else gy[None])
+    if (gty is not None and gty.shape != t.shape) or not has_triton(act):
+        raise ValueError(f"act_streams_backward: gty does not fit t, or there is no kernel of act {act!r}")
+    return _kernels_of("act_streams").act_streams_backward(gy, gty, gly, z, t, l, act, param, needed)
+
+
+_BY_TRITON = {
+    "chain": _chain_by_triton,
+    "chain_backward": _chain_backward_by_triton,
+    "act_streams": _act_streams_by_triton,
+    "act_streams_backward": _act_streams_backward_by_triton,
+}
 if _HAS_TRITON:
-    for name, kernel in (("chain", _chain_by_triton), ("chain_backward", _chain_backward_by_triton)):
+    for name, kernel in _BY_TRITON.items():
         library.impl(name, kernel, "CPU" if INTERPRETED else "CUDA")
 
 
-def chains_by_triton(x: torch.Tensor) -> bool:
-    """Whether chains of x may be a Triton kernel."""
+def has_triton(act: str) -> bool:
+    """Whether an activation has Triton kernels, where these serve."""
+    return act in _kernels("act")[1]
+
+
+def runs_by_triton(x: torch.Tensor) -> bool:
+    """Whether what is done to x may be a Triton kernel."""
     return _HAS_TRITON and (x.is_cpu if INTERPRETED else x.is_cuda) and _runs_triton(x.device)
 
 
 def suits_triton(x: torch.Tensor, weights: Sequence[Any], acts: Sequence[str]) -> bool:
     """Whether layers w_1, b_1, ... of matrices are best one kernel, on the GPU of x."""
-    return chains_by_triton(x) and _chain_kernels().suits(x, [w.shape[0] for w in weights[::2]], acts)
+    return runs_by_triton(x) and _kernels_of("chain").suits(x, [w.shape[0] for w in weights[::2]], acts)
 
 
 @cache
-def _chain_kernels() -> Any:
+def _kernels_of(module: str) -> Any:
     _kernels("act")  # what all kernels need
-    return importlib.import_module("fusegrad.kernels.chain")
+    return importlib.import_module(f"fusegrad.kernels.{module}")
 
 
 # Whether chains are served on the CPU, and the activations that the kernels have from the start.

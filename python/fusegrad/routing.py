@@ -235,7 +235,7 @@ def may_be_a_chain(x: Tensor) -> bool:
     """Whether an input is one of a chain, if its layers fit: the rest is asked by route_of_chain."""
     return (
         type(x) in _PLAIN
-        and ((CHAIN_OF_DERIVED or not requires_grad(x)) if _chains_on_cpu(x) else backends.chains_by_triton(x))
+        and ((CHAIN_OF_DERIVED or not requires_grad(x)) if _chains_on_cpu(x) else backends.runs_by_triton(x))
         and x.layout is strided
         and x.dtype in DTYPES
         and x.dim() > 0

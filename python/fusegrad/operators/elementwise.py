@@ -1,7 +1,7 @@
-"""Activations and products of tensors with streams as one op each, on the CPU, in plain eager mode.
+"""Activations and products of tensors with streams as one op each, in plain eager mode.
 
 Of a Laplacian: a value, tangents, and a sum of second derivatives. An activation also of derivatives along one
-direction. All else is made of torch's functions.
+direction. On a GPU those of activations alone, up to second derivatives. All else is made of torch's functions.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,12 +13,16 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .. import backends
-from ..ops import elementwise_streams  # noqa: F401  # which defines the ops
+from ..internals.call import in_plain_eager, requires_grad
+from ..internals.engine import Noted, wanted
+from ..internals.function import below_autograd, single_level
+from ..ops.elementwise_streams import ACT, ACT_BACKWARD
 from ..ops.op import RULES
-from ..routing import have_kernels
+from ..routing import PIECEWISE, have_kernels
 from .streams import Rules, Streams, joined, lifted, parted, whole
 
 Made = tuple[Tensor, Streams]
+PIECEWISE_LINEAR = PIECEWISE | {"hardsigmoid"}
 
 
 def _serves(rules: Rules, *tensors: Tensor) -> bool:
@@ -39,6 +43,8 @@ def _all(t: Tensor, z: Tensor) -> Tensor:
 def activated(rules: Rules, z: Tensor, streams: Streams, act: str, param: float) -> Made | None:
     """y = σ(z) with its streams, or None where that is left."""
     t = streams[0]
+    if t is not None and backends.runs_by_triton(z):
+        return by_triton(rules, z, streams, act, param)
     if t is None or not _serves(rules, z) or not have_kernels((act,)):
         return None
     if not _is_laplacian(rules):
@@ -53,6 +59,58 @@ def _along_one(z: Tensor, streams: Streams, act: str, param: float) -> Made | No
     *lower, last = (None if s is None else _all(s, z) for s in streams)
     made = backends.node.act_taylor(z, joined(lower, z), last, act, float(param))
     return None if made is None else (made[0], (*parted(made[1]), made[2]))
+
+
+def by_triton(rules: Rules, z: Tensor, streams: Streams, act: str, param: float) -> Made | None:
+    """y = σ(z) with its streams by a Triton kernel, or None where that is left.
+
+    Of derivatives along one direction the last is l of a Laplacian, and the one before its only tangent, if there is.
+    """
+    if rules.apart or rules.order > 2 or not (_is_laplacian(rules) or (rules.count == 1 and not rules.summed)):
+        return None
+    if streams[0] is None or z.numel() == 0 or not backends.runs_by_triton(z):
+        return None
+    if not in_plain_eager(z, *streams) or not backends.has_triton(act):
+        return None
+    t = z.new_empty(0, *z.shape) if rules.order == 1 else _all(streams[0], z)
+    l = None if streams[-1] is None else _all(streams[-1], z)  # noqa: E741  # as in the formulas
+    run = _apply if requires_grad(z, t, l) else partial(StreamedActivation.forward, None)
+    y, ty, ly = run(z, t, l, act, float(param))
+    return y, (ly,) if rules.order == 1 else (ty, ly)
+
+
+class StreamedActivation:
+    """An activation with its streams: all that it is given is kept.
+
+    Backward is the op act_streams_backward. Its derivatives are those of torch's functions, computed again.
+    """
+
+    @staticmethod
+    def forward(ctx, z, t, l, act, param):  # noqa: E741
+        if ctx is not None:
+            ctx.act, ctx.param = act, param
+            ctx.save_for_backward(z, t, l)
+            ctx.set_materialize_grads(False)
+        y, ty, ly = below_autograd(ACT, z, t, l, act, param)
+        return y, ty, None if l is None and act in PIECEWISE_LINEAR else ly
+
+    @staticmethod
+    def backward(ctx, *grads):
+        saved, needed = ctx.saved_tensors, wanted(ctx, 3)
+        _, gty, gly = grads
+        if torch.is_grad_enabled() or not in_plain_eager(*grads, *saved):
+            found = RULES["act_streams"](Noted({"act": ctx.act, "param": ctx.param}, needed, saved), *grads)
+            return *found, None, None
+        there = any(g is not None for g in grads), gty is not None or gly is not None, gly is not None
+        needed = [n and is_there for n, is_there in zip(needed, there, strict=True)]
+        if not any(needed):
+            return (None,) * 5
+        mask = sum(1 << i for i, n in enumerate(needed) if n)
+        found = below_autograd(ACT_BACKWARD, *grads, *saved, ctx.act, ctx.param, mask)
+        return *(g if n else None for g, n in zip(found, needed, strict=True)), None, None
+
+
+_apply = single_level(StreamedActivation)
 
 
 def multiplied(rules: Rules, a: Tensor, of_a: Streams, b: Tensor, of_b: Streams) -> Made | None:

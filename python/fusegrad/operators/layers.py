@@ -9,8 +9,8 @@ from .. import functional, ops
 from ..activations import REGISTRY, Activation
 from ..ops.op import RULES
 from ..ops.terms import rows, total
-from ..routing import PIECEWISE
 from . import elementwise
+from .elementwise import PIECEWISE_LINEAR
 from .functions import Derivative
 from .kinds import ALONG, LAPLACIAN
 from .streamed import Layer, rule_by, streamed
@@ -27,7 +27,8 @@ def one_by_one(rules: Rules, x: Tensor, streams: Streams, chain: Sequence[Layer]
     for layer in chain:
         x, streams = product(rules, x, streams, layer.w, layer.b)
         if layer.act != "identity":
-            x, streams = act_streams(rules, x, streams, layer.act, layer.param)
+            made = elementwise.by_triton(rules, x, streams, layer.act, layer.param)
+            x, streams = made or act_streams(rules, x, streams, layer.act, layer.param)
     return x, streams
 
 
@@ -78,7 +79,7 @@ def act_streams(rules: Rules, z: Tensor, streams: Streams, act: str, param: floa
         return made[k]
 
     t, second = streams if rules.order == 2 else (None, None)
-    if t is not None and not a.saves_input and act not in _LINEAR:
+    if t is not None and not a.saves_input and act not in PIECEWISE_LINEAR:
         inner = total(second, _times(D(2), rules.gathered(2, t * t)))
         return y, (D(1) * t, _times(D(1), inner))
     return y, rules.function(streams, derivatives(a, D))
@@ -98,7 +99,7 @@ def derivatives(a: Activation, D: Callable[[int], Tensor]) -> Derivative:
     """
 
     def of(k: int) -> Tensor | None:
-        if k > 1 and a.name in _LINEAR:
+        if k > 1 and a.name in PIECEWISE_LINEAR:
             return None
         if a.saves_input or k == 1:
             return D(k)
@@ -109,9 +110,6 @@ def derivatives(a: Activation, D: Callable[[int], Tensor]) -> Derivative:
         return D(1) * (D(2) ** 3 + 4 * D(1) * D(2) * D(3) + D(1) * D(1) * D(4))
 
     return of
-
-
-_LINEAR = PIECEWISE | {"hardsigmoid"}
 
 
 def activated(rules: Rules, z: Tensor, streams: Streams, act: str, param: float) -> tuple[Tensor, Streams]:

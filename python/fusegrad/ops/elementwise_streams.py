@@ -1,13 +1,15 @@
 """Functions of each element of tensors with streams, as one op each: an activation, and a product.
 
-They are a route of plain eager mode on the CPU, and have no derivatives of their own: operators/elementwise.py gives
-them these.
+They are a route of plain eager mode, on the CPU, and an activation of a Laplacian on a GPU too; and have no derivatives
+of their own: operators/elementwise.py gives them these.
 """
 
 import torch
+from torch import Tensor
 
 from .chain import without_derivative
 from .op import library
+from .operands import DTYPES, described
 
 _TAGS = (torch.Tag.pt2_compliant_tag,)
 # z is (...), t (r, ...), l (1, ...), or None for zero; so are y, ty and ly. Of act_taylor t are the derivatives along
@@ -40,3 +42,18 @@ for op in (ACT, ACT_BACKWARD, MULTIPLY, MULTIPLY_BACKWARD):
     without_derivative(op, "differentiate what fusegrad.laplacian gives")
 for op in (TAYLOR, TAYLOR_BACKWARD):
     without_derivative(op, "differentiate what fusegrad.directional gives")
+
+
+def check_streams(op: str, z: Tensor, t: Tensor | None, *others: Tensor | None) -> None:
+    """Raise TypeError or ValueError where kernels in Python can't take t (r, ...) and others (1, ...) of z (...)."""
+    if z.dtype not in DTYPES:
+        raise TypeError(f"{op}: got {described(z)}; need one of {', '.join(map(str, DTYPES))}")
+    for s, counts in ((t, None), *((other, 1) for other in others)):
+        if s is None:
+            continue
+        if s.dtype != z.dtype or s.device != z.device or s.layout is not torch.strided or z.layout is not torch.strided:
+            raise TypeError(f"{op}: a stream is {described(s)} of a tensor that is {described(z)}; need both alike")
+        if s.shape[1:] != z.shape or s.dim() == 0 or counts not in (None, s.shape[0]):
+            raise ValueError(
+                f"{op}: a stream is {described(s)} of a tensor that is {described(z)}; need (r, ...) or (1, ...)"
+            )
