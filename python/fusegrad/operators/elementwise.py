@@ -18,6 +18,7 @@ from ..internals.engine import Noted, wanted
 from ..internals.function import below_autograd, single_level
 from ..ops.elementwise_streams import ACT, ACT_BACKWARD
 from ..ops.op import RULES
+from ..ops.operands import DTYPES
 from ..routing import PIECEWISE, have_kernels
 from .streams import Rules, Streams, joined, lifted, parted, whole
 
@@ -70,7 +71,8 @@ def by_triton(rules: Rules, z: Tensor, streams: Streams, act: str, param: float)
         return None
     if streams[0] is None or z.numel() == 0 or not backends.runs_by_triton(z):
         return None
-    if not in_plain_eager(z, *streams) or not backends.has_triton(act):
+    alike = all(s is None or (s.dtype == z.dtype and s.device == z.device) for s in streams) and z.dtype in DTYPES
+    if not alike or not in_plain_eager(z, *streams) or not backends.has_triton(act):
         return None
     t = z.new_empty(0, *z.shape) if rules.order == 1 else _all(streams[0], z)
     l = None if streams[-1] is None else _all(streams[-1], z)  # noqa: E741  # as in the formulas
