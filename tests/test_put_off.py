@@ -291,3 +291,84 @@ def test_a_gate_is_made_before_what_writes_to_its_input(forward):
     stock = make(forward, act=nn.SiLU(), f=Doubles().to(DEVICE))
     with torch.no_grad():
         torch.testing.assert_close(fg.fuse(copy.deepcopy(stock))(inputs()), stock(inputs()))
+
+
+# --- what is called with a layer's result is known when it is called
+
+
+def picked(self, x):
+    def pick():
+        SEEN.append("picked")
+        return torch.tanh if torch.rand(()) > 0.5 else torch.cos
+
+    return pick()(self.a(x)) + pick()(self.b(x))
+
+
+def writes_to_the_weights(self, x):
+    def act(z):
+        self.a.weight.data.mul_(0.5)
+        return torch.tanh(z)
+
+    return act(self.a(x))
+
+
+def writes_to_the_input(self, x):
+    x = x * 1
+
+    def act(z):
+        x.data.mul_(0)
+        return torch.tanh(z)
+
+    return act(self.a(x))
+
+
+def cannot_be_picked(self, x):
+    acts = {}
+    return acts["tanh"](self.a(x))
+
+
+def is_not_there(self, x):
+    if self.s is None:
+        act = torch.tanh
+    return act(self.a(x))
+
+
+def is_not_there_in_statements(self, x):
+    if self.s is None:
+        act = torch.tanh
+    x = self.a(x)
+    return act(x)
+
+
+def is_none(self, x):
+    act = None
+    return act(self.a(x))
+
+
+def is_text(self, x):
+    act = "tanh"
+    x = self.a(x)
+    return act(x)
+
+
+def is_a_class(self, x):
+    make = torch.nn.Parameter
+    return torch.tanh(make(self.a(x.detach())))
+
+
+def is_another_layer(self, x):
+    layer = self.b
+    x = self.a(x)
+    return torch.tanh(layer(x))
+
+
+CALLEES = (
+    *(picked, writes_to_the_weights, writes_to_the_input, cannot_be_picked, is_not_there, is_not_there_in_statements),
+    *(is_none, is_text, is_a_class, is_another_layer),
+)
+
+
+@pytest.mark.parametrize("hook", (None, *HOOKS))
+@pytest.mark.parametrize("forward", CALLEES, ids=lambda f: f.__name__)
+def test_what_is_called_is_found_where_the_author_looks_for_it(forward, hook):
+    compare(make(forward, act=nn.SiLU(), s=1), HOOKS.get(hook, lambda m: None))

@@ -119,8 +119,17 @@ def missed(layer: nn.Module) -> None:
     _kept_of(layer).misses += 1
 
 
-def is_vain(kept: Kept) -> bool:
+def served(layer: nn.Module) -> None:
+    """Notes that a layer was put off and became part of an op."""
+    if (kept := of(layer)) is not None:
+        kept.misses = 0
+
+
+def is_vain(layer: Any) -> bool:
     """Whether a layer is best called where it stands: it was put off in vain, often, and not tried again lately."""
+    kept = of(layer)
+    if kept is None or kept:
+        return False
     kept.misses += kept.misses >= _VAIN
     return kept.misses > _VAIN and kept.misses % _AGAIN > 0
 

@@ -3,9 +3,15 @@
 import ast
 from collections.abc import Callable, Iterator
 
-from .code import reads_of, stored_by
+from torch import Tensor
 
+from .code import reads_of, stored_by
+from .recognise import METHOD
+
+WHEN_CALLED = "decided when it is called"
 _MOST = 60  # letters of a statement
+# methods that are no activations, of whatever they are
+_OF_CONTAINERS = {name for cls in (dict, list, set, str, Tensor) for name in dir(cls)} - METHOD.keys()
 
 
 def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
@@ -46,6 +52,11 @@ def why_stored_is_alone(definition: ast.AST, stored: ast.Assign, may_hold: Calla
         texts = (text_of(s) for s in again if reads_of(s, name))
         return f"not only an activation reads {name}: {', '.join(texts)}"
     return f"read by {text_of(next_)}, which does not begin with an activation of it"
+
+
+def is_of_containers(func: ast.expr) -> bool:
+    """Whether a method is called that lists, and their like, or tensors have: outputs.append."""
+    return isinstance(func, ast.Attribute) and func.attr in _OF_CONTAINERS
 
 
 def why_cut_is_alone(cut: str) -> str:

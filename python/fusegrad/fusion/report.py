@@ -17,6 +17,7 @@ from .facts import is_one_call
 from .find import Call, calls
 from .fused import SITES, fused_class_of
 from .opened import LEFT_OUT
+from .reasons import WHEN_CALLED
 from .watch import Ran, watch
 
 
@@ -117,7 +118,8 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
     layers = {
         m: path
         for path, m in model.named_modules()
-        if isinstance(m, nn.Linear) or any(call.fused_with or is_one_call(m) for call in found.get(m, ()))
+        if isinstance(m, nn.Linear)
+        or any(call.fused_with or call.undecided or is_one_call(m) for call in found.get(m, ()))
     }
     ran: dict[nn.Module, Ran] = {}
     if inputs or named_inputs:
@@ -129,7 +131,10 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
         chain = _chain(m, found.get(m, []))
         number = numbers.setdefault(m, 1 + max(numbers.values(), default=0)) if chain else 0
         numbers |= dict.fromkeys(chain, number)
-        table.append(replace(_row(path, m, found.get(m, []), m in alone), chain=number, ran=ran.get(m)))
+        calls_of = found.get(m, [])
+        if m in ran and ran[m].acts:
+            calls_of = [_as_it_ran(call, ran[m].acts) for call in calls_of]
+        table.append(replace(_row(path, m, calls_of, m in alone), chain=number, ran=ran.get(m)))
     table.by_nested = tuple(BY_NESTED.get(model, ()))
     return table
 
@@ -165,7 +170,7 @@ def _shape(m: nn.Module) -> str:
 
 def _as_it_runs(m: nn.Module, call: Call) -> Call:
     """The call as the class of m makes it: of what could be fused, only what fuse has rewritten is."""
-    if not (call.fused_with or call.by_rows) or call.one_by_one is not None:
+    if not (call.fused_with or call.undecided or call.by_rows) or call.one_by_one is not None:
         return call
     cls = fused_class_of(m)
     if cls is None and (why := why_class_stays(original_class(type(m)))) is None:
@@ -174,6 +179,13 @@ def _as_it_runs(m: nn.Module, call: Call) -> Call:
         why = why_class_stays(original_class(type(m))) or f"{type(m).__name__} has changed since: call fuse again"
         return Call(call.linear, "", why)
     return call
+
+
+def _as_it_ran(call: Call, acts: dict[str, None]) -> Call:
+    """The call as it was, where it was not known before: with these activations."""
+    if not call.undecided or call.fused_with:
+        return call
+    return replace(call, fused_with=f"{' or '.join(acts)} ({WHEN_CALLED})")
 
 
 def _became(m: nn.Module, found: list[Call]) -> tuple[str, str]:

@@ -80,10 +80,9 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
     """
     if len(args) == 1:
         if not kwargs and type(args[0]) is Tensor and not is_compiling():
-            known = kept.of(f)
-            if known or (in_torch_func() and may_be_met(f)):
+            if kept.of(f) or (in_torch_func() and may_be_met(f)):
                 return Soon(f, args[0])
-            if known is not None and kept.is_vain(known):
+            if kept.is_vain(f):
                 return alone(f, args[0])
     elif f is mul:
         s, z = args
@@ -216,6 +215,8 @@ def activated(act: Any, f: Any, x: Any) -> Any:
     y = None if is_compiling() else kept.activated(x, act, f, id(act))
     if y is None and in_torch_func() and keep_met(act, f, id(act)):
         y = kept.activated(x, act, f, id(act))
+    if y is None and not is_compiling() and kept.is_vain(f):
+        return act(alone(f, x))
     return apply(act, _later(f, x)) if y is None else y
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ class Ran:
     fused: int = 0  # calls of it together with what follows it
     alone: int = 0
     seconds: float = 0.0  # in forward
+    acts: dict[str, None] = field(default_factory=dict)  # what it was fused with
 
 
 class Watch(TorchDispatchMode):
@@ -44,14 +45,17 @@ class Watch(TorchDispatchMode):
         owners = dict.fromkeys(owner for t in tensors if t.dim() > 1 and (owner := self._owner(t)))
         name = func.name().partition(".")[0]
         if name in _FUSED or name in _ALONE or name == _CHAIN:
-            called = [(owner, name in _FUSED) for owner in owners]
+            act = next((a for a in args if isinstance(a, str)), "") if name in _FUSED else ""
+            called = [(owner, act) for owner in owners]
             if name == _CHAIN:
                 _, weights, acts, _ = args
                 layers = zip(map(self._owner, weights[::2]), acts.split(","), strict=True)
-                called = [(owner, not act.startswith("identity ")) for owner, act in layers if owner]
-            for k, (owner, fused) in enumerate(called):
+                named = ((owner, act.split()[0]) for owner, act in layers if owner)
+                called = [(owner, act if act != "identity" else "") for owner, act in named]
+            for k, (owner, act) in enumerate(called):
                 ran = self.ran[owner]
-                ran.fused, ran.alone = ran.fused + fused, ran.alone + (not fused)
+                ran.fused, ran.alone = ran.fused + bool(act), ran.alone + (not act)
+                ran.acts |= {act: None} if act else {}
                 ran.seconds += 0 if k else seconds  # of a gate or a chain the first layer has all the time
         elif len(owners) == 1 and all(_is_vector(t) or self._owner(t) for t in tensors):
             for y in _tensors(result):
