@@ -33,9 +33,10 @@ class Watch(TorchDispatchMode):
         self.ran = {layer: Ran() for layer in layers}
         self.owners: dict[int, nn.Module] = {}  # by the memory of a weight
         self.kept: list[Tensor] = []  # so that no other tensor gets that memory
-        for layer in layers:
-            for p in layer.parameters():
-                self._owns(layer, p)
+        for recurse in (False, True):  # what a layer holds itself is no other's
+            for layer in layers:
+                for held in (*layer.parameters(recurse), *layer.buffers(recurse)):
+                    self._owns(layer, held)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         start = time.perf_counter()
@@ -44,7 +45,9 @@ class Watch(TorchDispatchMode):
         tensors = [*_tensors((args, kwargs or {}))]
         owners = dict.fromkeys(owner for t in tensors if t.dim() > 1 and (owner := self._owner(t)))
         name = func.name().partition(".")[0]
-        if name in _FUSED or name in _ALONE or name == _CHAIN:
+        if name in _ALONE and len(owners) == 1 and _is_of_weights(tensors, self._owner):
+            self._owns(next(iter(owners)), result)  # a product that a weight is computed by
+        elif name in _FUSED or name in _ALONE or name == _CHAIN:
             act = next((a for a in args if isinstance(a, str)), "") if name in _FUSED else ""
             called = [(owner, act) for owner in owners]
             if name == _CHAIN:
@@ -76,6 +79,12 @@ def watch(layers: list[nn.Module], run: Callable[[], Any]) -> dict[nn.Module, Ra
     with Watch(layers) as mode:
         run()
     return mode.ran
+
+
+def _is_of_weights(tensors: list[Tensor], owner: Callable[[Tensor], nn.Module | None]) -> bool:
+    """Whether all matrices of a product are weights, or computed of these: the input of a layer is none."""
+    matrices = [t for t in tensors if t.dim() > 1]
+    return len(matrices) > 1 and all(map(owner, matrices))
 
 
 def _is_vector(t: Tensor) -> bool:
