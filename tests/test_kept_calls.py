@@ -276,22 +276,6 @@ def test_what_is_put_off_in_vain_is_called_where_it_stands(of):
     assert kept.of(m.fc)
 
 
-def given_by_a_call(self, x):
-    return self.last(vars(self).get("other", torch.tanh)(self.fc(x)))
-
-
-@pytest.mark.parametrize("of", ("torch's", "a library's layer"))
-def test_what_is_called_may_change_with_each_call(of):
-    m, theirs = fg.fuse(written(given_by_a_call, of)), written(given_by_a_call, of)
-    assert [row.fused_with for row in fg.explain(m)] == ["", ""]
-    for other in (torch.tanh, nn.LayerNorm(8).double(), torch.tanh, lambda z: z * torch.sigmoid(z)):
-        vars(m)["other"] = vars(theirs)["other"] = other
-        for _ in range(300):
-            y = m(X)
-        close(y, theirs(X))
-        assert bool(fg.explain(m, X)[0].ran.fused) == (not isinstance(other, nn.Module))
-
-
 def per_sample(model):
     """The gradients of each row, by torch.func."""
 

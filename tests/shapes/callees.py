@@ -1,4 +1,4 @@
-"""What is called with a layer's result is known only when it is called: a local name, an argument, what a call gives."""
+"""What is called with a layer's result is known when it is called: a local name, an argument, what a call gives."""
 
 import functools
 

@@ -5,8 +5,10 @@ Parameters are read on each call too, and not kept.
 """
 
 from collections.abc import Iterable, Sequence
+from inspect import CO_NESTED
+from types import CodeType, FunctionType
 from typing import Any, NamedTuple
-from weakref import ref
+from weakref import WeakValueDictionary, ref
 
 from torch import Tensor, nn
 
@@ -107,6 +109,19 @@ def of_other(layer: Any) -> Kept | None:
     """What is kept of a layer of a class that is not ours."""
     entry = _OF_OTHERS.get(id(layer))
     return entry[2] if entry is not None and entry[0]() is layer and entry[1] is type(layer) else None
+
+
+# Functions that are made anew on each call of what they are written in, and hold nothing of it: by their code.
+_MET_FIRST: WeakValueDictionary[CodeType, FunctionType] = WeakValueDictionary()
+
+
+def met_first(f: FunctionType) -> FunctionType:
+    """The function itself, or the first that was met of all that do the same, as one made of the same lambda does."""
+    if not f.__code__.co_flags & CO_NESTED or f.__closure__ or f.__defaults__ or f.__kwdefaults__:
+        return f
+    first = _MET_FIRST.setdefault(f.__code__, f)
+    changed = first.__code__ is not f.__code__ or first.__defaults__ or first.__kwdefaults__
+    return f if changed or first.__globals__ is not f.__globals__ else first
 
 
 def of(f: Any) -> Kept | None:
