@@ -27,7 +27,7 @@ from .kinds import Act, Gate, Held, Layer, Term, Variable, layers
 from .match import match, why_unknown
 from .opened import LEFT_OUT
 from .paths import Path, find, join
-from .reasons import WHEN_CALLED, is_of_containers
+from .reasons import WHEN_CALLED, is_of_containers, why_adapted
 from .recognise import Spec
 from .rewrite import Method, Passed, Site, longer, read
 from .rows import Row, is_narrow
@@ -80,7 +80,9 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
             for child in _linears(m, None if name == "forward" else names_in(function)):
                 unread[child, str(e)].append(name)
             continue
-        yield from _in_method(m, path, name, method)
+        for call in _in_method(m, path, name, method):
+            adapted = why_adapted(m, call.linear) if call.why and not call.undecided else None
+            yield replace(call, why=adapted) if adapted else call
     for (child, why), names in unread.items():
         yield Call(child, "", f"{original.__name__}.{', '.join(names)}: {why}")
 
