@@ -1,11 +1,15 @@
 """explain gives reasons that one can act on."""
 
+import pytest
 import torch
+from conftest import SMALL
 from test_forwards import Base
 from torch import nn
 
 import fusegrad as fg
+from fusegrad import backends, routing
 
+from cases import DEVICE
 from shapes import MAKES_IT_ONE
 
 
@@ -42,6 +46,28 @@ def test_what_may_become_an_activation_is_told_so():
     told = whys(lambda self, x: self.act(self.a(x)) + self.f(self.b(x), 3), act=Trained(), f=of_two)
     assert told["a"] == "followed by Trained, which is no activation of fusegrad"
     assert told["b"] == "read by f, which begins with no activation of fusegrad"
+
+
+@pytest.mark.skipif(backends.extension is None or DEVICE != "cpu", reason="no limits")
+def test_limits_on_rows_are_named(monkeypatch):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Linear(64, 64) for _ in range(3))
+            self.slope, self.taken = nn.Parameter(torch.ones(1)), False
+
+        def forward(self, x):
+            return torch.tanh(self.a(x)), torch.tanh(self.slope * self.b(x)), self.last(x)
+
+        def last(self, x):
+            return torch.tanh(self.c(x)) if self.taken else self.c(x)
+
+    scale = "ran alone: the scale is taken into the weight from 64 rows on"
+    told = lambda rows: [row.why for row in fg.explain(fg.fuse(Net()), torch.ones(rows, 64))]
+    assert told(63) == ["", scale, ""] and told(64) == ["", "", ""]
+    for limit, value in SMALL.items():
+        monkeypatch.setattr(routing, limit, value)
+    assert told(1) == 3 * ["ran alone: of 1 row it is as fast"]
 
 
 class Adapted(nn.Module):

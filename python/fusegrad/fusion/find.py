@@ -23,7 +23,7 @@ from .authors import BLOCKS, author_of_forward, is_torchs, methods
 from .code import Unreadable, names_in
 from .facts import is_one_call
 from .fused import SEQUENTIAL, SITES, UNFUSED, fused_class_of, is_sequential
-from .kinds import Act, Gate, Held, Layer, Term, Variable, layers
+from .kinds import Act, Gate, Held, Layer, Term, Variable, is_scaled, layers
 from .match import match, why_unknown
 from .opened import LEFT_OUT
 from .paths import Path, find, join
@@ -45,6 +45,7 @@ class Call:
     key: Key | None = None  # where in the source, None in a Sequential
     _: KW_ONLY
     acts: frozenset[str] = frozenset()  # what it may be fused with, but for gates
+    scaled: bool = False  # before the activation
     chain: tuple[nn.Module, ...] = ()  # the layers that are one op with it, and itself
     multiplied: bool = False  # nothing is computed after it, but the product can be an op
     alone: bool = False  # nothing is to be told of it: the layer is called, whatever reads it
@@ -164,7 +165,7 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
                         continue
                     args, kwargs = _arguments(m, act)
                     call = _call(linear, acts, act.text, join(path, act.text), (name, k), args, kwargs)
-                    yield replace(call, chain=chained.get(linear, ()))
+                    yield replace(call, chain=chained.get(linear, ()), scaled=is_scaled(act.of))
     for paths, why in method.alone:
         for linear in _held(m, paths):
             yield Call(linear, "", why, chain=chained.get(linear, ()))

@@ -124,6 +124,18 @@ def layers(read: Term) -> Iterator[Layer | Product]:
             yield from layers(read.of)
 
 
+def is_scaled(term: Term) -> bool:
+    """Whether a term is a layer times something."""
+    match term:
+        case Scaled(node=ast.BinOp(op=ast.Mult())):
+            return True
+        case Scaled(of=of) | Viewed(of=of):
+            return is_scaled(of)
+        case Variable(held=held) if held is not None:
+            return is_scaled(held)
+    return False
+
+
 def calls_of(term: Term) -> Iterator[ast.expr]:
     """What is called where a term stands, for its layers."""
     match term:

@@ -16,6 +16,7 @@ from .convert import check_model, forget_functions, why_not
 from .facts import is_one_call
 from .find import Call, calls
 from .fused import SITES, fused_class_of
+from .match import FAST
 from .opened import LEFT_OUT
 from .reasons import WHEN_CALLED
 from .watch import Ran, watch
@@ -29,7 +30,7 @@ class Row:
     shape: str  # in -> out
     fused_with: str  # the activation and where it stands, or ""
     backend: str  # what serves it, or "torch"
-    why: str  # why it is not fused, or ""
+    why: str  # why it is not fused, or did not run so, or ""
     stock_rows: int = 0  # rows of input up to which stock torch computes it, where a gradient is needed
     chain: int = 0  # in plain eager mode on a CPU, layers of the same number are one op; 0: it is none with others
     ran: Ran | None = None  # what ran of it, where explain was given inputs
@@ -85,7 +86,8 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
     that it may be are listed. Layers of one number under `chain` are one op, in plain eager mode on a CPU. With inputs
     the model is run once on them, without gradients and in the mode that it is in, and the table also says how often
     each layer ran fused or alone in this run, and its time in milliseconds; of a gate's two layers, and of a chain, the
-    first has the time of all. If `laplacian` and its like have taken derivatives of the model before, and had no rule
+    first has the time of all. What is called with a layer's result may be known only when it is called: the run says what
+    it was. If `laplacian` and its like have taken derivatives of the model before, and had no rule
     for all that it calls, a line under the table says for what.
 
     Args:
@@ -134,7 +136,8 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
         calls_of = found.get(m, [])
         if m in ran and ran[m].acts:
             calls_of = [_as_it_ran(call, ran[m].acts) for call in calls_of]
-        table.append(replace(_row(path, m, calls_of, m in alone), chain=number, ran=ran.get(m)))
+        row = replace(_row(path, m, calls_of, m in alone), chain=number, ran=ran.get(m))
+        table.append(replace(row, why=row.why or _why_ran_alone(m, row, calls_of)))
     table.by_nested = tuple(BY_NESTED.get(model, ()))
     return table
 
@@ -186,6 +189,19 @@ def _as_it_ran(call: Call, acts: dict[str, None]) -> Call:
     if not call.undecided or call.fused_with:
         return call
     return replace(call, fused_with=f"{' or '.join(acts)} ({WHEN_CALLED})")
+
+
+def _why_ran_alone(m: nn.Module, row: Row, found: list[Call]) -> str:
+    """Why a layer that may be fused was called alone, where that is a limit on rows; or ""."""
+    w, b = stored(m, "weight"), stored(m, "bias")
+    if row.ran is None or row.ran.fused or not row.ran.rows or not isinstance(w, Tensor) or w.dim() != 2:
+        return ""
+    rows, k = row.ran.rows, w.shape[1]
+    with torch.no_grad():  # as it ran
+        if routing.stock_serves(w.new_empty(rows, k), w, b, False, FAST in vars(m)):
+            return f"ran alone: of {rows} {'row' if rows == 1 else 'rows'} it is as fast"
+    few = rows < k and any(call.scaled for call in found)
+    return f"ran alone: the scale is taken into the weight from {k} rows on" if few else ""
 
 
 def _became(m: nn.Module, found: list[Call]) -> tuple[str, str]:

@@ -22,6 +22,7 @@ class Ran:
     fused: int = 0  # calls of it together with what follows it
     alone: int = 0
     seconds: float = 0.0  # in forward
+    rows: int = 0  # the least of a call of it alone
     acts: dict[str, None] = field(default_factory=dict)  # what it was fused with
 
 
@@ -58,6 +59,9 @@ class Watch(TorchDispatchMode):
             for k, (owner, act) in enumerate(called):
                 ran = self.ran[owner]
                 ran.fused, ran.alone = ran.fused + bool(act), ran.alone + (not act)
+                if not act and name != _CHAIN and result.dim() > 1:
+                    rows = result.numel() // max(1, result.shape[-1])
+                    ran.rows = min(rows, ran.rows) if ran.rows else rows
                 ran.acts |= {act: None} if act else {}
                 ran.seconds += 0 if k else seconds  # of a gate or a chain the first layer has all the time
         elif len(owners) == 1 and all(_is_vector(t) or self._owner(t) for t in tensors):
