@@ -86,9 +86,9 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
     that it may be are listed. Layers of one number under `chain` are one op, in plain eager mode on a CPU. With inputs
     the model is run once on them, without gradients and in the mode that it is in, and the table also says how often
     each layer ran fused or alone in this run, and its time in milliseconds; of a gate's two layers, and of a chain, the
-    first has the time of all. What is called with a layer's result may be known only when it is called: the run says what
-    it was. If `laplacian` and its like have taken derivatives of the model before, and had no rule
-    for all that it calls, a line under the table says for what.
+    first has the time of all. What is called with a layer's result may be known only when it is called: the run says
+    what it was. If `laplacian` and its like have taken derivatives of the model before, and had no rule for all that it
+    calls, a line under the table says for what.
 
     Args:
         model: any module. Without inputs nothing of it is run.
