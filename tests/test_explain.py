@@ -283,6 +283,32 @@ def test_a_run_is_told():
     assert [(ran.fused, ran.alone) for ran in alone] == [(0, 1)] * 3
 
 
+class LowRank(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(2, 4)), nn.Parameter(torch.randn(4, 2))
+
+    def forward(self, w):
+        return w + self.b @ self.a
+
+
+COMPUTED = {
+    "orthogonal": nn.utils.parametrizations.orthogonal,
+    "of low rank": lambda m: nn.utils.parametrize.register_parametrization(m, "weight", LowRank()),
+}
+
+
+@pytest.mark.parametrize("computed", COMPUTED.values(), ids=COMPUTED)
+def test_products_that_compute_a_weight_are_no_calls_of_its_layer(computed):
+    net = nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 4))
+    for m in net[::2]:
+        computed(m)
+    for rows in (1, 15):
+        with routing.at_all_sizes():
+            ran = [row.ran for row in fg.explain(fg.fuse(net.to(DEVICE)), torch.ones(rows, 4, device=DEVICE))]
+        assert [(r.fused, r.alone) for r in ran] == [(1, 0), (0, 1)]
+
+
 def test_a_run_is_the_models_own():
     """In its mode, with its arguments, and what it raises is raised."""
 

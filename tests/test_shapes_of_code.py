@@ -9,7 +9,16 @@ from torch.autograd import grad
 import fusegrad as fg
 
 from models import snapshot
-from shapes import SHAPES, fields, one_class, others, physics, transformers, two_modules  # noqa: F401  (they fill it)
+from shapes import (  # noqa: F401  (they fill it)
+    SHAPES,
+    callees,
+    fields,
+    one_class,
+    others,
+    physics,
+    transformers,
+    two_modules,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch's old weight_norm
 EVERY = pytest.mark.parametrize("name", SHAPES)

@@ -14,6 +14,7 @@ from cases import DEVICE
 D = 8  # features
 ROWS = 12  # more than D: a scale is taken into the weights only then
 SHAPES: dict[str, "Shape"] = {}
+MAKES_IT_ONE = ": if it is elementwise, fg.activation makes it one"
 
 
 @dataclass(frozen=True)

@@ -331,6 +331,14 @@ def residual(self, x):
     return y + self.act(y)
 
 
+@written(0, {"a": "not only an activation reads y: `u = y.shape`"})
+def asks_for_its_shape(self, x):
+    y = self.a(x)
+    u = y.shape
+    y = self.act(y)
+    return y.reshape(u)
+
+
 @written(0, {"a": "`u = x.sum()` comes between it and what reads y: an activation is fused if it comes first"})
 def computes_between(self, x):
     y = self.a(x)

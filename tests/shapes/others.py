@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import D, shape
+from . import MAKES_IT_ONE, D, shape
 
 LOG_STD_MAX, LOG_STD_MIN = 2, -5
 
@@ -147,7 +147,7 @@ def reglu(x):
 
 
 @shape(
-    0, {"layers.0.up": "read by act, which begins with no activation of fusegrad"}
+    0, {"layers.0.up": f"read by act, which begins with no activation of fusegrad{MAKES_IT_ONE}"}
 )  # yandex-research/rtdl, FT-Transformer
 class gate_by_a_function(nn.Module):
     def __init__(self):

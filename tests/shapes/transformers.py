@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import D, shape
+from . import MAKES_IT_ONE, D, shape
 
 CUT = "cut in parts by {}: fused is act(a) * b or a * act(b), where `a, b = z.chunk(2, dim=-1)` comes before"
 
@@ -70,7 +70,7 @@ class Fairseq(nn.Module):  # facebookresearch/fairseq
 shape(1, name="activation by a name")(lambda: Fairseq(F.relu))
 shape(
     0,
-    {"fc1": "read by act, which begins with no activation of fusegrad"},
+    {"fc1": f"read by act, which begins with no activation of fusegrad{MAKES_IT_ONE}"},
     name="activation in single precision",
 )(lambda: Fairseq(gelu_in_single))
 
@@ -215,7 +215,9 @@ def clamped_swiglu(x, alpha=1.702, limit=7.0):
     return g * torch.sigmoid(alpha * g) * (u + 1)
 
 
-@shape(0, {"up": "read by clamped_swiglu, which begins with no activation of fusegrad"})  # openai/gpt-oss
+@shape(
+    0, {"up": f"read by clamped_swiglu, which begins with no activation of fusegrad{MAKES_IT_ONE}"}
+)  # openai/gpt-oss
 class interleaved_gate(nn.Module):
     def __init__(self):
         super().__init__()

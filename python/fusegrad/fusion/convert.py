@@ -86,10 +86,9 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
 
 
 def _runs_ours(m: nn.Module, call: Call) -> bool:
-    """Whether a call is to be rewritten: one that is fused, or of a layer that is no Linear of ours to be called."""
-    return call.one_by_one is None and bool(
-        call.fused_with or call.by_rows or call.sums or (call.multiplied and call.linear is m)
-    )
+    """Whether a call is to be rewritten: one that may be fused, or of a layer that is no Linear of ours."""
+    may_be_fused = call.fused_with or call.undecided or call.by_rows or call.sums
+    return call.one_by_one is None and bool(may_be_fused or (call.multiplied and call.linear is m))
 
 
 def _convert(m: nn.Module, left_out: bool) -> None:

@@ -4,8 +4,8 @@ import ast
 import copy
 
 from .code import HELPERS
+from .kinds import Act, Gate, Halves, Layer, Product, Scaled, Term, Viewed, calls_of
 from .rows import Row, row_of
-from .terms import Act, Gate, Halves, Layer, Product, Scaled, Term, Viewed, calls_of
 
 
 def helper(name: str) -> ast.expr:

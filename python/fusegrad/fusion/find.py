@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import takewhile
-from types import FunctionType
 from typing import Any
 
 from torch import nn
@@ -20,16 +19,18 @@ from ..nn import Linear, why_alone, why_unfit
 from ..nn_gated import GatedLinear, GatedMLP
 from ..nn_mlp import MLP
 from . import chains, opened, recognise, wrapped
+from .authors import BLOCKS, author_of_forward, is_torchs, methods
 from .code import Unreadable, names_in
 from .facts import is_one_call
 from .fused import SEQUENTIAL, SITES, UNFUSED, fused_class_of, is_sequential
+from .kinds import Act, Gate, Held, Layer, Term, Variable, is_scaled, layers
 from .match import match, why_unknown
 from .opened import LEFT_OUT
 from .paths import Path, find, join
+from .reasons import WHEN_CALLED, is_of_containers, why_adapted
 from .recognise import Spec
 from .rewrite import Method, Passed, Site, longer, read
 from .rows import Row, is_narrow
-from .terms import Act, Gate, Held, Layer, Term, Variable, layers
 
 Key = tuple[str, int]  # name of a method, number of a site in it
 
@@ -44,10 +45,12 @@ class Call:
     key: Key | None = None  # where in the source, None in a Sequential
     _: KW_ONLY
     acts: frozenset[str] = frozenset()  # what it may be fused with, but for gates
+    scaled: bool = False  # before the activation
     chain: tuple[nn.Module, ...] = ()  # the layers that are one op with it, and itself
     multiplied: bool = False  # nothing is computed after it, but the product can be an op
     alone: bool = False  # nothing is to be told of it: the layer is called, whatever reads it
     sums: bool = False  # the same: the module adds two products
+    undecided: bool = False  # what is called with its result is known when it is called
     by_rows: bool = False  # its input is multiplied by a number a row, in the place of its result
     one_by_one: int | None = None  # in a module of ours, which fuse leaves as it is: up to how many rows are two calls
 
@@ -78,7 +81,9 @@ def calls(m: nn.Module, path: str = "") -> Iterator[Call]:
             for child in _linears(m, None if name == "forward" else names_in(function)):
                 unread[child, str(e)].append(name)
             continue
-        yield from _in_method(m, path, name, method)
+        for call in _in_method(m, path, name, method):
+            adapted = why_adapted(m, call.linear) if call.why and not call.undecided else None
+            yield replace(call, why=adapted) if adapted else call
     for (child, why), names in unread.items():
         yield Call(child, "", f"{original.__name__}.{', '.join(names)}: {why}")
 
@@ -105,31 +110,6 @@ def _in_ours(m: Any, ours: type, names: tuple[str, ...]) -> Iterator[Call]:
     last = children(m).get("down_proj") if ours is GatedMLP else None
     if isinstance(last, Linear):
         yield Call(last, "", why_alone(last) or "the last of its GatedMLP")
-
-
-def author_of_forward(cls: type[nn.Module]) -> type:
-    """The class that defines the forward of a class: nn.Module if nobody does."""
-    return next(base for base in cls.__mro__ if "forward" in vars(base))
-
-
-def is_torchs(cls: type | FunctionType) -> bool:
-    return f"{cls.__module__}.".startswith("torch.")
-
-
-# of torch's modules with a Linear that an activation follows: the method that calls them, and nothing else. What
-# chooses the fast path of inference, which fuse would not see, is their forward
-BLOCKS: dict[type, str] = {nn.TransformerEncoderLayer: "_ff_block", nn.TransformerDecoderLayer: "_ff_block"}
-
-
-def methods(cls: type) -> Iterator[tuple[str, FunctionType]]:
-    """The methods of a class that its author wrote, and those of torch's modules that are listed."""
-    seen: set[str] = set()
-    for base in cls.__mro__:
-        for name, value in vars(base).items():
-            if isinstance(value, FunctionType) and name not in seen and not name.startswith("__"):
-                if not is_torchs(base) or BLOCKS.get(base) == name:
-                    yield name, value
-            seen.add(name)
 
 
 def _in_sequential(m: nn.Module, path: str) -> Iterator[Call]:
@@ -179,9 +159,13 @@ def _in_method(m: nn.Module, path: str, name: str, method: Method) -> Iterator[C
             acts = _acts(m, path, act) if plain else {}
             for layer in layers(act):
                 for linear in _held(m, layer.paths):
+                    if plain and _is_undecided(m, act) and not _why_alone(linear):
+                        why = f"read by {act.text}, {WHEN_CALLED}"
+                        yield Call(linear, "", why, (name, k), undecided=True)
+                        continue
                     args, kwargs = _arguments(m, act)
                     call = _call(linear, acts, act.text, join(path, act.text), (name, k), args, kwargs)
-                    yield replace(call, chain=chained.get(linear, ()))
+                    yield replace(call, chain=chained.get(linear, ()), scaled=is_scaled(act.of))
     for paths, why in method.alone:
         for linear in _held(m, paths):
             yield Call(linear, "", why, chain=chained.get(linear, ()))
@@ -212,7 +196,8 @@ def _in_loop(m: nn.Module, site: Site, after: tuple[Path, ...]) -> list[nn.Modul
 
     def may_turn(linear: nn.Module) -> bool:
         found, arguments = acts[turns[linear]]
-        return chains.may_turn(linear) and all(isinstance(match(act, *arguments), tuple) for act in found)
+        known = bool(found) and all(isinstance(match(act, *arguments), tuple) for act in found)
+        return known and chains.may_turn(linear)
 
     begun = [*takewhile(may_turn, turns)]
     if len(begun) == len(turns):
@@ -233,7 +218,14 @@ def _acts(m: nn.Module, path: str, act: Act) -> dict[str, Any]:
     """What may be called after a layer, by where it stands."""
     if any(act.paths):
         return {join(path, at): held for at, held in find(m, act.paths).items()}
-    return {"called as a function": act.target}
+    return {} if act.target is None else {"called as a function": act.target}
+
+
+def _is_undecided(m: nn.Module, act: Act) -> bool:
+    """Whether what is called is not known before, and may be given a layer that was put off."""
+    if act.method or act.target is not None or act.looked_up is None or find(m, act.paths):
+        return False
+    return all(find(m, paths) for paths in act.looked_up if paths) and not is_of_containers(act.node.func)
 
 
 def _arguments(m: Any, act: Act) -> tuple[tuple, dict[str, Any]]:

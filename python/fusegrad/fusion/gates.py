@@ -7,7 +7,8 @@ from typing import Any
 
 from .code import reads_of, stored_by
 from .emit import keep, put_off, run_gate, settle
-from .terms import Gate, Halves, Terms, Variables, variables_of
+from .kinds import Gate, Halves, Variables, variables_of
+from .terms import Terms
 
 _MOST = 5  # statements
 

@@ -5,8 +5,10 @@ Parameters are read on each call too, and not kept.
 """
 
 from collections.abc import Iterable, Sequence
+from inspect import CO_NESTED
+from types import CodeType, FunctionType
 from typing import Any, NamedTuple
-from weakref import ref
+from weakref import WeakValueDictionary, ref
 
 from torch import Tensor, nn
 
@@ -109,6 +111,19 @@ def of_other(layer: Any) -> Kept | None:
     return entry[2] if entry is not None and entry[0]() is layer and entry[1] is type(layer) else None
 
 
+# Functions that are made anew on each call of what they are written in, and hold nothing of it: by their code.
+_MET_FIRST: WeakValueDictionary[CodeType, FunctionType] = WeakValueDictionary()
+
+
+def met_first(f: FunctionType) -> FunctionType:
+    """The function itself, or the first that was met of all that do the same, as one made of the same lambda does."""
+    if not f.__code__.co_flags & CO_NESTED or f.__closure__ or f.__defaults__ or f.__kwdefaults__:
+        return f
+    first = _MET_FIRST.setdefault(f.__code__, f)
+    changed = first.__code__ is not f.__code__ or first.__defaults__ or first.__kwdefaults__
+    return f if changed or first.__globals__ is not f.__globals__ else first
+
+
 def of(f: Any) -> Kept | None:
     """What is kept of what may be a layer, if anything was tried."""
     return f.__dict__.get(KEPT) if type(f) is Linear else of_other(f)
@@ -119,8 +134,17 @@ def missed(layer: nn.Module) -> None:
     _kept_of(layer).misses += 1
 
 
-def is_vain(kept: Kept) -> bool:
+def served(layer: nn.Module) -> None:
+    """Notes that a layer was put off and became part of an op."""
+    if (kept := of(layer)) is not None:
+        kept.misses = 0
+
+
+def is_vain(layer: Any) -> bool:
     """Whether a layer is best called where it stands: it was put off in vain, often, and not tried again lately."""
+    kept = of(layer)
+    if kept is None or kept:
+        return False
     kept.misses += kept.misses >= _VAIN
     return kept.misses > _VAIN and kept.misses % _AGAIN > 0
 

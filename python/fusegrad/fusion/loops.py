@@ -18,8 +18,9 @@ from typing import Any
 from .code import reads_of, stored_by
 from .emit import call_of
 from .gates import Swaps
+from .kinds import Act, Layer
 from .paths import Path
-from .terms import Act, Layer, Terms
+from .terms import Terms
 
 
 def loop_in(

@@ -1,11 +1,13 @@
 """Whether what is called after a layer is an activation that can be fused with it, as the model is now."""
 
+import inspect
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..internals.module import children
 from ..nn import why_called
 from . import formula, recognise
 from .opened import LEFT_OUT
@@ -42,15 +44,27 @@ def why_unknown(act: Any, text: str) -> str:
         if function := _function_of_its_own(getattr(type(act), "forward", None)):
             return f"followed by {type(act).__name__}, whose {function} has a backward of its own"
         has = is_activation(type(act))
-        lacks = "whose options fusegrad does not have" if has else "which is no activation of fusegrad"
+        lacks = "whose options fusegrad does not have" if has else f"which is no activation of fusegrad{_can_be(act)}"
         return f"followed by {type(act).__name__}, {lacks}"
     if isinstance(act, FunctionType) and not act.__module__.startswith("torch."):
         if function := _function_of_its_own(act):
             return f"read by {text}, whose {function} has a backward of its own"
-        return f"read by {text}, which begins with no activation of fusegrad"
+        return f"read by {text}, which begins with no activation of fusegrad{_can_be(act)}"
     if any(act is f for f in ("chunk", "split", torch.chunk, torch.split)):
         return why_cut_is_alone(f"`{text}`")
     return f"read by {text}"
+
+
+def _can_be(act: Any) -> str:
+    """How a module of an author's, or a function, becomes an activation of fusegrad, if it may be one."""
+    if isinstance(act, nn.Module):
+        held = vars(act)
+        of_author = not type(act).__module__.startswith("torch.")
+        may_be = of_author and not (held["_parameters"] or held["_buffers"] or children(act))
+    else:
+        given = inspect.signature(act).parameters.values()
+        may_be = sum(p.default is p.empty for p in given) == 1
+    return ": if it is elementwise, fg.activation makes it one" if may_be else ""
 
 
 def _function_of_its_own(f: Any) -> str | None:

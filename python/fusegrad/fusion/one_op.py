@@ -9,7 +9,7 @@ from torch.compiler import is_compiling
 
 from .. import functional
 from ..activations import REGISTRY
-from . import opened, recognise
+from . import kept, opened, recognise
 from .chains import keep_activated
 from .match import match
 from .notes import RESHAPE, Later, packed_glu
@@ -68,6 +68,8 @@ def activated(act: Any, z: Later, args: tuple, kwargs: dict[str, Any]) -> Any:
     if scaled is None:
         return None
     (x, w, b, route), (name, param) = scaled
+    if layer.layer is not None and not is_compiling():
+        kept.served(layer.layer)
     if layer.layer is not None and w is layer.product.w and b is layer.product.b and not is_compiling():
         key = key_of(act, args, kwargs, numbers_of(scales))
         if key is not None and name != "identity":

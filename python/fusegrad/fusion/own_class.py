@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
+from .authors import is_torchs
 from .code import Unreadable, nested, parse, self_name
-from .find import is_torchs
 
 
 def needs_its_own(cls: type) -> str | None:

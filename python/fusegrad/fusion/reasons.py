@@ -3,9 +3,16 @@
 import ast
 from collections.abc import Callable, Iterator
 
-from .code import reads_of, stored_by
+from torch import Tensor, nn
 
+from ..internals.module import children
+from .code import reads_of, stored_by
+from .recognise import METHOD
+
+WHEN_CALLED = "decided when it is called"
 _MOST = 60  # letters of a statement
+# methods that are no activations, of whatever they are
+_OF_CONTAINERS = {name for cls in (dict, list, set, str, Tensor) for name in dir(cls)} - METHOD.keys()
 
 
 def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
@@ -43,9 +50,34 @@ def why_stored_is_alone(definition: ast.AST, stored: ast.Assign, may_hold: Calla
         [next_] if stored_by(next_) == name or isinstance(next_, ast.Return) else [next_, *_until_stored(others, name)]
     )
     if sum(reads_of(s, name) for s in again) > 1:
-        texts = (text_of(s) for s in again if reads_of(s, name))
+        reads = [s for s in again if reads_of(s, name)]
+        texts = map(text_of, [s for s in reads if not _applies(s, name)] or reads)
         return f"not only an activation reads {name}: {', '.join(texts)}"
     return f"read by {text_of(next_)}, which does not begin with an activation of it"
+
+
+def _applies(statement: ast.stmt, name: str) -> bool:
+    """Whether a statement looks like an activation of a variable, which takes its place: `h = self.act(h)`."""
+    match statement:
+        case ast.Assign(value=ast.Call(func=func, args=[ast.Name(id=of)], keywords=[])):
+            return of == stored_by(statement) == name and not is_of_containers(func)
+        case ast.Return(value=ast.Call(func=func, args=[ast.Name(id=of)], keywords=[])):
+            return of == name and not is_of_containers(func)
+    return False
+
+
+def is_of_containers(func: ast.expr) -> bool:
+    """Whether a method is called that lists, and their like, or tensors have: outputs.append."""
+    return isinstance(func, ast.Attribute) and func.attr in _OF_CONTAINERS
+
+
+def why_adapted(m: nn.Module, layer: nn.Module) -> str | None:
+    """Why a layer is not fused in a module of peft's, where adapters add to the result of a layer; or None."""
+    base = children(m).get("base_layer")
+    if base is None or not type(m).__module__.startswith("peft."):
+        return None
+    part = "an adapter adds to its result" if layer is base else "of an adapter"
+    return f"{part}: merge it, by merge_and_unload of peft"
 
 
 def why_cut_is_alone(cut: str) -> str:

@@ -16,7 +16,9 @@ from .convert import check_model, forget_functions, why_not
 from .facts import is_one_call
 from .find import Call, calls
 from .fused import SITES, fused_class_of
+from .match import FAST
 from .opened import LEFT_OUT
+from .reasons import WHEN_CALLED
 from .watch import Ran, watch
 
 
@@ -28,7 +30,7 @@ class Row:
     shape: str  # in -> out
     fused_with: str  # the activation and where it stands, or ""
     backend: str  # what serves it, or "torch"
-    why: str  # why it is not fused, or ""
+    why: str  # why it is not fused, or did not run so, or ""
     stock_rows: int = 0  # rows of input up to which stock torch computes it, where a gradient is needed
     chain: int = 0  # in plain eager mode on a CPU, layers of the same number are one op; 0: it is none with others
     ran: Ran | None = None  # what ran of it, where explain was given inputs
@@ -84,8 +86,9 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
     that it may be are listed. Layers of one number under `chain` are one op, in plain eager mode on a CPU. With inputs
     the model is run once on them, without gradients and in the mode that it is in, and the table also says how often
     each layer ran fused or alone in this run, and its time in milliseconds; of a gate's two layers, and of a chain, the
-    first has the time of all. If `laplacian` and its like have taken derivatives of the model before, and had no rule
-    for all that it calls, a line under the table says for what.
+    first has the time of all. What is called with a layer's result may be known only when it is called: the run says
+    what it was. If `laplacian` and its like have taken derivatives of the model before, and had no rule for all that it
+    calls, a line under the table says for what.
 
     Args:
         model: any module. Without inputs nothing of it is run.
@@ -117,7 +120,8 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
     layers = {
         m: path
         for path, m in model.named_modules()
-        if isinstance(m, nn.Linear) or any(call.fused_with or is_one_call(m) for call in found.get(m, ()))
+        if isinstance(m, nn.Linear)
+        or any(call.fused_with or call.undecided or is_one_call(m) for call in found.get(m, ()))
     }
     ran: dict[nn.Module, Ran] = {}
     if inputs or named_inputs:
@@ -129,7 +133,11 @@ def explain(model: nn.Module, *inputs: Any, **named_inputs: Any) -> Explanation:
         chain = _chain(m, found.get(m, []))
         number = numbers.setdefault(m, 1 + max(numbers.values(), default=0)) if chain else 0
         numbers |= dict.fromkeys(chain, number)
-        table.append(replace(_row(path, m, found.get(m, []), m in alone), chain=number, ran=ran.get(m)))
+        calls_of = found.get(m, [])
+        if m in ran and ran[m].acts:
+            calls_of = [_as_it_ran(call, ran[m].acts) for call in calls_of]
+        row = replace(_row(path, m, calls_of, m in alone), chain=number, ran=ran.get(m))
+        table.append(replace(row, why=row.why or _why_ran_alone(m, row, calls_of)))
     table.by_nested = tuple(BY_NESTED.get(model, ()))
     return table
 
@@ -165,7 +173,7 @@ def _shape(m: nn.Module) -> str:
 
 def _as_it_runs(m: nn.Module, call: Call) -> Call:
     """The call as the class of m makes it: of what could be fused, only what fuse has rewritten is."""
-    if not (call.fused_with or call.by_rows) or call.one_by_one is not None:
+    if not (call.fused_with or call.undecided or call.by_rows) or call.one_by_one is not None:
         return call
     cls = fused_class_of(m)
     if cls is None and (why := why_class_stays(original_class(type(m)))) is None:
@@ -174,6 +182,26 @@ def _as_it_runs(m: nn.Module, call: Call) -> Call:
         why = why_class_stays(original_class(type(m))) or f"{type(m).__name__} has changed since: call fuse again"
         return Call(call.linear, "", why)
     return call
+
+
+def _as_it_ran(call: Call, acts: dict[str, None]) -> Call:
+    """The call as it was, where it was not known before: with these activations."""
+    if not call.undecided or call.fused_with:
+        return call
+    return replace(call, fused_with=f"{' or '.join(acts)} ({WHEN_CALLED})")
+
+
+def _why_ran_alone(m: nn.Module, row: Row, found: list[Call]) -> str:
+    """Why a layer that may be fused was called alone, where that is a limit on rows; or ""."""
+    w, b = stored(m, "weight"), stored(m, "bias")
+    if row.ran is None or row.ran.fused or not row.ran.rows or not isinstance(w, Tensor) or w.dim() != 2:
+        return ""
+    rows, k = row.ran.rows, w.shape[1]
+    with torch.no_grad():  # as it ran
+        if routing.stock_serves(w.new_empty(rows, k), w, b, False, FAST in vars(m)):
+            return f"ran alone: of {rows} {'row' if rows == 1 else 'rows'} it is as fast"
+    few = rows < k and any(call.scaled for call in found)
+    return f"ran alone: the scale is taken into the weight from {k} rows on" if few else ""
 
 
 def _became(m: nn.Module, found: list[Call]) -> tuple[str, str]:

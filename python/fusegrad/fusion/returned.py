@@ -18,10 +18,10 @@ import ast
 import functools
 
 from .emit import put_off, run_passed
+from .kinds import Act, Layer, Product, Scaled, Term, Variable, Variables, Viewed, layers, variables_of
 from .paths import Path
 from .reasons import blocks
 from .sites import Reader, Swaps
-from .terms import Act, Layer, Product, Scaled, Term, Variable, Variables, Viewed, layers, variables_of
 
 _GIVEN = Layer, Product, Viewed
 

@@ -8,6 +8,7 @@ that no op takes are obeyed without anyone having to notice the change.
 
 from collections.abc import Callable
 from operator import add, matmul, mul  # noqa: F401  # which methods call too
+from types import FunctionType
 from typing import Any
 
 import torch.nn.functional as F
@@ -80,10 +81,9 @@ def later(f: Any, *args: Any, **kwargs: Any) -> Any:
     """
     if len(args) == 1:
         if not kwargs and type(args[0]) is Tensor and not is_compiling():
-            known = kept.of(f)
-            if known or (in_torch_func() and may_be_met(f)):
+            if kept.of(f) or (in_torch_func() and may_be_met(f)):
                 return Soon(f, args[0])
-            if known is not None and kept.is_vain(known):
+            if kept.is_vain(f):
                 return alone(f, args[0])
     elif f is mul:
         s, z = args
@@ -179,6 +179,8 @@ def _call(f: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 def apply(act: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     """act(z, ...); with the layer that z notes, as one op where they can be."""
     if type(z) is Soon:
+        if type(act) is FunctionType:
+            act = kept.met_first(act)
         if not isinstance(act, str) and (y := _at_once(act, z, args, kwargs)) is not None:
             return y
         if not args and not kwargs and opened.was_gone_into(act) and (taking := opened.taking(act)):
@@ -213,9 +215,15 @@ def passed(act: Any, z: Any) -> Any:
 
 def activated(act: Any, f: Any, x: Any) -> Any:
     """act(f(x)), of an activation and a layer; at once where they are as they were found before."""
-    y = None if is_compiling() else kept.activated(x, act, f, id(act))
+    if is_compiling():
+        return apply(act, _later(f, x))
+    if type(act) is FunctionType:
+        act = kept.met_first(act)
+    y = kept.activated(x, act, f, id(act))
     if y is None and in_torch_func() and keep_met(act, f, id(act)):
         y = kept.activated(x, act, f, id(act))
+    if y is None and kept.is_vain(f):
+        return act(alone(f, x))
     return apply(act, _later(f, x)) if y is None else y
 
 

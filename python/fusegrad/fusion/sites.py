@@ -27,12 +27,13 @@ import torch
 from .code import Definition, reads_of
 from .emit import keep, put_off, run_act, run_alone, run_gate, run_passed, run_product, run_rows, run_sum, run_variable
 from .gates import Swaps, gate_in
+from .kinds import Act, Gate, Layer, Product, Term, Variable, Variables, layers
 from .loops import loop_in
 from .paths import Path
 from .reasons import blocks, text_of, why_cut_is_alone, why_stored_is_alone
 from .rows import Row, row_of
 from .sums import name_of, products_of
-from .terms import Act, Gate, Layer, Product, Term, Terms, Variable, Variables, layers
+from .terms import Terms
 
 _SEE_LOCALS = {"locals", "vars", "dir", "eval", "exec", "breakpoint"}
 

@@ -13,119 +13,35 @@ What each part is, the module decides that the method is called on.
 
 import ast
 import builtins
-from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from collections.abc import Container
 from types import FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from ..internals.call import is_linear
 from .code import contents
+from .kinds import (
+    Act,
+    Constant,
+    Gate,
+    Half,
+    Halves,
+    Held,
+    Layer,
+    Product,
+    Scaled,
+    Term,
+    Variable,
+    Variables,
+    Viewed,
+    variables_of,
+)
 from .paths import Names, Path
 
 CUTS = {"chunk": torch.chunk, "split": torch.split, "tensor_split": torch.tensor_split}
 _ARITHMETIC = ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Add, ast.Sub, ast.Pow
 _PREDICATES = {"isinstance", "hasattr", "callable", "len", "bool", "type"}
-
-
-@dataclass(frozen=True, eq=False)
-class Term:
-    """An expression that may be put off."""
-
-    node: ast.expr
-
-
-@dataclass(frozen=True, eq=False)
-class Layer(Term):
-    """A call of what may be a linear layer."""
-
-    node: ast.Call
-    paths: tuple[Path, ...]  # where the module may hold it, () if it is torch's function
-
-
-@dataclass(frozen=True, eq=False)
-class Product(Term):
-    """x @ w, torch.mm(x, w), torch.matmul(x, w), torch.addmm(b, x, w)."""
-
-    node: ast.BinOp | ast.Call
-    paths: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Viewed(Term):
-    """T.view(shape), T.reshape(shape)."""
-
-    node: ast.Call
-    of: Term
-
-
-@dataclass(frozen=True, eq=False)
-class Variable(Term):
-    node: ast.Name
-    held: Term | None  # what it was given; None if that is the caller's
-
-
-@dataclass(frozen=True, eq=False)
-class Scaled(Term):
-    """A term times, or plus, what the module holds or a constant."""
-
-    node: ast.BinOp
-    of: Term
-
-
-@dataclass(frozen=True, eq=False)
-class Act(Term):
-    """A call of what may be an activation."""
-
-    node: ast.Call
-    of: Term
-    paths: tuple[Path, ...]  # where the module may hold it
-    target: Any  # the function, or the name of a method of the tensor; None if that is known only when it is called
-    args: tuple  # after the tensor: constants, and what the module holds
-    kwargs: dict[str, Any]
-    method: bool
-    text: str  # as it is written
-    through: "Act | None" = None  # what comes before it, and has to be an identity
-
-
-@dataclass(frozen=True, eq=False)
-class Halves(Term):
-    """T.chunk(2, dim), torch.split(T, n, dim), T.tensor_split(2, dim)."""
-
-    node: ast.Call
-    of: Term
-    method: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Half(Term):
-    """One of the two variables that were given halves."""
-
-    node: ast.Name
-    of: Halves
-
-
-@dataclass(frozen=True, eq=False)
-class Gate(Term):
-    """The product of two terms."""
-
-    node: ast.BinOp
-    left: Term
-    right: Term
-
-
-class Held(NamedTuple):
-    """An argument that the module holds."""
-
-    paths: tuple[Path, ...]
-
-
-class Constant(NamedTuple):
-    value: Any
-
-
-Variables = dict[str, Term | None]  # the variables that hold a term
 
 
 class Terms:
@@ -196,8 +112,16 @@ class Terms:
                 target = e.func.attr
             elif not any(paths):
                 target = self.value(e.func)
-            return Act(e, of, paths, target, args, kwargs, method, self.text(e.func))
+            looked_up = self._looked_up(e.func) if any(variables_of(of)) else ()  # else its order is that of the author
+            return Act(e, of, paths, target, args, kwargs, method, self.text(e.func), looked_up)
         return None
+
+    def _looked_up(self, func: ast.expr) -> tuple[tuple[Path, ...], ...] | None:
+        """What finding what is called looks up of the module; None if it does more."""
+        before, self.passed = self.passed, []
+        found = tuple(self.passed) if self.calm(func) else None
+        self.passed = before
+        return found
 
     def _constant(self, e: ast.expr) -> Constant | None:
         """The value of an argument, or where the module holds it; None if it is to be computed."""
@@ -298,7 +222,7 @@ class Terms:
     def is_plain(self, func: ast.expr) -> bool:
         """Whether what is called can be looked up without doing anything else."""
         self.calm(func)  # which notes it
-        return bool(self.names.of(func)) or self.value(func) is not None
+        return isinstance(func, ast.Name) or bool(self.names.of(func)) or self.value(func) is not None
 
     def text(self, func: ast.expr) -> str:
         return ast.unparse(func).removeprefix(f"{self.self_}.")
@@ -309,42 +233,3 @@ _has_shape = lambda of, name: not (isinstance(of, dict) and isinstance(of[name],
 
 def _held(term: Term) -> Term | None:
     return term.held if isinstance(term, Variable) else term
-
-
-def layers(read: Term) -> Iterator[Layer | Product]:
-    """The layers that a term reads."""
-    match read:
-        case Layer() | Product():
-            yield read
-        case Act(of=of) | Scaled(of=of) | Viewed(of=of) | Halves(of=of):
-            yield from layers(of)
-        case Variable(held=held) if held is not None:
-            yield from layers(held)
-        case Gate(left=left, right=right):
-            yield from layers(left)
-            yield from layers(right)
-        case _ if hasattr(read, "of"):  # a half
-            yield from layers(read.of)
-
-
-def calls_of(term: Term) -> Iterator[ast.expr]:
-    """What is called where a term stands, for its layers."""
-    match term:
-        case Layer(node=e):
-            yield e.func
-        case Act(of=of) | Scaled(of=of) | Viewed(of=of) | Halves(of=of):
-            yield from calls_of(of)
-
-
-def variables_of(term: Term) -> Iterator[Any]:
-    """The variables that are read by a term as it is written."""
-    match term:
-        case Gate(left=left, right=right):
-            yield from variables_of(left)
-            yield from variables_of(right)
-        case Act(of=of) | Scaled(of=of) | Viewed(of=of) | Halves(of=of):
-            yield from variables_of(of)
-        case Layer() | Product():
-            pass
-        case _:
-            yield term

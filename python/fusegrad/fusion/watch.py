@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ class Ran:
     fused: int = 0  # calls of it together with what follows it
     alone: int = 0
     seconds: float = 0.0  # in forward
+    rows: int = 0  # the least of a call of it alone
+    acts: dict[str, None] = field(default_factory=dict)  # what it was fused with
 
 
 class Watch(TorchDispatchMode):
@@ -32,9 +34,10 @@ class Watch(TorchDispatchMode):
         self.ran = {layer: Ran() for layer in layers}
         self.owners: dict[int, nn.Module] = {}  # by the memory of a weight
         self.kept: list[Tensor] = []  # so that no other tensor gets that memory
-        for layer in layers:
-            for p in layer.parameters():
-                self._owns(layer, p)
+        for recurse in (False, True):  # what a layer holds itself is no other's
+            for layer in layers:
+                for held in (*layer.parameters(recurse), *layer.buffers(recurse)):
+                    self._owns(layer, held)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         start = time.perf_counter()
@@ -43,15 +46,23 @@ class Watch(TorchDispatchMode):
         tensors = [*_tensors((args, kwargs or {}))]
         owners = dict.fromkeys(owner for t in tensors if t.dim() > 1 and (owner := self._owner(t)))
         name = func.name().partition(".")[0]
-        if name in _FUSED or name in _ALONE or name == _CHAIN:
-            called = [(owner, name in _FUSED) for owner in owners]
+        if name in _ALONE and len(owners) == 1 and _is_of_weights(tensors, self._owner):
+            self._owns(next(iter(owners)), result)  # a product that a weight is computed by
+        elif name in _FUSED or name in _ALONE or name == _CHAIN:
+            act = next((a for a in args if isinstance(a, str)), "") if name in _FUSED else ""
+            called = [(owner, act) for owner in owners]
             if name == _CHAIN:
                 _, weights, acts, _ = args
                 layers = zip(map(self._owner, weights[::2]), acts.split(","), strict=True)
-                called = [(owner, not act.startswith("identity ")) for owner, act in layers if owner]
-            for k, (owner, fused) in enumerate(called):
+                named = ((owner, act.split()[0]) for owner, act in layers if owner)
+                called = [(owner, act if act != "identity" else "") for owner, act in named]
+            for k, (owner, act) in enumerate(called):
                 ran = self.ran[owner]
-                ran.fused, ran.alone = ran.fused + fused, ran.alone + (not fused)
+                ran.fused, ran.alone = ran.fused + bool(act), ran.alone + (not act)
+                if not act and name != _CHAIN and result.dim() > 1:
+                    rows = result.numel() // max(1, result.shape[-1])
+                    ran.rows = min(rows, ran.rows) if ran.rows else rows
+                ran.acts |= {act: None} if act else {}
                 ran.seconds += 0 if k else seconds  # of a gate or a chain the first layer has all the time
         elif len(owners) == 1 and all(_is_vector(t) or self._owner(t) for t in tensors):
             for y in _tensors(result):
@@ -72,6 +83,12 @@ def watch(layers: list[nn.Module], run: Callable[[], Any]) -> dict[nn.Module, Ra
     with Watch(layers) as mode:
         run()
     return mode.ran
+
+
+def _is_of_weights(tensors: list[Tensor], owner: Callable[[Tensor], nn.Module | None]) -> bool:
+    """Whether all matrices of a product are weights, or computed of these: the input of a layer is none."""
+    matrices = [t for t in tensors if t.dim() > 1]
+    return len(matrices) > 1 and all(map(owner, matrices))
 
 
 def _is_vector(t: Tensor) -> bool:
