@@ -240,8 +240,8 @@ def test_torchs_caches_on_disk_know_it_in_every_thread():
 FORMULA = "lambda z, a: z + fg.sin(a * z) / a"
 DEFINE = f"""
 import torch, fusegrad as fg
-from fusegrad import backends, own
-backends.SMALL_LAYER = backends.SMALL_TENSOR = backends.SMALL_TENSOR_IN_TRAINING = -1
+from fusegrad import backends, own, routing
+vars(routing).update(dict.fromkeys(routing.LIMITS, -1))
 ripple = fg.activation("ripple", {FORMULA}, param="a", default=1.0)
 """
 NUMBERS = """

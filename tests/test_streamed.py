@@ -120,8 +120,9 @@ def test_values_far_out(act, dtype):
     value = ops.act(x, None, act, param, 0)
     first = ops.act(x if REGISTRY[act].saves_input else value, None, act, param, 1)
     finite = x.isfinite()
+    roundings = 1024 if act == "gelu_tanh" else 16  # e^2u, of a u to -350, has 2u roundings for one of u
     for mine, truth in ((y, value), (ty[0][finite], first[finite])):
-        assert_close(mine, truth, rtol=16 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).tiny, equal_nan=True)
+        assert_close(mine, truth, rtol=roundings * torch.finfo(dtype).eps, atol=torch.finfo(dtype).tiny, equal_nan=True)
 
 
 MODULES = {
