@@ -9,7 +9,12 @@ from .markdown import NONE, row
 
 HEAD = ("your model", "you write", "training", "inference", "best rival in training")
 FUSE, LAPLACIAN, DIRECTIONAL = "`fg.fuse(model)`", "`fg.laplacian(model, x)`", "`fg.directional(model, x, v, 4)`"
-NAMES = {"compile": "`torch.compile`", "jax": "JAX", "folx": "JAX with folx"}
+NAMES = {
+    "compile": "`torch.compile`",
+    "max-autotune": "`torch.compile`, max-autotune",
+    "jax": "JAX",
+    "folx": "JAX with folx",
+}
 SDF = "eikonal SDF 3→512→512→512→512→512→512→512→512→1 softplus 100, batch 1024"
 CRITIC = "WGAN-GP critic 784→256→256→1 leaky_relu 0.2, batch 256"
 
