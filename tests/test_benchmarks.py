@@ -48,7 +48,7 @@ def test_bench_of_laplacians_smoke(tmp_path, name):
 @pytest.mark.parametrize(
     "name, only",
     [
-        ("rl_step", "DQN"),
+        pytest.param("rl_step", "DQN", marks=pytest.mark.slow),
         pytest.param("keep_memory", "8→16→8", marks=pytest.mark.slow),
         pytest.param("per_sample", "3→8→1", marks=pytest.mark.slow),
     ],

@@ -212,12 +212,12 @@ def test_example_reaches_the_accuracy_of_stock():
 def test_gpu_smoke():
     """What `make gpu` does, on the CPU: some kernels by the interpreter, and a few of the other steps."""
     pytest.importorskip("triton")
-    steps = ("kernels", "memcheck", "tests", "call_overhead")
+    steps = ("kernels", "memcheck", "call_overhead")
     run = from_the_start("benchmarks/gpu.py", "--device", "cpu", "--smoke", *steps, PYTHONPATH="python", OUT="")
     assert run.returncode == 0, run.stdout + run.stderr
     said = re.findall(r"^(\w+) +\d+ s  (.*)$", run.stdout, re.MULTILINE)
     assert [name for name, _ in said] == list(steps)
-    expected = (r"ok: \d+ of \d+ right", "skipped: no ", r"ok: \d+ tests collected", r"ok: \d+ s in total")
+    expected = (r"ok: \d+ of \d+ right", "skipped: no ", r"ok: \d+ s in total")
     for (_, got), pattern in zip(said, expected, strict=True):
         assert re.match(pattern, got), run.stdout
     assert "| no grad 4×4 tanh, module, float32 |" in run.stdout
@@ -242,13 +242,13 @@ def test_gpu_stops_and_tells_a_step(capfd, tmp_path, monkeypatch):
     for name, code, limit, to_end in (
         ("good", "print('fine')", 30, 30),
         ("bad", "print('oh'); raise SystemExit(3)", 30, 30),
-        ("slow", slow, 5, 30),
-        ("deaf", deaf, 5, 1),
+        ("slow", slow, 3, 30),
+        ("deaf", deaf, 3, 1),
     ):
         monkeypatch.setattr(gpu, "INTERRUPT_SECONDS", to_end)
         ran[name] = gpu._run(name, gpu.Step([sys.executable, "-c", code]), limit, in_a_minute)[1]
     assert ran["good"] == "ok: fine" and ran["bad"] == "failed with exit code 3: oh"
-    assert ran["slow"].startswith("stopped after 5 s: ") and ran["deaf"] == "stopped after 5 s"
+    assert ran["slow"].startswith("stopped after 3 s: ") and ran["deaf"] == "stopped after 3 s"
     assert gpu._run("late", gpu.Step(["true"]), 30, time.monotonic())[1] == "not run: no time left"
     assert gpu._run("not", gpu.Step([], skipped="no GPU"), 30, in_a_minute)[1] == "skipped: no GPU"
     shown, log = capfd.readouterr().out, (tmp_path / "log").read_text()
