@@ -242,13 +242,13 @@ def test_gpu_stops_and_tells_a_step(capfd, tmp_path, monkeypatch):
     for name, code, limit, to_end in (
         ("good", "print('fine')", 30, 30),
         ("bad", "print('oh'); raise SystemExit(3)", 30, 30),
-        ("slow", slow, 3, 30),
-        ("deaf", deaf, 3, 1),
+        ("slow", slow, 5, 30),
+        ("deaf", deaf, 5, 1),
     ):
         monkeypatch.setattr(gpu, "INTERRUPT_SECONDS", to_end)
         ran[name] = gpu._run(name, gpu.Step([sys.executable, "-c", code]), limit, in_a_minute)[1]
     assert ran["good"] == "ok: fine" and ran["bad"] == "failed with exit code 3: oh"
-    assert ran["slow"].startswith("stopped after 3 s: ") and ran["deaf"] == "stopped after 3 s"
+    assert ran["slow"].startswith("stopped after 5 s: ") and ran["deaf"] == "stopped after 5 s"
     assert gpu._run("late", gpu.Step(["true"]), 30, time.monotonic())[1] == "not run: no time left"
     assert gpu._run("not", gpu.Step([], skipped="no GPU"), 30, in_a_minute)[1] == "skipped: no GPU"
     shown, log = capfd.readouterr().out, (tmp_path / "log").read_text()
