@@ -61,6 +61,17 @@ def test_models_that_mix_rows_later_are_refused(method, name, value):
     assert_close(of(), before)
 
 
+def test_a_dimension_is_no_number_of_points():
+    """Where there are as many points as the number of a dimension, this is told apart all the same."""
+    model, x = MixesLater().double(), points(2, 3).unsqueeze(0)
+    model.dim = 2
+    for _ in range(2):  # the way of a run that is watched, and of one that is not
+        fg.laplacian(model, x)
+    model.dim = 1
+    with pytest.raises(ValueError, match="other rows"):
+        fg.laplacian(model, x)
+
+
 def test_a_model_is_asked_once_on_each_way():
     """Another number of points is no other way, nor is a number that is computed with."""
     model = MixesLater().double()

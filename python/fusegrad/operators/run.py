@@ -164,7 +164,8 @@ class Run(OpsMode):
 
     def start(self, x: Tensor, streams: Streams) -> Tensor:
         """x as the model is given it."""
-        self.sizes = {x.numel() // max(1, x.shape[-1]): "rows", **{n: "some rows" for n in x.shape[:-1]}}
+        rows = x.numel() // max(1, x.shape[-1])
+        self.sizes = {rows: "rows", **{n: f"rows of dimension {i}" for i, n in enumerate(x.shape[:-1])}}
         given = self.keep(x.view_as(x), streams)
         self.constant(x)  # where the model has it from elsewhere
         return given
