@@ -19,6 +19,8 @@
 #include <random>
 #include <vector>
 
+#include "cpu/amx_allowed.h"
+
 namespace fusegrad {
 
 static int g_threads = 2;
@@ -302,6 +304,7 @@ bool all_right(const Kernels& kernels, int rounds) {
 
 int main(int count, char** arguments) {
   const int rounds = count > 1 ? std::atoi(arguments[1]) : 500;
+  [[maybe_unused]] const bool tiles = are_tiles_allowed();
 #if defined(ONLY)
   const std::vector<Kernels> there = {ONLY};
 #else
@@ -310,6 +313,7 @@ int main(int count, char** arguments) {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) there.push_back(avx2::kKernels);
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) there.push_back(avx512::kKernels);
   if (__builtin_cpu_supports("avx512bf16")) there.push_back(with_bf16());
+  if (__builtin_cpu_supports("avx512bf16") && tiles) there.push_back(with_amx());
 #endif
 #endif
   for (const Kernels& kernels : there) {

@@ -116,7 +116,7 @@ def test_wheel_without_a_compiler(tmp_path):
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 def test_the_extension_was_built():
     assert backends.extension is not None and backends.node is not None
-    assert backends.extension.capability() in ("avx512_bf16", "avx512", "avx2", "portable")
+    assert backends.extension.capability() in ("amx", "avx512_bf16", "avx512", "avx2", "portable")
     assert backends.extension.peak_gflops("float32", 1, 0.02) > 1
     assert backends.extension.peak_gflops("float64", 1, 0.02) > 0.5
     with pytest.raises(ValueError, match="dtype must be"):

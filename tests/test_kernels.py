@@ -65,7 +65,7 @@ def test_an_instruction_set_that_is_not_there_is_told():
     done = python("-c", TOLD.format(values=["vax", *LACKING]))
     assert done.returncode == 0, done.stderr[-1000:]
     first, *others = done.stdout.splitlines()
-    assert re.fullmatch(r"FUSEGRAD_CPU is 'vax'; it can be 'avx512_bf16', .*'portable', or not set", first)
+    assert re.fullmatch(r"FUSEGRAD_CPU is 'vax'; it can be 'amx', .*'portable', or not set", first)
     says = f"but {', '.join(THERE)}"
     assert others == [f"FUSEGRAD_CPU is {name!r}; this processor has no {name}, {says}" for name in LACKING]
 
@@ -100,6 +100,8 @@ def test_kernels_under_sanitizers(isa, tmp_path):
     units, only = [isa], f"{isa}::kKernels"
     if isa == "avx512_bf16":  # it has what is of bfloat16 alone
         units, only = [isa, "avx512"], "with_bf16()"
+    if isa == "amx":  # and this its products
+        units, only = [isa, "avx512_bf16", "avx512"], "with_amx()"
     sources = [ROOT / "tests" / "kernels.cpp", *(ROOT / "csrc" / "cpu" / f"isa_{unit}.cpp" for unit in units)]
     sanitize = "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
     # without optimisation, and the attribute flatten, kernels compile in a third of the time; most of what runs is not
@@ -112,7 +114,7 @@ def test_kernels_under_sanitizers(isa, tmp_path):
     objects = [tmp_path / f"{source.stem}.o" for source in sources]
     compiling = [
         subprocess.Popen([compiler, *options, level, "-c", source, "-o", to], stderr=subprocess.PIPE, text=True)
-        for level, source, to in zip(("-O1", "-O0", "-O0"), sources, objects, strict=False)
+        for level, source, to in zip(("-O1", "-O0", "-O0", "-O0"), sources, objects, strict=False)
     ]
     for process in compiling:
         said = process.communicate()[1]

@@ -47,18 +47,19 @@ inline int64_t end_of_b(const Gemm& g, int64_t p) { return p < g.split ? g.split
 // Calls body(i, m, j, n) for the parts of an (m, n) matrix, one for each thread: a grid, that which is done first if
 // packing a row or a column costs as much as multiplying it by kPackingCost others. Each thread packs what it needs:
 // nobody waits for another. Large ones are halved, so that a thread whose core is busy has less to be waited for.
-template <class V, class Body> void in_parts(int count, int64_t m, int64_t n, const Body& body) {
+template <class V, int64_t kRows = kMR, int64_t kColumns = kNR<V> / 2, class Body>
+void in_parts(int count, int64_t m, int64_t n, const Body& body) {
   int64_t least_cost = 0, height = m, width = n;
   for (int64_t down = 1; down <= count; down++) {
-    const int64_t rows = round_up(ceil_div(m, down), kMR), columns = round_up(ceil_div(n, count / down), kNR<V> / 2);
+    const int64_t rows = round_up(ceil_div(m, down), kRows), columns = round_up(ceil_div(n, count / down), kColumns);
     const int64_t cost = rows * columns + kPackingCost * (rows + columns);
     if (down == 1 || cost < least_cost) least_cost = cost, height = rows, width = columns;
   }
   for (int i = 0; i < 2 && count > 1 && kLeastOfPart * kPackingCost * (height + width) < height * width; i++) {
     if (height > width)
-      height = round_up(ceil_div(height, 2), kMR);
+      height = round_up(ceil_div(height, 2), kRows);
     else
-      width = round_up(ceil_div(width, 2), kNR<V> / 2);
+      width = round_up(ceil_div(width, 2), kColumns);
   }
   const int64_t across = ceil_div(n, width);
   share(count, ceil_div(m, height) * across, [&](int64_t from, int64_t to) {

@@ -2,6 +2,8 @@
 
 #include <stdexcept>
 
+#include "amx_allowed.h"
+
 namespace fusegrad {
 namespace {
 
@@ -17,8 +19,10 @@ const std::vector<Isa>& isas() {
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  static const Kernels bf16 = with_bf16();
-  static const std::vector<Isa> all = {{"avx512_bf16", avx512 && __builtin_cpu_supports("avx512bf16"), &bf16},
+  static const bool avx512_bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  static const Kernels bf16 = with_bf16(), tiles = with_amx();
+  static const std::vector<Isa> all = {{"amx", avx512_bf16 && are_tiles_allowed(), &tiles},
+                                       {"avx512_bf16", avx512_bf16, &bf16},
                                        {"avx512", avx512, &avx512::kKernels},
                                        {"avx2", avx2, &avx2::kKernels},
                                        {"portable", true, &portable::kKernels}};

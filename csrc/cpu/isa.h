@@ -6,6 +6,8 @@
 
 #if defined(FUSEGRAD_OWN)
 #include "own.h"
+#elif defined(FUSEGRAD_AMX)  // that has products of bfloat16, and else is avx512_bf16
+#include "amx.h"
 #else
 #include "gemm.h"
 

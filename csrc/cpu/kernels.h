@@ -55,6 +55,10 @@ void gemm(const Gemm&);
 void gated(const Gated&);
 extern const Elementwise (*const kBFloat16)[2];  // those of all activations
 }  // namespace avx512_bf16
+namespace amx {
+void gemm(const Gemm&);
+void gated(const Gated&);
+}  // namespace amx
 
 // --- what the kernels need of their surroundings: torch (runtime.cpp) or a plain program (tests/kernels.cpp) --------
 
@@ -101,6 +105,15 @@ inline Kernels with_bf16() {
   all.gemm = avx512_bf16::gemm;
   all.gated = avx512_bf16::gated;
   all.activations = activations;
+  return all;
+}
+
+// Those of amx, which are avx512_bf16's but for products of bfloat16.
+inline Kernels with_amx() {
+  Kernels all = with_bf16();
+  all.isa = "amx";
+  all.gemm = amx::gemm;
+  all.gated = amx::gated;
   return all;
 }
 

@@ -65,12 +65,38 @@ FUSEGRAD_TARGET("avx512f,avx512bf16") double avx512_bf16() {
   (void)sink;
   return 2.0 * kChains * kSteps * 32;
 }
+
+// By tiles of 16 x 16 sums, four of which do not wait for one another.
+FUSEGRAD_TARGET("amx-tile,amx-bf16") double amx() {
+  struct alignas(64) Config {
+    uint8_t palette = 1, start = 0, none[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  };
+  static constexpr Config config;
+  _tile_loadconfig(&config);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  _tile_zero(5);
+  constexpr long kRounds = kSteps / 16;
+  for (long step = 0; step < kRounds; step++) {
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_dpbf16ps(1, 4, 5);
+    _tile_dpbf16ps(2, 4, 5);
+    _tile_dpbf16ps(3, 4, 5);
+  }
+  _tile_release();
+  return 2.0 * 4 * kRounds * 16 * 16 * 32;
+}
 #endif
 
 template <class Scalar> Loop widest() {
 #if defined(__x86_64__)
   const std::string isa = capability();
-  if (isa.rfind("avx512", 0) == 0) return avx512<Scalar>;
+  if (isa.rfind("avx512", 0) == 0 || isa == "amx") return avx512<Scalar>;
   if (isa == "avx2") return avx2<Scalar>;
 #endif
   return portable<Scalar>;
@@ -82,7 +108,9 @@ Loop loop_for(const std::string& dtype) {
   if (dtype != "bfloat16")
     throw std::invalid_argument("peak_gflops: dtype must be float32, float64 or bfloat16, got " + dtype);
 #if defined(__x86_64__)
-  if (std::string(capability()) == "avx512_bf16") return avx512_bf16;
+  const std::string isa = capability();
+  if (isa == "amx") return amx;
+  if (isa == "avx512_bf16") return avx512_bf16;
 #endif
   return nullptr;
 }

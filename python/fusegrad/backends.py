@@ -25,7 +25,7 @@ from .ops.chain_by_layers import backward_by_layers, forward_by_layers
 from .ops.op import by_rule, library
 
 # The widest first, as csrc/cpu/capability.cpp has them.
-INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "portable")
+INSTRUCTION_SETS = ("amx", "avx512_bf16", "avx512", "avx2", "portable")
 
 
 def asked(variable: str, *legal: str) -> str:

@@ -36,7 +36,7 @@ _SET = "avx2" if backends.extension is None else backends.extension.capability()
 # compiler sees the same ops at all sizes. In 16 bits stock multiplies at less of the peak.
 # Multiplications, with those that a fused activation counts for, for each number of the result.
 SMALL_LAYER = 2**24 if _SET == "avx2" else 2**22
-SMALL_IN_16_BITS = -1 if _SET == "avx512_bf16" else 2**18
+SMALL_IN_16_BITS = -1 if _SET in ("amx", "avx512_bf16") else 2**18
 _ACTIVATION = 256
 # the same where no gradient is needed, of layers that fuse has put off: a row, or rows by a weight that is no larger
 SMALL_IN_INFERENCE, LARGE_WEIGHT = 2**22, 2**18
@@ -54,7 +54,7 @@ TINY_TENSOR = 2**8  # of a tanh, of which a call of torch's own costs a third le
 # saves: 64 rows of 768 x 3072 take as ops 0.80 of torch's time forward, 8 rows of 768 x 1024 1.3 (Zen 4, 2026-11-27)
 SMALL_IN_TRANSFORMS, SMALL_TENSOR_IN_TRANSFORMS = 2**27, 2**18
 SMALL_IN_TRANSFORMS_IN_BFLOAT16 = -1  # where torch has no instructions for it either
-if _SET == "avx512_bf16":
+if _SET in ("amx", "avx512_bf16"):
     SMALL_IN_TRANSFORMS_IN_BFLOAT16 = SMALL_IN_TRANSFORMS
 LIMITS = (
     *("SMALL_IN_TRANSFORMS", "SMALL_IN_TRANSFORMS_IN_BFLOAT16", "SMALL_TENSOR_IN_TRANSFORMS"),
