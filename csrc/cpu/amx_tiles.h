@@ -71,12 +71,12 @@ void multiply_tiles(int64_t steps, const TilesOfA& a, const char* b, float* c, b
 }
 
 // The first n of 32 numbers, as words; and the first n of 16 of each of two rows, as pairs. The rest is 0.
+inline uint32_t first_bits(int64_t n) { return n >= 32 ? ~0u : n > 0 ? (1u << n) - 1 : 0; }
 inline F32 load_line(const BFloat16* from, int64_t n) {
-  const auto mask = __mmask32(n >= kDeep ? ~0u : (1u << n) - 1);
-  return bits<F32>(_mm512_maskz_loadu_epi16(mask, from));
+  return bits<F32>(_mm512_maskz_loadu_epi16(__mmask32(first_bits(n)), from));
 }
 inline F32 load_pairs(const BFloat16* low, const BFloat16* high, int64_t n) {
-  const auto mask = __mmask16(n >= kSide ? 0xffff : (1u << n) - 1);
+  const auto mask = __mmask16(first_bits(n));
   const __m512i odd = _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_maskz_loadu_epi16(high ? mask : __mmask16(0), high));
   const __m512i even = _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_maskz_loadu_epi16(mask, low));
   return bits<F32>(bits<U32>(even) | bits<U32>(odd) << 16);
