@@ -172,11 +172,13 @@ inline bool is_cheaper_turned(const Gemm& g, int64_t products) {
   return products == 1 && g.split == 0 && turned + g.m * g.n * kPairing < straight;
 }
 
-// Multiplications that are worth a thread, and numbers of k whose tiles are full enough.
-constexpr int64_t kThread = 1 << 22, kLeastOfSums = 4;
+// Multiplications that are worth a thread, and sizes from which on tiles are the fastest, though most of them is empty
+// (Emerald Rapids, 2026-11-27).
+constexpr int64_t kThread = 1 << 22, kLeastRows = 4, kLeastColumns = 2, kLeastOfSums = 4;
 inline int threads_for_tiles(const Gemm& g) { return double(g.m) * g.n * g.k < kThread ? 1 : threads(); }
 inline bool suits_tiles(const Gemm& g) {
-  return g.type == Type::bf16 && g.m > kSkinnyRows && g.n > kSkinnyRows && g.k >= kLeastOfSums && g.split % kDeep == 0;
+  return g.type == Type::bf16 && g.m >= kLeastRows && g.n >= kLeastColumns && g.k >= kLeastOfSums &&
+         g.split % kDeep == 0;
 }
 
 template <int kProducts, class Epilogue>
