@@ -32,7 +32,8 @@ def test_files_are_those_that_are_generated():
 
 
 def test_all_that_is_defined_is_registered():
-    assert list(REGISTRY) == list(DEFINITIONS)
+    """In its order; other tests add activations of their own."""
+    assert [name for name in REGISTRY if name in DEFINITIONS] == list(DEFINITIONS)
 
 
 @on_cpu

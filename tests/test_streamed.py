@@ -133,7 +133,7 @@ MODULES = {
 
 @pytest.mark.parametrize("act", MODULES)
 def test_float32_error(act):
-    """At most twice that of nested autograd, and a rounding, of each result and gradient."""
+    """At most twice that of nested autograd, and a rounding, of each result and gradient, in four draws together."""
 
     def nested(net, x):
         x = x.detach().requires_grad_()
@@ -142,19 +142,24 @@ def test_float32_error(act):
         second = [torch.autograd.grad(g[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(x.shape[1])]
         return y[:, 0], sum(second)
 
-    net = nn.Sequential(nn.Linear(3, 64), MODULES[act], nn.Linear(64, 64), MODULES[act], nn.Linear(64, 1))
-    x = torch.randn(300, 3)
-    results = []
-    for run, dtype in ((nested, torch.float64), (nested, torch.float32), (None, torch.float32)):
-        net.to(dtype)
-        if run is None:
-            r = fg.laplacian(net, x.to(dtype))
-            y, of_l = r.value[:, 0], r.laplacian[:, 0]
-        else:
-            y, of_l = run(net, x.to(dtype))
-        results.append((y, of_l, *torch.autograd.grad(((of_l + y) ** 2).mean(), list(net.parameters()))))
-    for truth, stock, mine in zip(*results, strict=True):
-        error, of_stock = ((t.double() - truth).norm().item() for t in (mine, stock))
+    def drawn():
+        net = nn.Sequential(nn.Linear(3, 64), MODULES[act], nn.Linear(64, 64), MODULES[act], nn.Linear(64, 1))
+        x = torch.randn(300, 3)
+        for run, dtype in ((nested, torch.float64), (nested, torch.float32), (None, torch.float32)):
+            net.to(dtype)
+            if run is None:
+                r = fg.laplacian(net, x.to(dtype))
+                y, of_l = r.value[:, 0], r.laplacian[:, 0]
+            else:
+                y, of_l = run(net, x.to(dtype))
+            yield y, of_l, *torch.autograd.grad(((of_l + y) ** 2).mean(), list(net.parameters()))
+
+    draws = [
+        [torch.cat([t.double().flatten() for t in of]) for of in zip(*run, strict=True)]
+        for run in zip(*(list(drawn()) for _ in range(4)), strict=True)
+    ]
+    for truth, stock, mine in zip(*draws, strict=True):
+        error, of_stock = ((t - truth).norm().item() for t in (mine, stock))
         assert error <= 2 * of_stock + torch.finfo(torch.float32).eps * truth.norm().item()
 
 

@@ -4,7 +4,6 @@
 #pragma once
 
 #include "elementwise.h"
-#include "flush.h"
 #include "tile.h"
 
 namespace fusegrad {
@@ -30,14 +29,10 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 template <class Body> void share(int count, int64_t tasks, const Body& body) {
-  const auto flushed = [&](int64_t from, int64_t to) {
-    const Flush flush;
-    body(from, to);
-  };
   if (count == 1 || tasks == 1)
-    flushed(0, tasks);
+    body(0, tasks);
   else
-    parallel(tasks, 1, flushed);
+    parallel(tasks, 1, body);
 }
 
 // The rows of b from p on, as far as one matrix has them, which is up to end_of_b.

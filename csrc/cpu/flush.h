@@ -1,21 +1,22 @@
-// Numbers that are too small to be normal.
+// Results that are too small to be normal numbers.
 #pragma once
 
-#include "../vec.h"
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 namespace fusegrad {
-namespace FUSEGRAD_ISA {
+namespace {  // a copy for each file, as in kernels.h
 
-// While there is one of these, they are zero on this thread: where they are read, and where they would come out. So
-// products are computed: an instruction that meets one takes 150 cycles on Intel, and derivatives of steep activations
-// are full of them. A step of an SDF, 8 x 512 softplus(100), takes 3.1 s with them, 0.5 s without (Emerald Rapids,
-// 2026-11-27). What is lost of a sum is 2^-126 for each number and product, 2^-1022 in float64.
-// Not without instructions that convert float16, whose smallest numbers are made of such.
+// While there is one of these, what would come out below the smallest normal number, 2^-126 in float32 and 2^-1022 in
+// float64, is zero on this thread; what is read is as it is. So what only a kernel sees is made: the layers of a chain,
+// gradients before an activation. Those of steep activations are full of such numbers, and an instruction that meets
+// one takes 150 cycles on Intel. Products and activations by themselves compute them.
 struct Flush {
-#if defined(FUSEGRAD_F16C)
-  static constexpr unsigned kOut = 1 << 15, kIn = 1 << 6;
+#if defined(__x86_64__)
+  static constexpr unsigned kToZero = 1 << 15;
   const unsigned before = _mm_getcsr();
-  Flush() { _mm_setcsr(before | kOut | kIn); }
+  Flush() { _mm_setcsr(before | kToZero); }
   ~Flush() { _mm_setcsr(before); }
 #else
   Flush() {}
@@ -23,5 +24,5 @@ struct Flush {
   Flush(const Flush&) = delete;
 };
 
-}  // namespace FUSEGRAD_ISA
+}  // namespace
 }  // namespace fusegrad

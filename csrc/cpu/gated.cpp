@@ -1,3 +1,4 @@
+#include "flush.h"
 #include "tensors.h"
 
 namespace fusegrad {
@@ -45,6 +46,7 @@ void gate_and_sums(Type type, Elementwise value, Elementwise first, const GateAr
   void* partial_gu = sum_gu ? at(room.data, chunks * n * width) : nullptr;
   const int64_t grain = 1 + 65536 / (kRowsPerSum * n + 1);
   parallel(chunks, grain, [&](int64_t chunk, int64_t end) {
+    const Flush flush;
     for (; chunk < end; chunk++) {
       const int64_t row = chunk * kRowsPerSum, sums = chunk * n * width;
       const GateArgs part = rows_of(whole, row, std::min(kRowsPerSum, m - row), size);

@@ -1,3 +1,4 @@
+#include "flush.h"
 #include "layers.h"
 #include "tensors.h"
 
@@ -10,6 +11,7 @@ void gz_and_sum(Type type, Elementwise f, const ElementwiseArgs& args, void* sum
   const Scratch partial(kSlotOfSums, sum ? bytes_of(chunks, n, width) : 0);
   const int64_t grain = 1 + 65536 / (kRowsPerSum * n + 1);
   parallel(chunks, grain, [&](int64_t chunk, int64_t end) {
+    const Flush flush;
     for (; chunk < end; chunk++) {
       const int64_t row = chunk * kRowsPerSum;
       const ElementwiseArgs part = rows_of(args, row, std::min(kRowsPerSum, m - row), size);

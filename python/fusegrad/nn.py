@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.nn.modules import module as torch_module
 
 from . import functional
@@ -35,6 +36,7 @@ def check_act(module: str, act: str | None, param: float | None) -> None:
 
 
 _IDENTITY = REGISTRY["identity"]
+SMALL = "_fusegrad_small"  # set by fuse on what a compiler is to see as it is written, as its layers are small
 
 
 class MisfitValue(ValueError, RuntimeError):
@@ -70,6 +72,7 @@ class Linear(nn.Linear):
     # On the class, so that a torch.nn.Linear can adopt it; by names that no user gives to a label of a layer.
     _fusegrad_act: str | None = None
     _fusegrad_param: float | None = None
+    _fusegrad_small = False  # SMALL
 
     def __init__(
         self,
@@ -86,6 +89,8 @@ class Linear(nn.Linear):
         self._fusegrad_act, self._fusegrad_param = act, param
 
     def forward(self, input: Tensor) -> Tensor:
+        if self._fusegrad_small and is_compiling():
+            return super().forward(input)
         if not as_written(Linear):
             y = super().forward(input)
             return y if self._fusegrad_act is None else functional.act(y, self._fusegrad_act, self._fusegrad_param)

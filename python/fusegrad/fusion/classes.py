@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
+from torch.compiler import is_compiling
 
 from ..internals.call import is_one_of_others
 from ..internals.module import children
@@ -32,6 +33,8 @@ CONVERTED = "_fusegrad_converted"  # set on a Linear that was torch's
 
 class Fused(nn.Module):
     """Marks a module whose methods were rewritten: its class is made from this and from the original class."""
+
+    _fusegrad_small = False  # SMALL
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if UNFUSED not in vars(cls):  # ours is no subclass that an author would want to hear of
@@ -91,6 +94,8 @@ def _while_unchanged(original: type, name: str, found: list[FunctionType], fused
     @functools.wraps(seen)
     def method(self, *args, **kwargs):
         live = getattr(original, name)
+        if self._fusegrad_small and is_compiling():
+            return live(self, *args, **kwargs)
         same = live is seen and live.__code__ is code
         same = same and live.__defaults__ is defaults and live.__kwdefaults__ is named
         return (fused if same else live)(self, *args, **kwargs)
@@ -111,6 +116,8 @@ class _Wrapped:
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         live = getattr(self.original, self.name)
+        if instance is not None and instance._fusegrad_small and is_compiling():
+            return MethodType(live, instance)
         same = live is self.found[0] and all(map(is_, _parts(self.found), self.parts))
         function = self.fused if same and wrapped.are_as_they_were(self.found) else live
         return function if instance is None else MethodType(function, instance)

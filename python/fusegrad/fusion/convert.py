@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from .. import routing
 from ..internals.module import children, stored
-from ..nn import Linear, why_called, why_unfit
+from ..nn import SMALL, Linear, why_called, why_unfit
 from ..routing import AS_FAST_IN_STOCK
 from . import rewrite
 from .classes import CONVERTED, Fused, fused_class, original_class, set_class, why_class_stays
@@ -22,11 +24,11 @@ from .fused import fused_class_of
 from .kept import KEPT
 from .match import FAST, adopts
 from .opened import LEFT_OUT, is_layer
-from .recognise import ADOPTED, STOCK, AdoptedAct
+from .recognise import ADOPTED, STOCK, AdoptedAct, is_derived_twice
 
 Filter = Callable[[nn.Module, str], bool]  # (Linear or activation, its path) -> whether it may be fused
 
-_MARKS = CONVERTED, LEFT_OUT, FAST, KEPT  # attributes that fuse sets
+_MARKS = CONVERTED, LEFT_OUT, FAST, SMALL, KEPT  # attributes that fuse sets
 
 
 def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
@@ -63,7 +65,7 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     with _all_or_nothing(model):
         acts: dict[nn.Module, frozenset[str]] = defaultdict(frozenset)  # that layers are fused with
         for path, m in list(model.named_modules()):
-            for mark in (LEFT_OUT, FAST):
+            for mark in (LEFT_OUT, FAST, SMALL):
                 vars(m).pop(mark, None)
             if is_linear(m) or is_activation(m):
                 _convert(m, filter_fn is not None and not filter_fn(m, path))
@@ -79,10 +81,29 @@ def fuse(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
             keys = {call.key for call in (*ours[m], *alone) if call.key is not None}
             if (ours[m] or keys) and why_class_stays(original) is None:
                 set_class(m, fused_class(original, keys))
+            _mark_small(m, [call.linear for call in found[m]])
         for linear, names in acts.items():
             if names and names <= AS_FAST_IN_STOCK:
                 vars(linear)[FAST] = True
     return model
+
+
+def _mark_small(m: nn.Module, linears: list[nn.Module]) -> None:
+    """What a compiler is to see as it is written: small layers, what calls no others, and activations by themselves.
+
+    Of these it makes one pass with what stands around them.
+    """
+    if CONVERTED in vars(m):
+        linears = [m]
+    small = bool(linears) and isinstance(m, (Fused, Linear)) and all(map(_is_small, linears))
+    if small or (is_derived_twice(m) and routing.SMALL_TO_COMPILERS > 0):
+        vars(m)[SMALL] = True
+
+
+def _is_small(m: nn.Module) -> bool:
+    weights = [w for w in vars(m)["_parameters"].values() if w is not None]
+    fit = all(not is_lazy(w) and w.numel() <= routing.SMALL_TO_COMPILERS for w in weights)
+    return fit and all(_is_small(child) for child in children(m).values() if child is not None)
 
 
 def _runs_ours(m: nn.Module, call: Call) -> bool:

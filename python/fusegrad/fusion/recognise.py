@@ -225,6 +225,11 @@ _DERIVED_TWICE = {cls for cls, known in _BY_MODULE.items() if all(a.stock_derive
 
 
 # by torch's derivatives, and as fast as by the ops
+def is_derived_twice(m: nn.Module) -> bool:
+    """Whether this is an adopted activation of which torch's own function can be differentiated twice."""
+    return isinstance(m, AdoptedAct) and getattr(type(m), STOCK) in _DERIVED_TWICE
+
+
 _AS_FAST = {cls for cls in _DERIVED_TWICE if _NAME[cls] in AS_FAST_IN_STOCK}
 
 
@@ -241,8 +246,12 @@ _AS_OURS: dict[type, tuple[str, ...]] = {nn.ReLU: ("forward",), nn.Tanhshrink: (
 class AdoptedAct(Act):
     """A stock activation module that became ours: runs the op for the options that it has now, or else as in torch."""
 
+    _fusegrad_small = False  # SMALL
+
     def forward(self, input: Tensor) -> Tensor:
         stock = getattr(type(self), STOCK)
+        if self._fusegrad_small and is_compiling():
+            return stock.forward(self, input)
         if stock in _UP_TO and is_short(input, getattr(routing, _UP_TO[stock])):
             return stock.forward(self, input)
         if is_one_of_others(input) or (stock in _AS_FAST and stock_maps(input, _NAME[stock])):
