@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gated.h"
+#include "strips.h"
 #include "turned.h"
 
 namespace fusegrad {
@@ -70,6 +71,12 @@ void gemm(const Gemm& given) {
       return;
     }
     if constexpr (Product<T>::kDirect) {
+      if constexpr (kHasStrips) {
+        if (is_intel() && g.split == 0) {
+          StripProduct<T>{{g, 0, g.m, static_cast<S*>(g.c)}}.run(count);
+          return;
+        }
+      }
       Product<T>{g, 0, g.m, static_cast<S*>(g.c)}.run(count);
       return;
     }
