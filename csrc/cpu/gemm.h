@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gated.h"
+#include "strips.h"
 #include "turned.h"
 
 namespace fusegrad {
@@ -26,6 +27,27 @@ template <class T> bool are_short(const Gemm& g) {
   return g.k < (g.m < 3 || g.n <= 3 ? kLanes<VectorFor<T>> : kLongSums);
 }
 
+// Whether strips (strips.h) serve what nothing else does.
+template <class T> bool has_strips(const Gemm& g) {
+  return kHasStrips && Product<T>::kDirect && g.split == 0 && is_intel();
+}
+
+// Where they do, up to which size others are faster (Emerald Rapids, 2026-11-27): rows of x that are turned; rows of
+// dots, of 9 to 13 in float64 by a half; rows by a b that stays in L2, 8 by 512 x 512 at half the speed of strips. Of
+// dots as many columns as a vector has lanes: 592 x 1712 by 32 in float64 take half as long again.
+constexpr int64_t kTurnedBesideStrips = 128, kDotsBesideStrips = 13, kRowsBesideStrips = 4,
+                  kBytesBesideStrips = 2 << 20;
+
+template <class T> bool suits_dots(const Gemm& g, bool by_strips) {
+  const int64_t columns = by_strips ? kLanes<VectorFor<T>> : kSkinnyColumns<T>;
+  const int64_t rows = by_strips && sizeof(T) == 8 ? kDotsBesideStrips : kRowsOfDots<T>;
+  return g.m <= rows || (g.n <= columns && g.n * kSumsForColumn <= g.k);
+}
+template <class T> bool suits_rows(const Gemm& g, bool by_strips) {
+  const bool small = g.n * g.k * int64_t(sizeof(T)) <= kBytesBesideStrips;
+  return g.k <= kSkinnySteps || g.m <= (by_strips && small ? kRowsBesideStrips : kFewRows<T>);
+}
+
 // Calls f with a value of a type that is multiplied here.
 template <class F> void with_type_of_product(Type t, const F& f) {
 #if defined(FUSEGRAD_AVX512_BF16)
@@ -48,8 +70,8 @@ void gemm(const Gemm& given) {
   with_type_of_product(g.type, [&](auto t) {
     using T = decltype(t);
     using S = ScalarFor<T>;
-    const bool are_few = g.m <= kRowsOfDots<T> || (g.n <= kSkinnyColumns<T> && g.n * kSumsForColumn <= g.k);
-    if (g.k == 0 || (are_few && !are_short<T>(g) && is_along_k(g) && g.split == 0)) {
+    const bool by_strips = has_strips<T>(g);
+    if (g.k == 0 || (suits_dots<T>(g, by_strips) && !are_short<T>(g) && is_along_k(g) && g.split == 0)) {
       DotProduct<T>{{g, 0, g.m, nullptr}}.run(count);
       return;
     }
@@ -61,15 +83,21 @@ void gemm(const Gemm& given) {
     }
     const bool plain = !g.activation && !g.saved;
     const bool adjacent = g.b.column_stride == 1 && (g.split == 0 || g.rest.column_stride == 1);
-    if (plain && adjacent && (g.m <= kFewRows<T> || g.k <= kSkinnySteps)) {
+    if (plain && adjacent && suits_rows<T>(g, by_strips)) {
       RowProduct<T>{g}.run(count);
       return;
     }
-    if (is_turned<T>(g)) {
+    if (is_turned<T>(g) && !(by_strips && g.m > kTurnedBesideStrips)) {
       TurnedProduct<T>{g}.run(count);
       return;
     }
     if constexpr (Product<T>::kDirect) {
+      if constexpr (kHasStrips) {
+        if (by_strips) {
+          StripProduct<T>{{g, 0, g.m, static_cast<S*>(g.c)}}.run(count);
+          return;
+        }
+      }
       Product<T>{g, 0, g.m, static_cast<S*>(g.c)}.run(count);
       return;
     }

@@ -109,7 +109,9 @@ struct Near {
     return {reinterpret_cast<const char*>(from), ld * int64_t(sizeof(T)), columns * int64_t(sizeof(T)), rows};
   }
   void bring_row() {
-    if (rows-- <= 0) return;
+    if (rows-- > 0) bring_row_now();
+  }
+  void bring_row_now() {
     __builtin_prefetch(from, 1);
     __builtin_prefetch(from + bytes / 2 - 1, 1);  // they may touch three lines
     __builtin_prefetch(from + bytes - 1, 1);

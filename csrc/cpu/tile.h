@@ -17,6 +17,18 @@ struct Beside {
   int64_t stride = 0, rows = 0, row = 0, pairs = 0;
   bool streams = false;
 
+  bool at_once = false;  // all of near, before the first step: of few steps there are fewer than rows
+
+  void begin() {
+    if (!at_once) return;
+    if (near.rows != kMR) {
+      while (near.rows > 0) near.bring_row();
+      return;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kMR; i++) near.bring_row_now();
+    near.rows = 0;
+  }
   void bring() {
     near.bring_row();
     if (pairs-- <= 0) return;
