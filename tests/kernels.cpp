@@ -24,7 +24,10 @@
 namespace fusegrad {
 
 static int g_threads = 2;
+static bool g_is_intel = false;
 static thread_local bool t_inside = false;
+
+bool is_intel() { return g_is_intel; }
 
 int threads() { return t_inside ? 1 : g_threads; }
 
@@ -317,9 +320,12 @@ int main(int count, char** arguments) {
 #endif
 #endif
   for (const Kernels& kernels : there) {
-    const bool right = all_right(kernels, rounds);
-    std::printf("%s: %s\n", kernels.isa, right ? "right" : "WRONG");
-    if (!right) return 1;
+    for (const bool intel : {false, true}) {
+      g_is_intel = intel;
+      const bool right = all_right(kernels, rounds);
+      std::printf("%s%s: %s\n", kernels.isa, intel ? " as on Intel" : "", right ? "right" : "WRONG");
+      if (!right) return 1;
+    }
   }
   return 0;
 }

@@ -4,7 +4,6 @@
 #pragma once
 
 #include "elementwise.h"
-#include "processor.h"
 #include "tile.h"
 
 namespace fusegrad {
@@ -154,8 +153,8 @@ template <class T> struct Product {
   // were just cleared in cache, 10 and 15 (Emerald Rapids, 2026-11-27).
   bool streams_c(int64_t i, int64_t j) const {
     const auto starts_a_line = [](const T* at) { return reinterpret_cast<uintptr_t>(at) % kLine == 0; };
-    return !is_intel() && m * g.n * int64_t(sizeof(T)) >= kBytesOfStreams && g.n * sizeof(T) % kLine == 0 &&
-           starts_a_line(row(g.c, i) + j) && (!g.saved || starts_a_line(row(g.saved, i) + j));
+    return m * g.n * int64_t(sizeof(T)) >= kBytesOfStreams && g.n * sizeof(T) % kLine == 0 &&
+           starts_a_line(row(g.c, i) + j) && (!g.saved || starts_a_line(row(g.saved, i) + j)) && !is_intel();
   }
 
   // What the kernel of the chain `at` of a tile brings nearer: the first sums that are added to, and all that is

@@ -111,23 +111,34 @@ void gemm(const Gemm& given) {
 }
 
 constexpr int64_t kTurnedGate = FUSEGRAD_VECTOR_BYTES == 64 ? 256 : 128;  // rows, at most (a Zen 4, 2026-11-27)
+constexpr int64_t kPart = 1 << 14;                                        // of what is multiplied, for a thread
 
-// Both products one after the other, with their weights in place, and c = gate up after them.
-template <class T> void gated_by_turned(const Gated& g, int count) {
+// Whether the two products of a gate are faster one after the other: with weights in place, or by strips.
+template <class T> bool are_apart(const Gated& g) {
+  if (!Product<T>::kDirect || g.gate.k == 0 || g.gate.m <= kSkinnyRows) return false;
+  if (has_strips<T>(g.gate)) return true;
+  return g.gate.m <= kTurnedGate && is_turned<T>(g.gate) && is_turned<T>(g.up);
+}
+
+// So they are, and c = gate up after them.
+template <class T> void gated_apart(const Gated& g, int count) {
   using V = VectorFor<T>;
   const int64_t n = g.gate.m * g.gate.n, bytes = n * int64_t(sizeof(T));
   const Scratch of_up(kSlotOfGz, g.up.c ? 0 : bytes);
   Gemm gate = g.gate, up = g.up;
   if (!up.c) up.c = of_up.data;
   if (!g.saves_input) gate.saved = nullptr;
-  TurnedProduct<T>{up}.run(count);
-  TurnedProduct<T>{gate}.run(count);
-  T* c = static_cast<T*>(gate.c);
+  gemm(up);
+  gemm(gate);
+  T *c = static_cast<T*>(gate.c), *saved = g.saves_input ? nullptr : static_cast<T*>(g.gate.saved);
   const T* factor = static_cast<const T*>(up.c);
-  if (!g.saves_input && g.gate.saved) __builtin_memcpy(g.gate.saved, c, bytes);
-  int64_t i = 0;
-  for (; i + kLanes<V> <= n; i += kLanes<V>) store<V>(c + i, load<V>(c + i) * load<V>(factor + i));
-  for (; i < n; i++) c[i] *= factor[i];
+  share(count, ceil_div(n, kPart), [&](int64_t from, int64_t to) {
+    int64_t i = from * kPart;
+    const int64_t end = least(to * kPart, n);
+    if (saved) __builtin_memcpy(saved + i, c + i, (end - i) * sizeof(T));
+    for (; i + kLanes<V> <= end; i += kLanes<V>) store<V>(c + i, load<V>(c + i) * load<V>(factor + i));
+    for (; i < end; i++) c[i] *= factor[i];
+  });
 }
 
 void gated(const Gated& given) {
@@ -141,9 +152,7 @@ void gated(const Gated& given) {
   with_type_of_product(g.gate.type, [&](auto t) {
     using T = decltype(t);
     if constexpr (Product<T>::kDirect) {
-      if (g.gate.k > 0 && g.gate.m > kSkinnyRows && g.gate.m <= kTurnedGate && is_turned<T>(g.gate) &&
-          is_turned<T>(g.up))
-        return gated_by_turned<T>(g, count);
+      if (are_apart<T>(g)) return gated_apart<T>(g, count);
     }
     const GatedProduct<T> product{g};
     const bool skinny = g.gate.m <= kSkinnyRows && is_along_k(g.gate) && is_along_k(g.up);

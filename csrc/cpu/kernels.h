@@ -62,6 +62,9 @@ void gated(const Gated&);
 
 // --- what the kernels need of their surroundings: torch (runtime.cpp) or a plain program (tests/kernels.cpp) --------
 
+// Whether the processor is one of Intel's: some algorithms and limits of AVX-512 are faster there alone.
+bool is_intel();
+
 // The number of threads that a parallel call will use, 1 inside one.
 int threads();
 

@@ -80,6 +80,14 @@ const int at_fork = pthread_atfork(nullptr, nullptr, [] { is_forked = true; });
 
 }  // namespace
 
+bool is_intel() {
+#if defined(__x86_64__)
+  return __builtin_cpu_is("intel");
+#else
+  return false;
+#endif
+}
+
 int threads() { return is_forked ? 1 : int(torch::stable::get_num_threads()); }
 
 // A part is taken by whichever thread is free: one whose core is busy with something else holds up no more than its

@@ -8,7 +8,7 @@
 namespace fusegrad {
 namespace FUSEGRAD_ISA {
 
-constexpr bool kHasStrips = FUSEGRAD_VECTOR_BYTES == 64;  // on Intel (processor.h): not measured on others
+constexpr bool kHasStrips = FUSEGRAD_VECTOR_BYTES == 64;  // on Intel (kernels.h): not measured on others
 
 // Measured on an Emerald Rapids, with 2 MB of L2 (2026-11-27).
 constexpr int64_t kBytesOfStrips = 1 << 20;  // of b, at a time
