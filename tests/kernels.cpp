@@ -28,6 +28,7 @@ static bool g_is_intel = false;
 static thread_local bool t_inside = false;
 
 bool is_intel() { return g_is_intel; }
+bool multiply_by_mkl(const Gemm&) { return false; }
 
 int threads() { return t_inside ? 1 : g_threads; }
 

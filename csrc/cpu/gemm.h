@@ -71,6 +71,7 @@ void gemm(const Gemm& given) {
     using T = decltype(t);
     using S = ScalarFor<T>;
     const bool by_strips = has_strips<T>(g);
+    if (by_strips && multiply_by_mkl(g)) return;
     if (g.k == 0 || (suits_dots<T>(g, by_strips) && !are_short<T>(g) && is_along_k(g) && g.split == 0)) {
       DotProduct<T>{{g, 0, g.m, nullptr}}.run(count);
       return;

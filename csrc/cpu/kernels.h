@@ -65,6 +65,9 @@ void gated(const Gated&);
 // Whether the processor is one of Intel's: some algorithms and limits of AVX-512 are faster there alone.
 bool is_intel();
 
+// Computes a product, if it is plain, by another library that is there and faster: false if not.
+bool multiply_by_mkl(const Gemm&);
+
 // The number of threads that a parallel call will use, 1 inside one.
 int threads();
 

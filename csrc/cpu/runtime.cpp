@@ -75,8 +75,8 @@ class Memory {
 thread_local Memory memory;
 
 // The child of a fork has none of the threads that OpenMP believes in, and would wait for them for ever.
-bool is_forked = false;
-const int at_fork = pthread_atfork(nullptr, nullptr, [] { is_forked = true; });
+bool forked = false;
+const int at_fork = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 }  // namespace
 
@@ -88,7 +88,7 @@ bool is_intel() {
 #endif
 }
 
-int threads() { return is_forked ? 1 : int(torch::stable::get_num_threads()); }
+int threads() { return forked ? 1 : int(torch::stable::get_num_threads()); }
 
 // A part is taken by whichever thread is free: one whose core is busy with something else holds up no more than its
 // own.
@@ -105,13 +105,15 @@ void parallel(int64_t n, int64_t grain, void (*body)(int64_t, int64_t, void*), v
 void* scratch(int slot, int64_t bytes) { return memory.at_least(slot, bytes); }
 void give_back(int slot) { memory.give_back(slot); }
 
+bool is_forked() { return forked; }
+
 int64_t scratch_bytes() { return held; }
 
 void empty_cache() {
   const auto free = [](int64_t, int64_t) {
     for (int slot = 0; slot < kSlots; slot++) memory.free(slot);
   };
-  if (is_forked) return free(0, 1);
+  if (forked) return free(0, 1);
   torch::stable::parallel_for(0, threads(), 1, free);  // a part for each thread
 }
 
