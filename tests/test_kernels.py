@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fusegrad as fg
@@ -264,3 +265,12 @@ def test_forks_and_threads():
     """Right after a fork and from many threads at once; the same bits for any number of threads."""
     done = python("-c", FORK)
     assert done.returncode == 0, done.stderr[-1000:]
+
+
+def test_small_numbers_elsewhere_stay_as_they_are():
+    """Within a chain what is below the normal numbers becomes zero; outside of it, and in products, nothing does."""
+    net = fg.fuse(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)))
+    net(torch.randn(40, 4)).sum().backward()
+    tiny = torch.full((40, 40), 1e-40)
+    assert torch.equal(tiny * 1.0, tiny) and tiny[0, 0] > 0
+    torch.testing.assert_close(torch.ops.fusegrad.mm(tiny, torch.eye(40), False, False), tiny, rtol=0, atol=0)
