@@ -119,7 +119,9 @@ template <class T> struct DotProduct {
   template <int kColumns> void rows(int64_t i, int64_t count, int64_t j, S* to) const {
     int64_t r = 0;
     for (; r + kDotRows <= count; r += kDotRows) tile<kDotRows, kColumns>(i + r, j, to + r * kNR<V>);
-    for (; r < count; r++) tile<1, kColumns>(i + r, j, to + r * kNR<V>);
+    if (count - r == 3) return tile<3, kColumns>(i + r, j, to + r * kNR<V>);
+    if (count - r == 2) return tile<2, kColumns>(i + r, j, to + r * kNR<V>);
+    if (count - r == 1) tile<1, kColumns>(i + r, j, to + r * kNR<V>);
   }
   // The columns that are left: fewer than a tile has.
   template <int kColumns> void rest(int64_t columns, int64_t i, int64_t count, int64_t j, S* to) const {
