@@ -48,6 +48,36 @@ template <class T> bool suits_rows(const Gemm& g, bool by_strips) {
   return g.k <= kSkinnySteps || g.m <= (by_strips && small ? kRowsBesideStrips : kFewRows<T>);
 }
 
+// Of a product by MKL what is left to do with c takes a pass of its own, which pays where all sides are long.
+constexpr int64_t kLongSide = 128;
+constexpr double kWorthAPass = 1 << 25;  // multiplications
+
+// By MKL, into where the input of the activation is saved if it is; then bias and activation, row by row.
+template <class T> bool multiplied_by_mkl(const Gemm& g, int count) {
+  using V = VectorFor<T>;
+  if (!g.bias && !g.activation && !g.saved) return multiply_by_mkl(g);
+  const bool long_ = g.m > kLongSide && g.n >= kLongSide && g.k >= kLongSide;
+  if (!long_ || double(g.m) * double(g.n) * double(g.k) < kWorthAPass) return false;
+  Gemm plain{g.type, g.m, g.n, g.k, g.a, g.b, g.saved ? g.saved : g.c};
+  if (!multiply_by_mkl(plain)) return false;
+  const Scratch of_bias(kSlotOfA, g.bias ? g.n * int64_t(sizeof(T)) : 0);
+  T* bias = static_cast<T*>(of_bias.data);
+  for (int64_t j = 0; bias && j < g.n; j++) bias[j] = static_cast<const T*>(g.bias)[j * g.bias_stride];
+  share(count, g.m, [&](int64_t i, int64_t end) {
+    for (; i < end; i++) {
+      T *z = static_cast<T*>(plain.c) + i * g.n, *c = static_cast<T*>(g.c) + i * g.n;
+      int64_t j = 0;
+      for (; bias && j + kLanes<V> <= g.n; j += kLanes<V>) store<V>(z + j, load<V>(z + j) + load<V>(bias + j));
+      for (; bias && j < g.n; j++) z[j] += bias[j];
+      if (g.activation)
+        g.activation({1, g.n, z, 0, nullptr, 0, c, 0}, g.param);
+      else if (g.saved)
+        __builtin_memcpy(c, z, g.n * sizeof(T));
+    }
+  });
+  return true;
+}
+
 // Calls f with a value of a type that is multiplied here.
 template <class F> void with_type_of_product(Type t, const F& f) {
 #if defined(FUSEGRAD_AVX512_BF16)
@@ -71,7 +101,9 @@ void gemm(const Gemm& given) {
     using T = decltype(t);
     using S = ScalarFor<T>;
     const bool by_strips = has_strips<T>(g);
-    if (by_strips && multiply_by_mkl(g)) return;
+    if constexpr (kHasStrips && Product<T>::kDirect) {
+      if (by_strips && multiplied_by_mkl<T>(g, count)) return;
+    }
     if (g.k == 0 || (suits_dots<T>(g, by_strips) && !are_short<T>(g) && is_along_k(g) && g.split == 0)) {
       DotProduct<T>{{g, 0, g.m, nullptr}}.run(count);
       return;
