@@ -181,6 +181,9 @@ def test_tables_in_documents_are_those_of_the_csv():
     results, readme = ROOT / "benchmarks" / "results", (ROOT / "README.md").read_text()
     assert between(readme, "gains")[1] == gains.markdown(results)
     assert between(readme, "benchmark")[1] == report.markdown(results)
+    intel = (ROOT / "docs" / "intel.md").read_text()
+    assert between(intel, "gains")[1] == gains.markdown(results / "intel")
+    assert between(intel, "benchmark")[1] == report.markdown(results / "intel")
     models = (ROOT / "docs" / "models.md").read_text()
     assert between(models, "benchmark")[1] == models_report.markdown(results / "models.csv")
 
