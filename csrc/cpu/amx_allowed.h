@@ -2,7 +2,9 @@
 // when it asks (https://docs.kernel.org/arch/x86/xstate.html).
 #pragma once
 
-#if defined(__x86_64__) && defined(__linux__)
+#include "kernels.h"
+
+#if defined(FUSEGRAD_HAS_AMX) && defined(__linux__)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -11,7 +13,7 @@
 namespace fusegrad {
 
 inline bool are_tiles_allowed() {
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(FUSEGRAD_HAS_AMX) && defined(__linux__)
   constexpr unsigned kTiles = 1 << 24, kOfBFloat16 = 1 << 22;
   constexpr long kAsk = 0x1023, kDataOfTiles = 18;  // ARCH_REQ_XCOMP_PERM, and its number of what tiles hold
   unsigned a, b, c, features;

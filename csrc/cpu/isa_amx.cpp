@@ -1,4 +1,6 @@
-#if defined(__x86_64__)
+#include "kernels.h"
+
+#if defined(FUSEGRAD_HAS_AMX)
 #if defined(__clang__)
 #pragma clang attribute push(                                                                                 \
     __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,avx512bf16,amx-tile,amx-bf16"))), \

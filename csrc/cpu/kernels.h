@@ -55,6 +55,9 @@ void gemm(const Gemm&);
 void gated(const Gated&);
 extern const Elementwise (*const kBFloat16)[2];  // those of all activations
 }  // namespace avx512_bf16
+#if defined(__x86_64__) && (__has_include(<amxbf16intrin.h>) || __has_include(<amxintrin.h>))
+#define FUSEGRAD_HAS_AMX  // which compilers know from GCC 11 and Clang 12 on
+#endif
 namespace amx {
 void gemm(const Gemm&);
 void gated(const Gated&);
@@ -117,9 +120,11 @@ inline Kernels with_bf16() {
 // Those of amx, which are avx512_bf16's but for products of bfloat16.
 inline Kernels with_amx() {
   Kernels all = with_bf16();
+#if defined(FUSEGRAD_HAS_AMX)
   all.isa = "amx";
   all.gemm = amx::gemm;
   all.gated = amx::gated;
+#endif
   return all;
 }
 

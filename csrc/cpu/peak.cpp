@@ -66,6 +66,7 @@ FUSEGRAD_TARGET("avx512f,avx512bf16") double avx512_bf16() {
   return 2.0 * kChains * kSteps * 32;
 }
 
+#if defined(FUSEGRAD_HAS_AMX)
 // By tiles of 16 x 16 sums, four of which do not wait for one another.
 FUSEGRAD_TARGET("amx-tile,amx-bf16") double amx() {
   struct alignas(64) Config {
@@ -92,6 +93,7 @@ FUSEGRAD_TARGET("amx-tile,amx-bf16") double amx() {
   return 2.0 * 4 * kRounds * 16 * 16 * 32;
 }
 #endif
+#endif
 
 template <class Scalar> Loop widest() {
 #if defined(__x86_64__)
@@ -109,7 +111,9 @@ Loop loop_for(const std::string& dtype) {
     throw std::invalid_argument("peak_gflops: dtype must be float32, float64 or bfloat16, got " + dtype);
 #if defined(__x86_64__)
   const std::string isa = capability();
+#if defined(FUSEGRAD_HAS_AMX)
   if (isa == "amx") return amx;
+#endif
   if (isa == "avx512_bf16") return avx512_bf16;
 #endif
   return nullptr;
