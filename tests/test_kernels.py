@@ -241,29 +241,35 @@ import os, signal, threading, torch, fusegrad as fg
 torch.set_num_threads(2)
 x, w, b = torch.randn(600, 300), torch.randn(500, 300), torch.randn(500)
 y = fg.linear_act(x, w, b, act="gelu")
+def same(a, b):
+    return torch.equal(a, b) if not MKL else torch.allclose(a, b, rtol=1e-5, atol=1e-5)
 if os.fork() == 0:
     signal.alarm(60)  # ends a child that hangs
     again = fg.linear_act(x, w, b, act="gelu")
     torch.set_num_threads(1)  # torch's own ops would hang
-    os._exit(0 if torch.equal(again, y) else 1)
+    os._exit(0 if same(again, y) else 1)
 assert os.wait()[1] == 0, "after fork"
 wrong = []
 def rows(start):
     for n in (100, 37, 600, 1, 256):
-        if not torch.equal(fg.linear_act(x[start : start + n], w, b, act="gelu"), y[start : start + n]):
+        if not same(fg.linear_act(x[start : start + n], w, b, act="gelu"), y[start : start + n]):
             wrong.append((start, n))
 threads = [threading.Thread(target=rows, args=(i,)) for i in range(6)]
 [t.start() for t in threads]; [t.join() for t in threads]
 assert not wrong or all(n == 1 for _, n in wrong), wrong  # a single row is summed in another order
 for count in (1, 2, 3):
     torch.set_num_threads(count)
-    assert torch.equal(fg.linear_act(x, w, b, act="gelu"), y), count
+    now, again = (fg.linear_act(x, w, b, act="gelu") for _ in range(2))
+    assert same(now, y) and torch.equal(now, again), count
 """
+CPUINFO = Path("/proc/cpuinfo")
+# which multiplies large layers on Intel, with the same bits for the same number of threads alone
+MKL = CPUINFO.exists() and "GenuineIntel" in CPUINFO.read_text() and WIDEST.startswith(("amx", "avx512"))
 
 
 def test_forks_and_threads():
-    """Right after a fork and from many threads at once; the same bits for any number of threads."""
-    done = python("-c", FORK)
+    """Right after a fork and from many threads at once; the same bits for any number of threads, but MKL's."""
+    done = python("-c", FORK.replace("MKL", str(MKL)))
     assert done.returncode == 0, done.stderr[-1000:]
 
 
