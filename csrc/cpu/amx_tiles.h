@@ -2,6 +2,7 @@
 // 16 rows of 32 numbers and of 16 columns of as many, which lie as pairs that follow one another along k.
 #pragma once
 
+#include "amx_config.h"
 #include "pack.h"
 
 namespace fusegrad {
@@ -12,16 +13,8 @@ constexpr int64_t kDeep = 32;    // numbers along k of a tile
 constexpr int64_t kSquare = 32;  // rows, and columns, whose sums are computed at once, in four tiles
 constexpr int64_t kBytesOfTile = 1024;
 
-// All tiles of 16 rows of 64 bytes; they are this thread's until it releases them.
-inline void begin_tiles() {
-  struct alignas(64) Config {
-    uint8_t palette = 1, start = 0, none[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  };
-  static constexpr Config config;
-  _tile_loadconfig(&config);
-}
+// Tiles are this thread's until it releases them.
+inline void begin_tiles() { _tile_loadconfig(&kWholeTiles); }
 inline void end_tiles() { _tile_release(); }
 
 // Where the tiles of one or two times 16 rows of a lie: bytes from row to row, from the first to the second, and to the

@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "amx_config.h"
 #include "capability.h"
 
 #if defined(__x86_64__)
@@ -69,13 +70,7 @@ FUSEGRAD_TARGET("avx512f,avx512bf16") double avx512_bf16() {
 #if defined(FUSEGRAD_HAS_AMX)
 // By tiles of 16 x 16 sums, four of which do not wait for one another.
 FUSEGRAD_TARGET("amx-tile,amx-bf16") double amx() {
-  struct alignas(64) Config {
-    uint8_t palette = 1, start = 0, none[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  };
-  static constexpr Config config;
-  _tile_loadconfig(&config);
+  _tile_loadconfig(&kWholeTiles);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);

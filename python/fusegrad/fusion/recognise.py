@@ -224,12 +224,12 @@ _NAME = {cls: known[0].name for cls, known in _BY_MODULE.items()}  # the first, 
 _DERIVED_TWICE = {cls for cls, known in _BY_MODULE.items() if all(a.stock_derives_twice for a in known)}
 
 
-# by torch's derivatives, and as fast as by the ops
 def is_derived_twice(m: nn.Module) -> bool:
     """Whether this is an adopted activation of which torch's own function can be differentiated twice."""
     return isinstance(m, AdoptedAct) and getattr(type(m), STOCK) in _DERIVED_TWICE
 
 
+# by torch's derivatives, and as fast as by the ops
 _AS_FAST = {cls for cls in _DERIVED_TWICE if _NAME[cls] in AS_FAST_IN_STOCK}
 
 
