@@ -280,3 +280,23 @@ def test_small_numbers_elsewhere_stay_as_they_are():
     tiny = torch.full((40, 40), 1e-40)
     assert torch.equal(tiny * 1.0, tiny) and tiny[0, 0] > 0
     torch.testing.assert_close(torch.ops.fusegrad.mm(tiny, torch.eye(40), False, False), tiny, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("act", ("identity", "tanh", "gelu"))
+def test_large_layers(act):
+    """Which on Intel MKL multiplies: bias and activation come after it, and what is saved is what backward needs."""
+    x, w, b = (torch.randn(s, dtype=torch.float64, device=DEVICE) for s in ((300, 400), (513, 400), (1026,)))
+    for bias in (b[::2], None):
+        leaves = [t.float().requires_grad_() for t in (x, w, *(() if bias is None else (bias,)))]
+        truths = [t.detach().double().requires_grad_() for t in leaves]
+        with torch.no_grad():
+            alone = fg.linear_act(*leaves, act=act)
+        y = fg.linear_act(*leaves, act=act)
+        truth = getattr(torch, act, getattr(nn.functional, act, lambda z: z))(nn.functional.linear(*truths))
+        assert torch.equal(alone, y)
+        for mine, true in zip(
+            (y, *torch.autograd.grad(y.sin().sum(), leaves)),
+            (truth, *torch.autograd.grad(truth.sin().sum(), truths)),
+            strict=True,
+        ):
+            assert (mine.double() - true).norm() < 1e-5 * true.norm()
