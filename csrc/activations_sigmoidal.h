@@ -70,28 +70,28 @@ struct Squareplus {
     return c<V>(0.5) * (z > 0 ? root + z : b / (root - (z < 0 ? z : V{})));
   }
   template <class V> static V first(V g, V z, P<V> b) {
-    z = clamp(z, -1e+38, 1e+38);
+    z = clamp(z, -1e+33, 1e+33);
     const V root = sqrt_of_squares(z, b);
     return g * (c<V>(0.5) * (z > 0 ? root + z : all<V>(c<V>(5.960464477539063e-08) * b)) /
                 (z > 0 ? root : c<V>(5.960464477539063e-08) * (root - z) * root));
   }
   template <class V> static V second(V z, P<V> b) {
-    z = clamp(z, -1e+38, 1e+38);
+    z = clamp(z, -1e+33, 1e+33);
     const V d = 1 / sqrt_of_squares(z, b);
     return c<V>(0.5) * b * d * d * d;
   }
   template <class V> static V third(V z, P<V> b) {
-    z = clamp(z, -1e+38, 1e+38);
+    z = clamp(z, -1e+33, 1e+33);
     const V d = 1 / sqrt_of_squares(z, b);
     return c<V>(-1.5) * b * z * d * d * d * d * d;
   }
   template <class V> static V fourth(V z, P<V> b) {
-    z = clamp(z, -1e+38, 1e+38);
+    z = clamp(z, -1e+33, 1e+33);
     const V d = 1 / sqrt_of_squares(z, b);
     return b * (6 - c<V>(7.5) * clamp(b * d * d, 0, 1)) * d * d * d * d * d;
   }
   template <class V> static V fifth(V z, P<V> b) {
-    z = clamp(z, -1e+38, 1e+38);
+    z = clamp(z, -1e+33, 1e+33);
     const V d = 1 / sqrt_of_squares(z, b);
     return b * (c<V>(52.5) * clamp(b * d * d, 0, 1) - 30) * z * d * d * d * d * d * d * d;
   }

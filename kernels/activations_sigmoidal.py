@@ -63,7 +63,7 @@ def squareplus_value(z, b):
 
 @jit
 def squareplus_first(g, z, b):
-    z = clamp(z, -1e38, 1e38)
+    z = clamp(z, -1e33, 1e33)
     root = sqrt_of_squares(z, b)
     return g * divide(
         0.5 * tl.where(z > 0, root + z, 5.960464477539063e-08 * b),
@@ -73,14 +73,14 @@ def squareplus_first(g, z, b):
 
 @jit
 def squareplus_second(z, b):
-    z = clamp(z, -1e38, 1e38)
+    z = clamp(z, -1e33, 1e33)
     d = divide(1.0, sqrt_of_squares(z, b))
     return 0.5 * b * d * d * d
 
 
 @jit
 def squareplus_third(z, b):
-    z = clamp(z, -1e38, 1e38)
+    z = clamp(z, -1e33, 1e33)
     d = divide(1.0, sqrt_of_squares(z, b))
     return -1.5 * b * z * d * d * d * d * d
 

@@ -275,12 +275,30 @@ def test_forks_and_threads():
 
 
 def test_small_numbers_elsewhere_stay_as_they_are():
-    """Within a chain what is below the normal numbers becomes zero; outside of it, and in products, nothing does."""
+    """Within a layer what is below the normal numbers becomes zero; after it, on any thread, and in products, not."""
     net = fg.fuse(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)))
     net(torch.randn(40, 4)).sum().backward()
-    tiny = torch.full((40, 40), 1e-40)
+    x = torch.randn(2000, 8, requires_grad=True)
+    fg.linear_act(x, torch.randn(200, 8), act="tanh").sum().backward()
+    fg.act(x, "tanh").sum().backward()
+    tiny = torch.full((1000, 1000), 1e-40)
     assert torch.equal(tiny * 1.0, tiny) and tiny[0, 0] > 0
+    torch.testing.assert_close(fg.act(tiny, "tanh"), tiny, rtol=0, atol=1e-44)
+    tiny = tiny[:40, :40].contiguous()
     torch.testing.assert_close(torch.ops.fusegrad.mm(tiny, torch.eye(40), False, False), tiny, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("act", ("softplus", "silu", "sigmoid"))
+def test_small_results_of_a_layer(act):
+    """They are right but for what is below the normal numbers on the way, times numbers of up to 120."""
+    x = torch.linspace(-1.2, -0.8, 999).mul(100)[:, None].requires_grad_()
+    y = fg.linear_act(x, torch.ones(3, 1), act=act)
+    (gx,) = torch.autograd.grad(y.sum(), x)
+    truth = x.detach().double().requires_grad_()
+    true = getattr(nn.functional, act)(truth * torch.ones(3, dtype=torch.float64))
+    (true_gx,) = torch.autograd.grad(true.sum(), truth)
+    for mine, right in ((y, true), (gx, true_gx)):
+        torch.testing.assert_close(mine.double(), right, rtol=2e-6, atol=120 * torch.finfo(torch.float32).tiny)
 
 
 @pytest.mark.parametrize("act", ("identity", "tanh", "gelu"))

@@ -145,6 +145,7 @@ std::tuple<Tensor, Tensor, Tensor> act_vjp(Tensor gy, Tensor s, Tensor g, String
     return {need_s ? by_reference(product(type, gy, g), order + 1) : empty(s, {0}),
             need_g ? by_reference(gy, order) : empty(s, {0}), need_y ? by_reference(g, order) : empty(s, {0})};
   }
+  const Flush flush(size_of(type) > 2);
   const auto out = differentiate(type, backward(*a, order, type), {gy, s, g}, s, {need_s, need_g, need_y}, param);
   return {out[0], out[1], out[2]};
 }
@@ -166,6 +167,7 @@ std::tuple<Tensor, Tensor> act_jvp(Tensor ts, Tensor tg, Tensor s, Tensor g, Str
     return {differentiate(type, of_exp, {next, tg, d, g}, s, {true, false}, 0)[0],
             need_y ? by_reference(g, order) : empty(s, {0})};
   }
+  const Flush flush(size_of(type) > 2);
   const auto out = differentiate(type, jvp(*a, order, type), {ts, tg, s, g}, s, {true, need_y}, param);
   return {out[0], out[1]};
 }

@@ -17,6 +17,7 @@ std::tuple<Tensor, Tensor> chain(Tensor x, Weights weights, StringHandle acts_, 
                    rows.operand,
                    y.mutable_data_ptr(),
                    save ? saved.mutable_data_ptr() : nullptr};
+  const Flush flush(!is_linear(args));
   (is_by_layers(args) ? chain_by_layers : kernels().chain)(args);
   return {y, saved};
 }
@@ -53,6 +54,7 @@ Tensors chain_backward(Tensor gy, Tensor x, Weights weights, Tensor y, Tensor sa
                    const_cast<void*>(saved.const_data_ptr()),
                    given.operand,
                    needed & 1 ? gradients[0].mutable_data_ptr() : nullptr};
+  const Flush flush(!is_linear(args));
   (is_by_layers(args) ? chain_backward_by_layers : kernels().chain_backward)(args);
   return gradients;
 }
@@ -86,6 +88,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> chain_streams(Tensor x, Tensor t, std
                                   save ? saved.mutable_data_ptr() : nullptr});
   args.ty = of_t.mutable_data_ptr();
   args.ly = of_l.mutable_data_ptr();
+  const Flush flush;
   kernels().chain_streams(args);
   return {y, of_t, of_l, saved};
 }

@@ -5,7 +5,6 @@
 // nothing is packed, and an activation is one pass over adjacent numbers.
 #pragma once
 
-#include "flush.h"
 #include "gemm.h"
 
 namespace fusegrad {
@@ -163,7 +162,6 @@ template <class T> struct Chained {
     const Weights weights = pack_weights(false);
     const int64_t width = widest() * kPanel + kLanes<V>;
     share(count, panels(), [&](int64_t panel, int64_t end) {
-      const Flush flush;
       S* room = static_cast<S*>(scratch(kSlotOfA, 2 * width * int64_t(sizeof(S))));
       for (; panel < end; panel++) forward(weights, panel, room, room + width);
     });

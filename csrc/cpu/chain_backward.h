@@ -294,7 +294,6 @@ template <class T> struct ChainGradients : Chained<T> {
       return {reinterpret_cast<double*>(at), reinterpret_cast<S*>(task == 0 ? nullptr : at + of_gb)};
     };
     share(int(tasks), tasks, [&](int64_t task, int64_t end) {
-      const Flush flush;
       const int64_t of_gz = size_of_packed(widest, tile * streams * kPanel);
       const int64_t of_packed = of_gz + tile * streams * kPanel * kPanel + kLanes<V>;
       const int64_t size = 3 * width + one + of_packed;

@@ -111,6 +111,7 @@ Tensors chain_derivatives(std::optional<Tensor> gy, std::optional<Tensor> t, std
   args.features = features.data();
   args.unit = unit.data();
   args.forms = data;
+  const Flush flush;
   kernels().chain_derivatives(args);
   return found;
 }
@@ -142,6 +143,7 @@ std::tuple<Tensor, Tensor> chain_slope(Tensor c, Tensor x, Weights weights, std:
                     const_cast<void*>(saved.const_data_ptr()),
                     given.operand,
                     gx.mutable_data_ptr()};
+  const Flush flush;
   if (is_by_layers(chain)) {
     chain_backward_by_layers(chain);
     return {gx, empty(x, {0})};

@@ -68,11 +68,13 @@ int64_t saved_width(const Chain& g) {
 
 void chain(const Chain& g) {
   const Taken taken(g);
+  const Flush flush(!is_linear(taken.chain));
   (g.by_layers || is_by_layers(taken.chain) ? chain_by_layers : kernels().chain)(taken.chain);
 }
 
 void chain_backward(const Chain& g) {
   const Taken taken(g);
+  const Flush flush(!is_linear(taken.chain));
   (g.by_layers || is_by_layers(taken.chain) ? chain_backward_by_layers : kernels().chain_backward)(taken.chain);
 }
 
@@ -93,6 +95,7 @@ bool act_vjp(const ActVjp& a) {
   if (known == nullptr || a.order > kDerivativeOrders) return false;
   const Type type = *type_of(torch::headeronly::ScalarType(a.dtype));
   const int64_t size = size_of(type);
+  const Flush flush(size > 2);
   parallel(a.n, kShare, [&](int64_t i, int64_t end) {
     DerivativeArgs args{1, end - i, 3, 3, {at(a.gy, i * size), at(a.s, i * size), at(a.g, i * size)}, {}, {}};
     for (int k = 0; k < 3; k++) args.out[k] = at(a.out[k], i * size);

@@ -148,6 +148,7 @@ std::tuple<Tensor, Tensor, Tensor> act_streams(Tensor z, Tensor t, Maybe l, Stri
   const Streams from(op, z, z, t, l);
   if (kOfTaylor) require_few(op, t);
   const Made made(z, from.r, 7);
+  const Flush flush;
   Map{type, known(op, act), param, z.numel(), from.r, kOfTaylor}.forward(from.at, made.at);
   return {made.tensors[0], made.tensors[1], made.tensors[2]};
 }
@@ -162,6 +163,7 @@ template <bool kOfTaylor> Tensors act_streams_backward(Maybe gy, Maybe gt, Maybe
   require(!gt || c.r == from.r, op, ": gt is ", described(*gt), "; need ", from.r, " directions");
   if (kOfTaylor) require_few(op, t);
   const Made made(z, from.r, needed);
+  const Flush flush;
   Map{type, known(op, act), param, z.numel(), from.r, kOfTaylor}.backward(from.at, c.at, made.at);
   return made.tensors;
 }

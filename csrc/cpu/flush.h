@@ -10,22 +10,32 @@
 namespace fusegrad {
 namespace {  // a copy for each file, as in kernels.h
 
-// While there is one of these, on Intel, what would come out below the smallest normal number, 2^-126 in float32 and
-// 2^-1022 in float64, is zero on this thread; what is read is as it is. So what only a kernel sees is made: the layers
-// of a chain, gradients before an activation. Those of steep activations are full of such numbers, and an instruction
-// that meets one takes 150 cycles there. Products and activations by themselves compute them.
-struct Flush {
+// How this thread rounds, until the scope ends.
+struct Rounding {
 #if defined(__x86_64__)
-  static constexpr unsigned kToZero = 1 << 15;
   const unsigned before = _mm_getcsr();
-  Flush() {
-    if (is_intel()) _mm_setcsr(before | kToZero);
+  const bool differs;
+  explicit Rounding(unsigned mode) : differs(mode != before) {
+    if (differs) _mm_setcsr(mode);
   }
-  ~Flush() { _mm_setcsr(before); }
+  ~Rounding() {
+    if (differs) _mm_setcsr(before);
+  }
+  static unsigned mode() { return _mm_getcsr(); }
 #else
-  Flush() {}
+  explicit Rounding(unsigned) {}
+  static unsigned mode() { return 0; }
 #endif
-  Flush(const Flush&) = delete;
+  Rounding(const Rounding&) = delete;
+};
+
+// While there is one of these, on Intel, what would come out below the smallest normal number, 2^-126 in float32 and
+// 2^-1022 in float64, is zero on this thread and in the parts of its parallel calls; what is read is as it is. So ops
+// run that activations are part of: those that are steep make many such numbers, and an instruction that meets one
+// takes 150 cycles there. Products alone, and activations alone without their derivatives, compute them.
+struct Flush : Rounding {
+  static constexpr unsigned kToZero = 1 << 15;
+  explicit Flush(bool wanted = true) : Rounding(mode() | (wanted && is_intel() ? kToZero : 0)) {}
 };
 
 }  // namespace

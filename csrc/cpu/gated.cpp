@@ -1,4 +1,3 @@
-#include "flush.h"
 #include "tensors.h"
 
 namespace fusegrad {
@@ -31,6 +30,7 @@ std::tuple<Tensor, Tensor, Tensor> gated(Tensor x, Tensor w_gate, Tensor w_up, s
   if (save) g.up.c = up.mutable_data_ptr();
   if (act != "identity") g.gate.activation = derivative(*a, 0, type);
   g.gate.param = param;
+  const Flush flush(g.gate.activation != nullptr);
   kernels().gated(g);
   return {y, saved, up};
 }
@@ -46,7 +46,6 @@ void gate_and_sums(Type type, Elementwise value, Elementwise first, const GateAr
   void* partial_gu = sum_gu ? at(room.data, chunks * n * width) : nullptr;
   const int64_t grain = 1 + 65536 / (kRowsPerSum * n + 1);
   parallel(chunks, grain, [&](int64_t chunk, int64_t end) {
-    const Flush flush;
     for (; chunk < end; chunk++) {
       const int64_t row = chunk * kRowsPerSum, sums = chunk * n * width;
       const GateArgs part = rows_of(whole, row, std::min(kRowsPerSum, m - row), size);
@@ -87,6 +86,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gated_backward(Tensor gy, Ten
       check("gated_backward", "gy (..., n), x (..., k), w_gate (n, k), w_up (n, k), s (..., n), up (..., n)",
             {&gy, &x, &w_gate, &w_up, &s, &up});
   const Activation* a = activation(act);
+  const Flush flush(act != "identity");
   const bool by_torch = torch_multiplies_faster(), of_input = saves_input(act);
   const bool need_gz = need_x || need_w_gate || need_b_gate, need_gu = need_x || need_w_up || need_b_up;
   if (a == nullptr) {  // the factors of gy

@@ -9,6 +9,9 @@ namespace fusegrad {
 // Without a function gz is g, and not written, and there is no s.
 void gz_and_sum(Type type, Elementwise f, const ElementwiseArgs& args, void* sum, double param);
 
+// Whether a chain is one layer without an activation.
+inline bool is_linear(const Chain& chain) { return chain.count == 1 && !chain.layers[0].value; }
+
 // Of a chain whose gy has adjacent numbers in its rows: what the kernels do by panels, layer by layer. So `saved` is.
 bool is_by_layers(const Chain& chain);
 void chain_by_layers(const Chain& chain);

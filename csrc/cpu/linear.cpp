@@ -1,4 +1,3 @@
-#include "flush.h"
 #include "layers.h"
 #include "tensors.h"
 
@@ -11,7 +10,6 @@ void gz_and_sum(Type type, Elementwise f, const ElementwiseArgs& args, void* sum
   const Scratch partial(kSlotOfSums, sum ? bytes_of(chunks, n, width) : 0);
   const int64_t grain = 1 + 65536 / (kRowsPerSum * n + 1);
   parallel(chunks, grain, [&](int64_t chunk, int64_t end) {
-    const Flush flush;
     for (; chunk < end; chunk++) {
       const int64_t row = chunk * kRowsPerSum;
       const ElementwiseArgs part = rows_of(args, row, std::min(kRowsPerSum, m - row), size);
@@ -70,6 +68,7 @@ std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor w, std::optional<Tensor> 
   if (save && a->saves_input) g.saved = saved.mutable_data_ptr();
   if (act != "identity") g.activation = derivative(*a, 0, g.type);
   g.param = param;
+  const Flush flush(g.activation != nullptr);
   kernels().gemm(g);
   return {y, saved};
 }
@@ -96,6 +95,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_act_backward(Tensor gy, Tensor x, Tens
     gy = act_by_reference("linear_act_backward", s, gy, act, param, 1);
     act = "identity";
   }
+  const Flush flush(act != "identity");
   const Rows rows(x), given = adjacent_rows(gy);
   const int64_t m = rows.m, n = w.size(0), k = w.size(1);
   const bool by_torch = torch_multiplies_faster();
@@ -127,6 +127,7 @@ std::tuple<Tensor, Tensor> mm_dact(Tensor a, Tensor b, Tensor s, StringHandle ac
   std::string act = text_of(act_);
   const Type type = check("mm_dact", "a (m, k), b (k, n), s (m, n)", {&a, &b, &s});
   const Activation* known = activation(act);
+  const Flush flush(act != "identity");
   Tensor gz = dense(mm(a, b, false, false));
   if (known == nullptr) {
     gz = dense(act_by_reference("mm_dact", s, gz, act, param, 1));

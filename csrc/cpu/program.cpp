@@ -140,6 +140,7 @@ template <bool kOfTaylor> std::tuple<Tensor, Tensor, Tensor, Tensor> program_str
                                   y.mutable_data_ptr(), save ? saved.mutable_data_ptr() : nullptr});
   args.ty = of_t.mutable_data_ptr();
   args.ly = of_l.mutable_data_ptr();
+  const Flush flush;
   kernels().program(read.of(args));
   return {y, of_t, of_l, saved};
 }

@@ -132,7 +132,6 @@ template <class T> struct Programmed : ProgramSteps<T> {
   void forward(int count) const {
     const Weights weights = this->pack_weights(false);
     share(count, panels(), [&](int64_t panel, int64_t end) {
-      const Flush flush;
       const Pool all = pool(size_of_room(), p.count + 2);
       for (; panel < end; panel++) {
         Pool mine = all;

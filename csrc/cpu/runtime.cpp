@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "flush.h"
 #include "kernels.h"
 
 namespace fusegrad {
@@ -97,7 +98,8 @@ void parallel(int64_t n, int64_t grain, void (*body)(int64_t, int64_t, void*), v
   if (count <= 1) return n > 0 ? body(0, n, context) : void();
   const int64_t part = std::max(grain, n / (count * kPartsOfThread));
   std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, count, 1, [&](int64_t, int64_t) {
+  torch::stable::parallel_for(0, count, 1, [&, mode = Rounding::mode()](int64_t, int64_t) {
+    const Rounding same(mode);
     for (int64_t begin; (begin = next.fetch_add(part)) < n;) body(begin, std::min(begin + part, n), context);
   });
 }

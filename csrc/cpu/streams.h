@@ -206,7 +206,6 @@ template <class T> struct Streamed : ChainGradients<T> {
         for (int64_t j = 0; j < n; j++) saved_tangents()[k * n + j] = alike[(k / kPanel * n + j) * kPanel + k % kPanel];
     }
     share(count, panels(), [&](int64_t panel, int64_t end) {
-      const Flush flush;
       S* room = static_cast<S*>(scratch(kSlotOfA, 2 * width * int64_t(sizeof(S))));
       for (; panel < end; panel++) forward(weights, alike, panel, room, room + width);
     });

@@ -83,6 +83,7 @@ template <class Run> Tensors streams_gradients(const char* op, const std::array<
   args.gly = operand("gly", of_y[2], along(1, shape));
   args.gt = gt;
   args.gl = gl;
+  const Flush flush;
   run(args);
   return gradients;
 }

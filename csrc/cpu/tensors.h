@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "capability.h"
+#include "flush.h"
 #include "operands.h"
 #include "registry.h"
 

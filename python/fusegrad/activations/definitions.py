@@ -222,7 +222,7 @@ SIGMOIDAL = [
     ),
     Definition(  # Barron, arXiv:2112.11687
         name="squareplus", formula="(z + √(z^2 + param)) / 2", param="b", default=4.0, legal=POSITIVE,
-        bound=1e38,  # so that infinity is not divided by itself; the first is 1 there, the others are 0 in float32
+        bound=1e33,  # so that nothing overflows on the way; the first is 1 there, the others are 0 in float32
         value=lambda z, b: squareplus(z, sqrt_of_squares(z, b), b),
         first=lambda z, b: squareplus_first(z, sqrt_of_squares(z, b), b),
         second=lambda z, b: b / sqrt_of_squares(z, b) ** 3 / 2,

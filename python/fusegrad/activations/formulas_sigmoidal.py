@@ -57,7 +57,7 @@ def squareplus_value(z: Tensor, b: float) -> Tensor:
 
 @opmath
 def squareplus_first(g: Tensor, z: Tensor, b: float) -> Tensor:
-    z = clamp(z, -1e38, 1e38)
+    z = clamp(z, -1e33, 1e33)
     root = sqrt_of_squares(z, b)
     return g * (
         0.5
@@ -68,14 +68,14 @@ def squareplus_first(g: Tensor, z: Tensor, b: float) -> Tensor:
 
 @opmath
 def squareplus_second(z: Tensor, b: float) -> Tensor:
-    z = clamp(z, -1e38, 1e38)
+    z = clamp(z, -1e33, 1e33)
     d = 1 / sqrt_of_squares(z, b)
     return 0.5 * b * d * d * d
 
 
 @opmath
 def squareplus_third(z: Tensor, b: float) -> Tensor:
-    z = clamp(z, -1e38, 1e38)
+    z = clamp(z, -1e33, 1e33)
     d = 1 / sqrt_of_squares(z, b)
     return -1.5 * b * z * d * d * d * d * d
 
