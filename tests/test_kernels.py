@@ -319,3 +319,23 @@ def test_large_layers(act):
             strict=True,
         ):
             assert (mine.double() - true).norm() < 1e-5 * true.norm()
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("act", ("identity", "softplus"))
+def test_narrow_and_few(act, dtype):
+    """Layers of few rows, few features and long or short sums, which on Intel MKL multiplies, and those beside them."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+    for m, k, n in ((3, 1100, 999), (15, 700, 301), (16, 2049, 6), (67, 932, 8), (131, 257, 33), (900, 9, 300)):
+        truths = [(draw(m, k) / k**0.5).requires_grad_(), draw(n, k).requires_grad_(), draw(n).requires_grad_()]
+        leaves = [t.detach().to(DEVICE, dtype).requires_grad_() for t in truths]
+        y = fg.linear_act(*leaves, act=act)
+        truth = getattr(nn.functional, act, lambda z: z)(nn.functional.linear(*truths))
+        gy = draw(m, n)
+        for mine, true in zip(
+            (y, *torch.autograd.grad(y, leaves, gy.to(DEVICE, dtype))),
+            (truth, *torch.autograd.grad(truth, truths, gy)),
+            strict=True,
+        ):
+            assert (mine.double().cpu() - true).norm() < 20 * torch.finfo(dtype).eps * true.norm()

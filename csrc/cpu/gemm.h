@@ -48,31 +48,41 @@ template <class T> bool suits_rows(const Gemm& g, bool by_strips) {
   return g.k <= kSkinnySteps || g.m <= (by_strips && small ? kRowsBesideStrips : kFewRows<T>);
 }
 
-// Of a product by MKL what is left to do with c takes a pass of its own, which pays where all sides are long.
-constexpr int64_t kLongSide = 128;
-constexpr double kWorthAPass = 1 << 25;  // multiplications
+// Of a product by MKL what is left to do with c takes a pass of its own, which pays where all sides are long, in
+// float64 where sums are (Emerald Rapids, 2026-11-28).
+template <class T> bool pays_a_pass(const Gemm& g) {
+  if (sizeof(T) == 8) return g.m >= 16 && g.k >= 256;
+  return g.m > 128 && g.n >= 128 && g.k >= 128 && double(g.m) * double(g.n) * double(g.k) >= 1 << 25;
+}
 
-// By MKL, into where the input of the activation is saved if it is; then bias and activation, row by row.
+constexpr int64_t kNumbersOfPass = 1024;  // at once, in L1
+
+template <class V> void add_row(ScalarOf<V>* to, const ScalarOf<V>* row, int64_t n) {
+  int64_t j = 0;
+  for (; j + kLanes<V> <= n; j += kLanes<V>) store<V>(to + j, load<V>(to + j) + load<V>(row + j));
+  for (; j < n; j++) to[j] += row[j];
+}
+
+// By MKL, into where the input of the activation is saved if it is; then bias and activation, by rows that stay in L1.
 template <class T> bool multiplied_by_mkl(const Gemm& g, int count) {
   using V = VectorFor<T>;
   if (!g.bias && !g.activation && !g.saved) return multiply_by_mkl(g);
-  const bool long_ = g.m > kLongSide && g.n >= kLongSide && g.k >= kLongSide;
-  if (!long_ || double(g.m) * double(g.n) * double(g.k) < kWorthAPass) return false;
+  if (!pays_a_pass<T>(g)) return false;
   Gemm plain{g.type, g.m, g.n, g.k, g.a, g.b, g.saved ? g.saved : g.c};
   if (!multiply_by_mkl(plain)) return false;
   const Scratch of_bias(kSlotOfA, g.bias ? g.n * int64_t(sizeof(T)) : 0);
   T* bias = static_cast<T*>(of_bias.data);
   for (int64_t j = 0; bias && j < g.n; j++) bias[j] = static_cast<const T*>(g.bias)[j * g.bias_stride];
-  share(count, g.m, [&](int64_t i, int64_t end) {
+  const int64_t block = kNumbersOfPass / g.n + 1;
+  share(count, ceil_div(g.m, block), [&](int64_t i, int64_t end) {
     for (; i < end; i++) {
-      T *z = static_cast<T*>(plain.c) + i * g.n, *c = static_cast<T*>(g.c) + i * g.n;
-      int64_t j = 0;
-      for (; bias && j + kLanes<V> <= g.n; j += kLanes<V>) store<V>(z + j, load<V>(z + j) + load<V>(bias + j));
-      for (; bias && j < g.n; j++) z[j] += bias[j];
+      const int64_t rows = least(block, g.m - i * block), size = rows * g.n;
+      T *z = static_cast<T*>(plain.c) + i * block * g.n, *c = static_cast<T*>(g.c) + i * block * g.n;
+      for (int64_t r = 0; bias && r < rows; r++) add_row<V>(z + r * g.n, bias, g.n);
       if (g.activation)
-        g.activation({1, g.n, z, 0, nullptr, 0, c, 0}, g.param);
+        g.activation({1, size, z, 0, nullptr, 0, c, 0}, g.param);
       else if (g.saved)
-        __builtin_memcpy(c, z, g.n * sizeof(T));
+        __builtin_memcpy(c, z, size * sizeof(T));
     }
   });
   return true;

@@ -13,9 +13,18 @@ template <class T> using Multiply = void (*)(const char* op_a, const char* op_b,
                                              const int64_t* k, const T* alpha, const T* a, const int64_t* lda,
                                              const T* b, const int64_t* ldb, const T* beta, T* c, const int64_t* ldc);
 
-constexpr double kLeastWork = 1 << 22, kLeastOfFew = 1 << 20;  // multiplications
-constexpr int64_t kLeastSide = 16, kLeastOfSums = 8;           // rows and columns; fewer are faster by dots and rows
-constexpr int64_t kFewRows = 3;  // but not from so many rows on, where the other operand is no transpose
+// What is faster by it: least numbers of rows, columns, terms of a sum, and multiplications (Emerald Rapids,
+// 2026-11-28).
+struct Limits {
+  int64_t m, n, k;
+  double work;
+
+  bool hold(const Gemm& g) const {
+    return g.m >= m && g.n >= n && g.k >= k && double(g.m) * double(g.n) * double(g.k) >= work;
+  }
+};
+constexpr Limits kFloats{16, 16, 8, 1 << 21}, kDoubles{16, 6, 8, 1 << 18};
+constexpr Limits kFewRows{3, 16, 8, 1 << 20};  // of both, by a matrix that is no transpose
 
 // An operand whose rows are adjacent numbers, or whose columns are.
 struct Ordered {
@@ -43,13 +52,13 @@ template <class T> bool multiply(Multiply<T> by, const Gemm& g) {
 
 bool multiply_by_mkl(const Gemm& g) {
   const bool plain = !g.bias && !g.activation && !g.saved && g.split == 0;
-  const bool few = g.m < kLeastSide && g.b.column_stride == 1;
-  if (!plain || g.m < (few ? kFewRows : kLeastSide) || g.n < kLeastSide || g.k < kLeastOfSums) return false;
-  if (double(g.m) * double(g.n) * double(g.k) < (few ? kLeastOfFew : kLeastWork) || is_forked()) return false;
+  if (!plain || is_forked() || (g.type != Type::f32 && g.type != Type::f64)) return false;
+  const bool fits = (g.type == Type::f64 ? kDoubles : kFloats).hold(g);
+  if (!fits && !(g.b.column_stride == 1 && kFewRows.hold(g))) return false;
   static const auto of_float = reinterpret_cast<Multiply<float>>(dlsym(RTLD_DEFAULT, "SGEMM_64"));
   static const auto of_double = reinterpret_cast<Multiply<double>>(dlsym(RTLD_DEFAULT, "DGEMM_64"));
   if (g.type == Type::f32) return multiply(of_float, g);
-  return g.type == Type::f64 && multiply(of_double, g);
+  return multiply(of_double, g);
 }
 
 }  // namespace fusegrad
