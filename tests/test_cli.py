@@ -44,6 +44,17 @@ def test_info(capsys):
         assert re.search(rf"^ *{op} +{backends.serving(op)}", out, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    "node, says",
+    ((object(), "ops at every size"), (None, "layers of up to")),
+    ids=("c++", "py"),
+)
+def test_info_tells_what_stock_runs(node, says, capsys, monkeypatch):
+    monkeypatch.setattr(backends, "node", node)
+    assert main(["info"]) == 0
+    assert says in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("acts", ("some", pytest.param("all", marks=pytest.mark.slow)))
 def test_check(capsys, monkeypatch, acts):
     """Of all activations it takes long, and their numbers have tests of their own."""

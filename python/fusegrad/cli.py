@@ -68,6 +68,24 @@ def _devices() -> list[str]:
     return ["cpu"] + ([accelerator.type] if accelerator else [])
 
 
+def _what_stock_runs() -> str:
+    """What is left to stock torch, since it is as fast there, by the limits that hold on this processor."""
+    if backends.node is None:
+        return (
+            f"stock torch runs what is small: tensors of up to {routing.SMALL_TENSOR:,} elements "
+            f"({routing.SMALL_TENSOR_IN_TRAINING:,} where a gradient is needed), and, where a gradient is needed, "
+            f"layers of up to {routing.SMALL_LAYER:,} multiplications (fewer with an activation after them: see "
+            f"fusegrad.explain), or {routing.SMALL_GATED:,} in each of the two layers of a gated one."
+        )
+    named = lambda acts: ", ".join(sorted(a for a in acts - {"identity"} if not a.endswith("in_place")))
+    return (
+        "layers run as ops at every size. Stock torch runs activations that stand alone: in float32 and float64 "
+        f"{named(routing.PIECEWISE)}, and up to {routing.SMALL_TENSOR_AS_FAST:,} elements "
+        f"{named(routing.AS_FAST_IN_STOCK - routing.PIECEWISE)}; where a gradient is needed all of up to "
+        f"{routing.SMALL_TENSOR:,} elements."
+    )
+
+
 def _info(console: Console, args: argparse.Namespace) -> int:
     from .benchmarks.machine import facts
 
@@ -80,6 +98,7 @@ def _info(console: Console, args: argparse.Namespace) -> int:
         ("cpu", f"{facts('cpu')['machine']}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"),
         ("cpu capability", extension.capability() if extension else "unknown (no C++ extension)"),
         ("C++ extension", f"built with {extension.compiler}" if extension else "not built"),
+        ("nodes of autograd", "made in C++" if backends.node else "made in Python"),
         *((d, torch.cuda.get_device_name()) for d in _devices() if d == "cuda"),
     ):
         table.add_row(name, str(value))
@@ -88,14 +107,7 @@ def _info(console: Console, args: argparse.Namespace) -> int:
     for op in OPS:
         serves.add_row(op, *(backends.serving(op, device) for device in _devices()))
     console.print(serves)
-    console.print(
-        f"\nOn a CPU, outside of compilers and transforms, stock torch runs what is small: tensors of up to "
-        f"{routing.SMALL_TENSOR:,} elements ({routing.SMALL_TENSOR_IN_TRAINING:,} where a gradient is needed), and, "
-        f"where a gradient is needed, layers of up to {routing.SMALL_LAYER:,} multiplications (fewer with an "
-        f"activation after them: see fusegrad.explain), or "
-        f"{routing.SMALL_GATED:,} in each of the two layers of a gated one.",
-        highlight=False,
-    )
+    console.print(f"\nOn a CPU, outside of compilers and transforms, {_what_stock_runs()}", highlight=False)
     return 0
 
 
