@@ -67,7 +67,7 @@ template <class V> void add_row(ScalarOf<V>* to, const ScalarOf<V>* row, int64_t
 template <class T> bool multiplied_by_mkl(const Gemm& g, int count) {
   using V = VectorFor<T>;
   if (!g.bias && !g.activation && !g.saved) return multiply_by_mkl(g);
-  if (!pays_a_pass<T>(g)) return false;
+  if (g.split != 0 || !pays_a_pass<T>(g)) return false;
   Gemm plain{g.type, g.m, g.n, g.k, g.a, g.b, g.saved ? g.saved : g.c};
   if (!multiply_by_mkl(plain)) return false;
   const Scratch of_bias(kSlotOfA, g.bias ? g.n * int64_t(sizeof(T)) : 0);
@@ -112,7 +112,7 @@ void gemm(const Gemm& given) {
     using S = ScalarFor<T>;
     const bool by_strips = has_strips<T>(g);
     if constexpr (kHasStrips && Product<T>::kDirect) {
-      if (by_strips && multiplied_by_mkl<T>(g, count)) return;
+      if (is_intel() && multiplied_by_mkl<T>(g, count)) return;
     }
     if (g.k == 0 || (suits_dots<T>(g, by_strips) && !are_short<T>(g) && is_along_k(g) && g.split == 0)) {
       DotProduct<T>{{g, 0, g.m, nullptr}}.run(count);

@@ -38,20 +38,27 @@ struct Ordered {
   const char* op() const { return by_columns ? "T" : "N"; }
 };
 
-template <class T> bool multiply(Multiply<T> by, const Gemm& g) {
-  const Ordered a(g.a, g.m, g.k), b(g.b, g.k, g.n);
+// c = a b, or c += a b, of sums of k terms from `first` on.
+template <class T> bool multiply(Multiply<T> by, const Gemm& g, int64_t first, int64_t k, const Operand& of_b) {
+  const Ordered a(g.a, g.m, k), b(of_b, k, g.n);
   if (by == nullptr || !a.fits || !b.fits) return false;
-  const T one = 1, zero = 0;
+  const T one = 1, beta = first > 0;
+  const T* from = static_cast<const T*>(g.a.data) + first * g.a.column_stride;
   // what is by rows is the transpose by columns: c^T = b^T a^T
-  by(b.op(), a.op(), &g.n, &g.m, &g.k, &one, static_cast<const T*>(g.b.data), &b.ld, static_cast<const T*>(g.a.data),
-     &a.ld, &zero, static_cast<T*>(g.c), &g.n);
+  by(b.op(), a.op(), &g.n, &g.m, &k, &one, static_cast<const T*>(of_b.data), &b.ld, from, &a.ld, &beta,
+     static_cast<T*>(g.c), &g.n);
   return true;
+}
+
+template <class T> bool multiply(Multiply<T> by, const Gemm& g) {
+  if (g.split == 0) return multiply(by, g, 0, g.k, g.b);
+  return multiply(by, g, 0, g.split, g.b) && multiply(by, g, g.split, g.k - g.split, g.rest);
 }
 
 }  // namespace
 
 bool multiply_by_mkl(const Gemm& g) {
-  const bool plain = !g.bias && !g.activation && !g.saved && g.split == 0;
+  const bool plain = !g.bias && !g.activation && !g.saved;
   if (!plain || is_forked() || (g.type != Type::f32 && g.type != Type::f64)) return false;
   const bool fits = (g.type == Type::f64 ? kDoubles : kFloats).hold(g);
   if (!fits && !(g.b.column_stride == 1 && kFewRows.hold(g))) return false;
