@@ -118,6 +118,15 @@ def test_derivatives(case):
                 assert not wrong.any(), (way, dtype, order, s[wrong.cpu()], found[wrong], want[wrong])
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+def test_squareplus_at_infinity(dtype):
+    """All derivatives are the limits: nothing overflows on the way."""
+    z = torch.tensor([math.inf, -math.inf, 1e38, -1e38], dtype=dtype, device=DEVICE)
+    for order in range(1, ORDERS + 1):
+        limit = (z > 0).to(dtype) if order == 1 else torch.zeros_like(z)
+        torch.testing.assert_close(ops.act(z, None, "squareplus", 4.0, order), limit, rtol=0, atol=1e-30)
+
+
 @cache
 def every(dtype: torch.dtype) -> torch.Tensor:
     """Every finite 16-bit number."""

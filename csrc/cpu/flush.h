@@ -32,7 +32,7 @@ struct Rounding {
 // While there is one of these, on Intel, what would come out below the smallest normal number, 2^-126 in float32 and
 // 2^-1022 in float64, is zero on this thread and in the parts of its parallel calls; what is read is as it is. So ops
 // run that activations are part of: those that are steep make many such numbers, and an instruction that meets one
-// takes 150 cycles there. Products alone, and activations alone without their derivatives, compute them.
+// takes 150 cycles there. Products alone, and activations alone with their first derivative, compute them.
 struct Flush : Rounding {
   static constexpr unsigned kToZero = 1 << 15;
   explicit Flush(bool wanted = true) : Rounding(mode() | (wanted && is_intel() ? kToZero : 0)) {}
